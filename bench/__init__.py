@@ -1,0 +1,54 @@
+"""crs-bench: noise schedules for diffusion models, compared honestly.
+
+    experiment -> cells -> grid -> images -> features -> sums -> metrics -> record -> table, figure
+
+Read `bench/run.py` first: it is that line as code. The rooms:
+
+    types        protocols and frozen dataclasses, shape and dtype conventions
+    noise        counter-based Gaussian noise: a function of (seed, draw, pixel) alone
+    process      VP / VE: alpha, timestep <-> sigma; eps / v / x0 -> E[x0|x]
+    schedules    Native, LogSNR, Karras, ConstantRate: steps -> grid
+    rates        DataPrediction, NoisePrediction -> Rate; measured once, stored as a file
+    samplers     DDIM, DPMpp2M: (denoise, x, grid, noise) -> x
+    checkpoints  a model folder -> a network behind one Denoiser
+    data         a dataset -> uint8 images
+    generate     a cell -> a stream of uint8 images
+    features     extractors, sums, references
+    metrics      Frechet distance, precision, recall
+    experiments  functions that list the choices
+    run          the main path
+    store        records on disk
+    report       records -> tables and figures
+    training     trains a denoiser under any schedule
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_ROOMS = (
+    "schedules", "samplers", "rates", "metrics", "features", "checkpoints",
+    "process", "experiments", "report", "store", "training", "data",
+)  # fmt: skip
+_NAMES = {
+    "load": "bench.checkpoints",
+    "sample": "bench.generate",
+    "score": "bench.run",
+    "Rate": "bench.types",
+    "Cell": "bench.types",
+    "Experiment": "bench.types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Rooms and public names load on first use, so that reports run without torch."""
+    if name in _ROOMS:
+        return importlib.import_module(f"bench.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'bench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_ROOMS, *_NAMES, "__version__"])

@@ -1,0 +1,154 @@
+"""A checkpoint as a `Model`: weights loaded strictly, parameterisation behind one denoiser."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bench import process as processes
+from bench.checkpoints.card import Card, read_card, write_card
+from bench.names import nearest
+from bench.process import VE, Process
+from bench.store import digest, file_digest
+from bench.types import Denoiser
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+_WEIGHTS = "model.safetensors"
+
+
+def network(config: dict[str, Any]) -> nn.Module:
+    """A diffusers `UNet2DModel` of the card's arguments; ValueError if it refuses them."""
+    from diffusers.models.unets.unet_2d import UNet2DModel  # seconds to import
+
+    try:
+        return UNet2DModel(**config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"UNet2DModel refuses the card's network: {error}") from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pixel-space model: state [c, h, w] is the image itself, uint8 0..255 <-> -1..1."""
+
+    name: str
+    digest: str
+    process: Process
+    shape: tuple[int, int, int]
+    device: str
+    card: Card
+    net: Any  # (x, timestep [n]) -> object with .sample
+    dtype: torch.dtype
+
+    def denoiser(self, labels: Tensor | None = None) -> Denoiser:
+        """E[x0|x] of x = x0 + sigma eps; x float [n, c, h, w] on the model's device."""
+        if labels is not None:
+            raise ValueError(f"{self.name} is unconditional: it takes no labels")
+        sigma_data = self.process.sigma_data if isinstance(self.process, VE) else 1.0
+
+        @torch.inference_mode()
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            index = float(self.process.timestep(torch.tensor(sigma)))
+            timestep = torch.full((len(x),), index, device=x.device)
+            scaled = (x * self.process.scale(sigma)).to(self.dtype)
+            scaled = scaled.contiguous(memory_format=torch.channels_last)
+            output = self.net(scaled, timestep).sample.to(x.dtype)
+            x0 = processes.denoised(self.card.prediction, output, x, sigma, sigma_data)
+            return x0.clamp(-1, 1) if self.card.clip else x0
+
+        return denoise
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 [n, c, h, w] -> float32 in [-1, 1] on the model's device."""
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.shape:
+            raise ValueError(
+                f"{self.name} takes uint8 images {list(self.shape)}, got "
+                f"{images.dtype} {list(images.shape[1:])}"
+            )
+        return images.to(self.device).float() / 127.5 - 1
+
+    def decode(self, x: Tensor) -> Tensor:
+        """float in [-1, 1] -> uint8, rounded to nearest (EDM's quantiser); ValueError on NaN."""
+        if not torch.isfinite(x).all():
+            raise ValueError(f"{self.name} made NaN or infinite pixels; try --dtype float32")
+        return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def folder(name: str | Path, models: Path = MODELS) -> Path:
+    """Where a model lives: a path, or a name in `models`; ValueError with the nearest known."""
+    for path in (Path(name), models / name):
+        if (path / "card.json").is_file():
+            return path
+    known = sorted(path.parent.name for path in models.glob("*/card.json"))
+    raise ValueError(f"no model {str(name)!r} in {models}{nearest(str(name), known)}")
+
+
+def load(
+    name: str | Path, device: str = "cpu", dtype: str = "float32", models: Path = MODELS
+) -> Checkpoint:
+    """Open a folder of `models`, or a path to one, for sampling on `device`.
+
+    Weights are safetensors, read strictly. ValueError: unknown name (with the nearest known), bad
+    card, wrong SHA-256, missing or extra keys, unknown dtype.
+    """
+    if dtype not in ("float32", "float16", "bfloat16"):
+        raise ValueError(f"unknown dtype {dtype!r}; known: float32, float16, bfloat16")
+    home = folder(name, models)
+    card = read_card(home)
+    net = network(card.network)
+    net.load_state_dict(_weights(home / _WEIGHTS, card, net.state_dict()))
+    kind = getattr(torch, dtype)
+    net = nn.Module.to(net, device=device, dtype=kind, memory_format=torch.channels_last)
+    net = net.eval().requires_grad_(False)
+    size = card.network["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    what = {"weights": card.weights_sha256, "network": card.network, "clip": card.clip}
+    what |= {"process": card.process.model_dump(), "prediction": card.prediction}
+    shape = (card.network["in_channels"], height, width)
+    return Checkpoint(card.name, digest(what), card.process.build(), shape, device, card, net, kind)
+
+
+def _weights(path: Path, card: Card, want: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of `path`, float32, after its digest, keys and shapes have been checked."""
+    if not path.is_file():
+        raise ValueError(f"{card.name}: weights {path} are missing")
+    if file_digest(path) != card.weights_sha256:
+        raise ValueError(
+            f"{card.name}: {path} is not the file its card names (SHA-256 differs); fetch it again"
+        )
+    try:
+        have = load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{card.name}: {path} is not a safetensors file ({error})") from error
+    wrong = sorted(
+        key
+        for key in want.keys() | have.keys()
+        if key not in want or key not in have or want[key].shape != have[key].shape
+    )
+    if wrong:
+        listed = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+        raise ValueError(
+            f"{card.name}: {len(wrong)} keys are missing, extra or mis-shaped: {listed}"
+        )
+    return {key: value.float() for key, value in have.items()}
+
+
+def save(out: Path, card: Card, weights: dict[str, Tensor]) -> Card:
+    """Write a model folder: fp16 safetensors and the card with their digest, the card last."""
+    out.mkdir(parents=True, exist_ok=True)
+    half = {key: value.detach().cpu().half().contiguous() for key, value in weights.items()}
+    temporary = out / f".{_WEIGHTS}"
+    save_file(half, temporary)
+    temporary.chmod(0o644)  # safetensors writes files that only their owner can read
+    temporary.replace(out / _WEIGHTS)
+    card = card.model_copy(update={"weights_sha256": file_digest(out / _WEIGHTS)})
+    write_card(out, card)
+    return card
+
+
+def compiled(model: Checkpoint) -> Checkpoint:
+    """The same checkpoint with its network through `torch.compile`: faster, equal within 1e-3."""
+    return replace(model, net=torch.compile(model.net, dynamic=False))

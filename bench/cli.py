@@ -1,0 +1,341 @@
+"""`crs-bench` (= python -m bench): one verb an action; usage errors exit 2, others 1, one line."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Results = Annotated[Path, typer.Option(help="folder that holds one folder an experiment")]
+Models = Annotated[Path | None, typer.Option(help="folder that holds one folder a model")]
+ModelName = Annotated[str, typer.Argument(help="a folder in --models, or a path")]
+Seeds = Annotated[str, typer.Option(help="one, or first-last, inclusive")]
+JSON = Annotated[bool, typer.Option("--json", help="machine-readable")]
+Data = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST IDX files")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto")]
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: no CUDA device is available here; use --device cpu")
+    torch.device(name)
+    return name
+
+
+@app.callback()
+def _root() -> None:
+    """Noise schedules for diffusion models, compared honestly."""
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="model folder to make, or to go on with")],
+    channels: Annotated[str, typer.Option(help="UNet channels, highest resolution first")],
+    layers: Annotated[int, typer.Option(help="residual layers a block")] = 2,
+    law: Annotated[str, typer.Option(help="schedule that noise levels follow")] = "Native",
+    steps: Annotated[int, typer.Option(help="train this many steps in all ...")] = 0,
+    minutes: Annotated[float, typer.Option(help="... or this long in all")] = 0,
+    batch: Annotated[int, typer.Option()] = 512,
+    rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
+    ema: Annotated[float, typer.Option(help="decay of the averaged weights")] = 0.9995,
+    seed: Annotated[int, typer.Option()] = 0,
+    data: Data = None,
+    device: Device = "auto",
+) -> None:
+    """Train a denoiser on Fashion-MNIST; stop it and start it again at any moment."""
+    from bench import names, schedules, training
+    from bench.data import FashionMNIST
+
+    dataset = FashionMNIST() if data is None else FashionMNIST(folder=data)
+    recipe = training.Recipe(
+        name=out.name,
+        network=training.unet(tuple(int(c) for c in channels.split(",")), layers),
+        law=names.build(law, schedules),
+        steps=steps, minutes=minutes, batch=batch, rate=rate, ema=ema, seed=seed,
+    )  # fmt: skip
+    card = training.train(recipe, dataset, out, _device(device))
+    typer.echo(f"{out}: {card.training['steps']} steps in {card.training['seconds']:.0f} s")
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="quick, fmnist, or module:function")],
+    results: Results = Path("results"),
+    models: Models = None,
+    device: Device = "auto",
+    compile: Annotated[bool, typer.Option(help="torch.compile the network (GPU)")] = False,
+) -> None:
+    """Every missing cell of an experiment, then its tables and figures."""
+    from bench import checkpoints
+    from bench.run import run as main_path
+
+    folder = models or checkpoints.MODELS
+    plan = _experiment(experiment)(folder)
+    prepare = checkpoints.compiled if compile else _as_is
+    for path in main_path(plan, results, folder, _device(device), prepare):
+        typer.echo(path)
+
+
+def _as_is(model: Any) -> Any:
+    return model
+
+
+def _experiment(name: str) -> Any:
+    from bench import experiments, names
+
+    if ":" in name:
+        return names.attribute(name)
+    known = {k: v for k, v in vars(experiments).items() if k in _experiment_names()}
+    if name not in known:
+        raise ValueError(f"no experiment {name!r}{names.nearest(name, known)}")
+    return known[name]
+
+
+def _experiment_names() -> list[str]:
+    import inspect
+
+    from bench import experiments
+
+    return [
+        name
+        for name, value in vars(experiments).items()
+        if inspect.isfunction(value)
+        and value.__module__ == experiments.__name__
+        and not name.startswith("_")
+    ]
+
+
+@app.command("report")
+def report_(
+    experiment: Annotated[str, typer.Argument(help="an experiment that was run")],
+    results: Results = Path("results"),
+) -> None:
+    """Tables and figures from the records alone."""
+    from bench import names
+    from bench.report import report
+
+    known = sorted(path.parent.name for path in results.glob("*/plan.json"))
+    if experiment not in known:
+        raise ValueError(f"no results of {experiment!r} in {results}"
+                         f"{names.nearest(experiment, known)}")  # fmt: skip
+    for path in report(results / experiment):
+        typer.echo(path)
+
+
+@app.command()
+def sample(
+    model: ModelName,
+    out: Annotated[Path, typer.Argument(help="folder for PNGs, or a file ending in .npz")],
+    schedule: Annotated[str, typer.Option(help="Native, Karras(rho=7), ...")] = "Native",
+    sampler: Annotated[str, typer.Option(help="DDIM, DPMpp2M, ...")] = "DPMpp2M",
+    nfe: Annotated[int, typer.Option(help="function evaluations")] = 20,
+    seeds: Seeds = "0-63",
+    batch: Annotated[int, typer.Option(help="images at once")] = 64,
+    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16")] = "float32",
+    models: Models = None,
+    device: Device = "auto",
+) -> None:
+    """Images of a model under a schedule: one PNG a seed, or an .npz with arr_0."""
+    from bench import checkpoints, generate, names, samplers
+
+    where = models or checkpoints.MODELS
+    walk = names.build(sampler, samplers)
+    checkpoint = checkpoints.load(model, _device(device), dtype, where)
+    law = _schedule(schedule, checkpoints.folder(model, where))
+    wanted = _seeds(seeds)
+    _write_images(out, generate.sample(checkpoint, walk, law, nfe, wanted, batch), wanted)
+    typer.echo(out)
+
+
+@app.command()
+def measure(
+    model: ModelName,
+    measure: Annotated[str, typer.Option(help="DataPrediction, NoisePrediction, module:Mine()")],
+    levels: Annotated[int, typer.Option(help="noise levels")] = 101,
+    images: Annotated[int, typer.Option(help="training images, evenly spaced")] = 1024,
+    batch: Annotated[int, typer.Option(help="images at once")] = 256,
+    data: Data = None,
+    models: Models = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a rate on a checkpoint; writes models/MODEL/rates/NAME.json."""
+    from bench import checkpoints, names, rates
+    from bench.data import FashionMNIST
+
+    where = models or checkpoints.MODELS
+    what = names.build(measure, rates)
+    real = (FashionMNIST() if data is None else FashionMNIST(folder=data)).images()
+    if not 0 < images <= len(real):
+        raise ValueError(f"--images must lie between 1 and {len(real)}, not {images}")
+    chosen = real[:: len(real) // images][:images]
+    checkpoint = checkpoints.load(model, _device(device), models=where)
+    rate = rates.measure(checkpoint, what, chosen, levels, batch)
+    typer.echo(
+        rates.save_rate(checkpoints.folder(model, where) / "rates" / f"{rate.name}.json", rate)
+    )
+
+
+@app.command("schedule")
+def schedule_(
+    model: ModelName,
+    schedule: Annotated[str, typer.Option(help="Karras(rho=7), ConstantRate(v_x, xi=0.5), ...")],
+    nfe: Annotated[int, typer.Option(help="steps, one evaluation each")] = 10,
+    json: JSON = False,
+    models: Models = None,
+) -> None:
+    """Print a grid: sigma, alpha, lambda and the model's timestep."""
+    import torch
+
+    from bench import checkpoints
+    from bench.process import alpha
+
+    where = models or checkpoints.MODELS
+    card = checkpoints.read_card(checkpoints.folder(model, where))
+    process = card.process.build()
+    grid = _schedule(schedule, checkpoints.folder(model, where))(nfe, process)
+    columns = {
+        "sigma": grid, "alpha": alpha(grid), "lambda": -torch.log(grid),
+        "timestep": process.timestep(grid.clamp(min=process.sigma_min)),
+    }  # fmt: skip
+    if json:
+        levels = {
+            k: [v if v < float("inf") else None for v in c.tolist()] for k, c in columns.items()
+        }
+        _print_json({"model": model, "schedule": schedule, **levels})
+        return
+    typer.echo("  ".join(f"{name:>12}" for name in columns))
+    for row in zip(*(column.tolist() for column in columns.values()), strict=True):
+        typer.echo("  ".join(f"{value:12.6g}" for value in row))
+
+
+@app.command()
+def score(
+    images: Annotated[Path, typer.Argument(help="folder of PNGs, or .npz with arr_0")],
+    reference: Annotated[str, typer.Argument(help="shipped name or .npz")] = "fashion-mnist",
+    features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
+    metrics: Annotated[str, typer.Option(help="comma-separated")] = "fd,precision,recall",
+    json: JSON = False,
+    device: Device = "auto",
+) -> None:
+    """Score images against a reference."""
+    from bench import data
+    from bench import run as path
+
+    found = data.read_images(images)
+    scores = path.score(found, reference, features, metrics.split(","), _device(device))
+    result = {"n": len(found), "features": features, "reference": reference, **scores}
+    if json:
+        _print_json(result)
+    else:
+        for name, value in result.items():
+            typer.echo(f"{name:>12}  {value}")
+
+
+@app.command()
+def reference(
+    out: Annotated[Path, typer.Argument(help=".npz to write")],
+    features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
+    images: Annotated[Path | None, typer.Option(help="folder or .npz; default: dataset")] = None,
+    bank: Annotated[int, typer.Option(help="features kept for precision and recall")] = 0,
+    data: Data = None,
+    device: Device = "auto",
+) -> None:
+    """Fold a set of real images into a reference file."""
+    from bench import data as datasets
+    from bench import features as room
+    from bench.run import extractor_of
+
+    extractor = extractor_of(features, _device(device))
+    dataset = datasets.FashionMNIST() if data is None else datasets.FashionMNIST(folder=data)
+    real = datasets.read_images(images) if images else dataset.images()
+    folded = room.fold(extractor, real.split(256), keep=bank)
+    provenance = {
+        "dataset": str(images) if images else dataset.name, "data_digest": datasets.digest(real),
+        "extractor": extractor.name, "extractor_digest": extractor.digest,
+    }  # fmt: skip
+    typer.echo(room.save_reference(out, folded, provenance))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="models, experiments, samplers, ...")] = "all",
+    models: Models = None,
+) -> None:
+    """What there is: models, experiments, samplers, schedules, measures, metrics, extractors."""
+    from bench import checkpoints, names
+
+    where = models or checkpoints.MODELS
+    found = {
+        "models": sorted(path.parent.name for path in where.glob("*/card.json")),
+        "experiments": _experiment_names(),
+    } | {room: _inhabitants(room) for room in ("samplers", "schedules", "rates", "metrics")}
+    found["extractors"] = [
+        n for n in _inhabitants("features") if n not in ("Features", "Reference")
+    ]
+    if kind != "all" and kind not in found:
+        raise ValueError(f"nothing called {kind!r} to list{names.nearest(kind, found)}")
+    for name, members in found.items():
+        if kind in ("all", name):
+            typer.echo(f"{name}: {', '.join(members)}")
+
+
+def _inhabitants(room: str) -> list[str]:
+    import importlib
+
+    from bench import names
+
+    return sorted(names.public(importlib.import_module(f"bench.{room}")))
+
+
+def _schedule(text: str, folder: Path) -> Any:
+    from bench import names, rates, schedules
+
+    return names.build(text, schedules, rates.measured(folder))
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        first, _, last = text.partition("-")
+        return list(range(int(first), int(last or first) + 1))
+    except ValueError as error:
+        raise ValueError(f"--seeds {text!r}: write 7, or 0-9999") from error
+
+
+def _write_images(out: Path, images: Any, seeds: list[int]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    pixels = images.permute(0, 2, 3, 1).numpy()  # [n, h, w, c]
+    if out.suffix == ".npz":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(out, arr_0=pixels)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    for seed, image in zip(seeds, pixels, strict=True):
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+            out / f"{seed:06d}.png"
+        )
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(content))
+
+
+def main() -> None:
+    """Console entry point: errors of the user's making are one line, never a traceback."""
+    try:
+        app()
+    except ValueError as error:
+        typer.echo(f"crs-bench: {error}", err=True)
+        sys.exit(2)
+    except (RuntimeError, ArithmeticError, OSError) as error:
+        typer.echo(f"crs-bench: {type(error).__name__}: {error}", err=True)
+        sys.exit(1)

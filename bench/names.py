@@ -1,0 +1,119 @@
+"""Text to objects: `Karras(rho=7)`, `ddim`, `mylab.schedules:Mine(x=3)`; never evaluates code."""
+
+import ast
+import dataclasses
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The tail of an error message: the nearest known name, and all of them."""
+    known = list(known)
+    folded = {item.lower(): item for item in known}
+    close = difflib.get_close_matches(name.lower(), folded, 1, 0.4)
+    hint = f"; did you mean {folded[close[0]]}?" if close else ""
+    return f"{hint} (known: {', '.join(known) or 'none'})"
+
+
+def public(module: ModuleType) -> dict[str, type]:
+    """The dataclasses that a module defines, by name."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and dataclasses.is_dataclass(value)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+
+
+def build(text: str, module: ModuleType, values: Mapping[str, Any] | None = None) -> Any:
+    """An instance of a dataclass of `module`, or of `other.module:Name`, from its written form.
+
+    Arguments are Python literals, names of `values` (rates of a model, say), or nested forms.
+    ValueError: bad syntax, unknown name (with the nearest), arguments that the class refuses.
+    """
+    text = text.strip()
+    name, _, rest = text.partition("(")
+    if ":" in name:
+        path, _, attribute = name.rpartition(":")
+        module, text = _import(path), attribute + (f"({rest}" if rest else "")
+    if not rest and text not in (values or {}):
+        return _make(_lookup(text, module), [], {})
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"cannot read {text!r}: write it as Name(field=value, ...)") from error
+    return _value(tree, module, values or {})
+
+
+def attribute(text: str) -> Any:
+    """`module:name` of the user's; ValueError if there is no such module or name."""
+    path, _, name = text.rpartition(":")
+    module = _import(path)
+    if not hasattr(module, name):
+        raise ValueError(f"module {path} has no {name!r}{nearest(name, vars(module))}")
+    return getattr(module, name)
+
+
+def _import(path: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # the user's own module lies where they work
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"no module {path!r} here or installed ({error}); run where {path}.py lies"
+        ) from error
+
+
+def _value(node: ast.expr, module: ModuleType, values: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        kind = _lookup(node.func.id, module)
+        positional = [_value(arg, module, values) for arg in node.args]
+        keyword = {str(k.arg): _value(k.value, module, values) for k in node.keywords}
+        return _make(kind, positional, keyword)
+    if isinstance(node, ast.Name):
+        if node.id in values:
+            return values[node.id]
+        raise ValueError(f"unknown name {node.id!r}{nearest(node.id, values)}")
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise ValueError(f"{ast.unparse(node)!r} is neither a literal nor a known form") from error
+
+
+def _lookup(name: str, module: ModuleType) -> type:
+    known = public(module)
+    folded = {_fold(key): value for key, value in known.items()}
+    labels = {label: kind for kind in known.values() if isinstance(label := _label(kind), str)}
+    folded |= {_fold(label): kind for label, kind in labels.items()}
+    if _fold(name) not in folded:
+        kind = module.__name__.rpartition(".")[2]
+        raise ValueError(f"no {name!r} in {kind}{nearest(name, known)}")
+    return folded[_fold(name)]
+
+
+def _label(kind: type) -> Any:
+    """The class variable `name` of metrics and measures, if it has one."""
+    return vars(kind).get("name")
+
+
+def _fold(name: str) -> str:
+    """`effnet-lite0`, `EffNetLite0` and `effnet_lite0` are one name."""
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _make(kind: type, positional: list[Any], keyword: dict[str, Any]) -> Any:
+    try:
+        return kind(*positional, **keyword)
+    except TypeError as error:
+        fields = ", ".join(f"{f.name}: {f.type}" for f in dataclasses.fields(kind))
+        raise ValueError(f"{kind.__name__} takes ({fields}); {error}") from error

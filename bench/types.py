@@ -1,0 +1,236 @@
+"""Protocols and records that pass between rooms, with shapes and dtypes as part of the contract.
+
+Sampler state is float32; grids and coefficients are float64 on the CPU; features are float32;
+sums are float64; images are uint8, NCHW. `sigma` is noise over signal: x = x0 + sigma * eps.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+class Denoiser(Protocol):
+    """E[x0 | x] for x = x0 + sigma * eps; x float [n, c, h, w], sigma a float (VE frame)."""
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor: ...
+
+
+class NoiseProcess(Protocol):
+    """A diffusion process as a sampler sees it: where sigma starts and ends, the model's clock."""
+
+    @property
+    def sigma_min(self) -> float: ...
+    @property
+    def sigma_max(self) -> float: ...
+    def timestep(self, sigma: Tensor) -> Tensor: ...  # float64, the index the network takes
+    def sigma(self, timestep: Tensor) -> Tensor: ...  # float64, inverse of `timestep`
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """Noise levels for a number of steps: float64 [steps + 1], strictly decreasing, last 0."""
+
+    def __call__(self, steps: int, process: NoiseProcess) -> Tensor: ...
+
+
+Noise = Callable[[], Tensor]  # a fresh standard normal draw, shaped like the state
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Walks any grid from noise to data; `order` is its order of convergence in the step."""
+
+    order: ClassVar[int]
+
+    def evals(self, grid: Tensor) -> int: ...
+    def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor: ...
+
+
+class FeatureExtractor(Protocol):
+    """Images to feature vectors: uint8 [n, c, h, w] -> float32 [n, dim]."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class FeatureStatistics(Protocol):
+    """What a metric may ask of a set of images: count, moments, and a bank of single features."""
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def mean(self) -> Tensor: ...  # float64 [dim]
+    @property
+    def cov(self) -> Tensor: ...  # float64 [dim, dim]
+    @property
+    def bank(self) -> Tensor: ...  # float32 [m, dim]
+
+
+class Metric(Protocol):
+    """A score of generated against real features; keyword-only, so that it cannot be swapped."""
+
+    name: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float: ...
+
+
+class Model(Protocol):
+    """A checkpoint behind its edge: all parameterisations end in one denoiser."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...  # of the weights and the card
+    @property
+    def process(self) -> NoiseProcess: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...  # of the sampler's state: c, h, w
+    @property
+    def device(self) -> str: ...
+    def denoiser(self, labels: Tensor | None = None) -> Denoiser: ...
+    def encode(self, images: Tensor) -> Tensor: ...  # uint8 -> state space, float32
+    def decode(self, x: Tensor) -> Tensor: ...  # state space -> uint8
+
+
+@dataclass(frozen=True, eq=False)
+class Rate:
+    """How fast the diffused distribution changes: `v` >= 0 per unit of sigma, at levels `sigma`.
+
+    sigma  float64 [k], strictly increasing, > 0
+    v      float64 [k]
+    provenance  what it was measured from: model and data digests, images, levels, seeds
+    """
+
+    name: str
+    sigma: Tensor
+    v: Tensor
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sigma = torch.as_tensor(self.sigma, dtype=torch.float64)
+        v = torch.as_tensor(self.v, dtype=torch.float64)
+        object.__setattr__(self, "sigma", sigma)
+        object.__setattr__(self, "v", v)
+        if sigma.shape != v.shape or sigma.ndim != 1:
+            raise ValueError(
+                f"rate {self.name}: sigma {list(sigma.shape)} and v {list(v.shape)} must be "
+                "one-dimensional and of one length"
+            )
+        if len(sigma) < 4:
+            raise ValueError(f"rate {self.name} has {len(sigma)} levels; at least 4 are needed")
+        if not (torch.isfinite(sigma).all() and torch.isfinite(v).all()):
+            raise ValueError(f"rate {self.name} has NaN or infinite entries; measure it again")
+        if not ((sigma > 0).all() and (sigma.diff() > 0).all()):
+            raise ValueError(f"rate {self.name}: sigma must be positive and strictly increasing")
+        if (v < 0).any() or not (v > 0).any():
+            raise ValueError(f"rate {self.name}: v must be >= 0 and not zero everywhere")
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class RateMeasure(Protocol):
+    """A discrepancy between diffused distributions at neighbouring levels, as a rate."""
+
+    def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate: ...
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a comparison: everything that decides which images are made."""
+
+    model: str
+    schedule: Schedule
+    sampler: Sampler
+    nfe: int
+    seeds: range
+    guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.nfe < 1:
+            raise ValueError(f"nfe must be at least 1, not {self.nfe}")
+        if len(self.seeds) < 2:
+            raise ValueError("a cell needs at least 2 seeds: a covariance of one image is none")
+
+
+def steps_for(sampler: Sampler, schedule: Schedule, nfe: int, process: NoiseProcess) -> int:
+    """The most steps whose grid the sampler walks in at most `nfe` calls of the denoiser."""
+    for steps in range(nfe, 0, -1):
+        if sampler.evals(torch.arange(steps, -1, -1, dtype=torch.float64)) <= nfe:
+            return steps
+    raise ValueError(f"{sampler!r} cannot take a step with {nfe} function evaluations; raise --nfe")
+
+
+def grid_of(cell: Cell, process: NoiseProcess) -> Tensor:
+    """The cell's grid: float64 [steps + 1]. ValueError if it is not strictly decreasing to >= 0."""
+    steps = steps_for(cell.sampler, cell.schedule, cell.nfe, process)
+    grid = cell.schedule(steps, process)
+    ok = grid.dtype == torch.float64 and grid.shape == (steps + 1,) and torch.isfinite(grid).all()
+    if not (ok and (grid.diff() < 0).all() and grid[-1] >= 0):
+        raise ValueError(
+            f"{cell.schedule!r} gave no valid grid for {steps} steps: expected float64 "
+            f"[{steps + 1}], strictly decreasing to >= 0, got {grid.tolist()}"
+        )
+    return grid
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A schedule that is picked from `tries`, one a sampler, on seeds that no table scores.
+
+    The winner has the lowest geometric mean of FD over the experiment's tuning NFEs.
+    """
+
+    tries: tuple[Schedule, ...]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How images are made and scored: with the model's and reference's digests, the protocol."""
+
+    features: str = "effnet-lite0"
+    reference: str = "fashion-mnist"
+    metrics: tuple[str, ...] = ("fd", "precision", "recall")
+    bank: int = 10_000  # features kept for precision and recall, of either set
+    dtype: str = "float32"  # the network's, while sampling
+    batch: int = 100  # of sampling; results do not depend on it
+
+
+@dataclass(frozen=True)
+class Block:
+    """Seeds that are scored at some NFEs. Blocks must not overlap, nor touch tuning seeds."""
+
+    name: str
+    seeds: range
+    nfes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named list of choices: every line, sampler, block and NFE of the block is a cell."""
+
+    name: str
+    title: str
+    model: str
+    lines: dict[str, Schedule | Tuned]
+    samplers: tuple[Sampler, ...]
+    blocks: tuple[Block, ...]
+    tuning: Block | None = None
+    scoring: Scoring = field(default_factory=Scoring)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        blocks = [*self.blocks, *([self.tuning] if self.tuning else [])]
+        spans = sorted((b.seeds.start, b.seeds.stop) for b in blocks)
+        if any(stop > start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False)):
+            raise ValueError(f"experiment {self.name}: seed blocks overlap: {spans}")
+        tuned = any(isinstance(line, Tuned) for line in self.lines.values())
+        if tuned and self.tuning is None:
+            raise ValueError(f"experiment {self.name} has tuned lines but no tuning block")

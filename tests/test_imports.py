@@ -1,0 +1,168 @@
+"""The shape of the source: who imports whom, what has a docstring, what names a machine."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCH = ROOT / "bench"
+
+ROOMS = {
+    "types", "process", "schedules", "rates", "samplers", "checkpoints", "data", "generate",
+    "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
+    "cli",
+}  # fmt: skip
+
+# room -> the rooms that it may import
+ALLOWED: dict[str, set[str]] = {
+    "types": set(),
+    "noise": set(),
+    "process": {"types"},
+    "schedules": {"types", "process", "noise"},
+    "samplers": {"types", "process", "noise"},
+    "metrics": {"types", "process", "noise"},
+    "features": {"types", "process", "data"},
+    "rates": {"types", "process", "features", "metrics", "data", "noise"},
+    "checkpoints": {"types", "process", "names"},
+    "data": {"types"},
+    "generate": {"types", "noise"},
+    "store": set(),
+    "report": {"store"},
+    "names": {"types"},
+    "training": ROOMS - {"run", "experiments", "cli", "report"},
+    "experiments": ROOMS - {"cli", "run", "report"},
+    "run": ROOMS - {"cli"},
+    "cli": ROOMS,
+}
+
+
+def rooms_present() -> dict[str, list[Path]]:
+    """Each room under bench/ that exists, with its source files."""
+    rooms: dict[str, list[Path]] = {}
+    for path in sorted(BENCH.rglob("*.py")):
+        top = path.relative_to(BENCH).parts[0]
+        if top != "__init__.py":
+            rooms.setdefault(top.removesuffix(".py"), []).append(path)
+    return rooms
+
+
+PRESENT = rooms_present()
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of everything that a file imports, inside functions too."""
+    parts = path.relative_to(BENCH).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:  # from . import x: climb from the folder that holds the file
+                above = ["bench", *parts][: len(parts) + 1 - node.level]
+                base = ".".join([*above, *([base] if base else [])])
+            if base == "bench":
+                yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, base
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_every_room_is_in_the_table() -> None:
+    strangers = sorted(PRESENT.keys() - ALLOWED.keys())
+    assert not strangers, (
+        f"bench rooms not in the table: {', '.join(strangers)}; "
+        "add it to the table (ROOMS and ALLOWED in tests/test_imports.py)"
+    )
+    assert ALLOWED.keys() == ROOMS
+
+
+@pytest.mark.parametrize("room", sorted(PRESENT.keys() & ALLOWED.keys()))
+def test_import_direction(room: str) -> None:
+    wrong = []
+    for path in PRESENT[room]:
+        for line, name in imports(path):
+            if name == "bench" or name.startswith("bench."):
+                target = (name.split(".") + [""])[1]
+                if target in ("__version__", room) or target in ALLOWED[room]:
+                    continue
+                wrong.append(f"{where(path, line)} {room} imports {target or 'bench itself'}")
+    allowed = ", ".join(sorted(ALLOWED[room])) or "no other room"
+    assert not wrong, f"{room} may import {allowed}:\n" + "\n".join(wrong)
+
+
+def test_store_imports_only_the_standard_library() -> None:
+    wrong = [
+        f"{where(path, line)} {name}"
+        for path in PRESENT.get("store", [])
+        for line, name in imports(path)
+        if name.split(".")[0] not in sys.stdlib_module_names | {"bench"}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_report_imports_no_torch() -> None:
+    torch_based = {"torch", "torchvision", "torch_fidelity", "cleanfid", "timm", "diffusers"}
+    wrong = [
+        f"{where(path, line)} {name}"
+        for room in ("report", "store")
+        for path in PRESENT.get(room, [])
+        for line, name in imports(path)
+        if name.split(".")[0] in torch_based or name == "safetensors.torch"
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_public_names_have_docstrings() -> None:
+    bare = [
+        f"{where(path, node.lineno)} {node.name}"
+        for path in sorted(BENCH.rglob("*.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert not bare, "no docstring:\n" + "\n".join(bare)
+
+
+def tracked_files() -> list[Path]:
+    """The files that git tracks; without git, every file outside hidden and built folders."""
+    if (ROOT / ".git").exists():
+        try:
+            listed = subprocess.run(
+                ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+            )
+            names = listed.stdout.decode().split("\0")
+            if any(names):
+                return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+        except (OSError, subprocess.CalledProcessError):
+            pass
+    built = re.compile(r"(^|/)(\.(?!ci/|gitignore$)|__pycache__/|build/|dist/|[^/]*\.egg-info/)")
+    return [
+        path
+        for path in ROOT.rglob("*")
+        if path.is_file() and not built.search(path.relative_to(ROOT).as_posix())
+    ]
+
+
+def test_no_machine_specific_paths() -> None:
+    pattern = re.compile(r"(?<![\w./:}-])(?:/(?:root|home|work|Users|mnt)/\w|[A-Z]:\\{1,2}Users\b)")
+    found = []
+    for path in tracked_files():
+        if path.stat().st_size > 2**20:
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if match := pattern.search(line):
+                found.append(f"{where(path, number)} {match[0]}...")
+    assert not found, "paths of one machine:\n" + "\n".join(found)
