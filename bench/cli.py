@@ -308,19 +308,23 @@ def _seeds(text: str) -> list[int]:
 
 
 def _write_images(out: Path, images: Any, seeds: list[int]) -> None:
+    import io
+
     import numpy as np
     from PIL import Image
 
+    from bench import store
+
     pixels = images.permute(0, 2, 3, 1).numpy()  # [n, h, w, c]
     if out.suffix == ".npz":
-        out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(out, arr_0=pixels)
+        file = io.BytesIO()
+        np.savez_compressed(file, arr_0=pixels)
+        store.write_bytes(out, file.getvalue())
         return
-    out.mkdir(parents=True, exist_ok=True)
     for seed, image in zip(seeds, pixels, strict=True):
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-            out / f"{seed:06d}.png"
-        )
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "png")
+        store.write_bytes(out / f"{seed:06d}.png", file.getvalue())
 
 
 def _print_json(content: dict[str, Any]) -> None:

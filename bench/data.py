@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +52,7 @@ def _read_idx(path: Path) -> np.ndarray:
     try:
         raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
         magic, n, h, w = struct.unpack(">IIII", raw[:16])
-    except (OSError, EOFError, struct.error) as error:
+    except (OSError, EOFError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} is not a complete IDX file ({error}); fetch it again") from error
     if magic != 0x803 or len(raw) != 16 + n * h * w:
         raise ValueError(f"{path} is not an IDX file of {n} images of {h} x {w}; fetch it again")
@@ -76,10 +78,7 @@ def read_images(path: Path) -> Tensor:
     """
     path = Path(path)
     if path.suffix.lower() == ".npz" and path.is_file():
-        with np.load(path) as file:
-            if "arr_0" not in file.files or file["arr_0"].dtype != np.uint8:
-                raise ValueError(f"{path} must hold arr_0, uint8 images [n, h, w, c]")
-            return torch.from_numpy(file["arr_0"].transpose(0, 3, 1, 2).copy())
+        return _read_npz(path)
     suffixes = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
     if not files:
@@ -95,6 +94,18 @@ def read_images(path: Path) -> Tensor:
             )
         images[i] = image
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+
+def _read_npz(path: Path) -> Tensor:
+    """`arr_0` of an ADM sample batch -> uint8 [n, c, h, w]."""
+    try:
+        with np.load(path) as file:
+            pixels = file["arr_0"] if "arr_0" in getattr(file, "files", ()) else None
+    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as an .npz: {error}") from error
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4:
+        raise ValueError(f"{path} must hold arr_0, uint8 images [n, h, w, c]")
+    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
 
 
 def _read_file(path: Path) -> np.ndarray:

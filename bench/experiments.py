@@ -34,7 +34,7 @@ def quick(models: Path) -> Experiment:
         },
         samplers=(DDIM(), DPMpp2M()),
         blocks=(Block("1", range(500), (5, 10, 20)),),
-        scoring=Scoring(bank=2_000, batch=50),
+        scoring=Scoring(bank=2_000, batch=64),
     )
 
 

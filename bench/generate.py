@@ -42,6 +42,8 @@ def images(
     Every batch is walked at full size, so that a compiled network sees one shape.
     RuntimeError: the sampler called the denoiser more or less often than it says.
     """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, not {batch}")
     everything = torch.as_tensor(list(seeds), dtype=torch.int64)
     if len(everything) == 0 or int(everything.min()) < 0:
         raise ValueError("seeds must be non-negative integers, at least one")
@@ -71,6 +73,8 @@ def sample(
 
     ValueError: nfe too small for the sampler, a schedule that gives no valid grid.
     """
+    if len(seeds) == 0 or min(seeds) < 0:
+        raise ValueError("seeds must be non-negative integers, at least one")
     low, high = min(seeds), max(seeds)
     cell = Cell(model.name, schedule, sampler, nfe, range(low, max(high, low + 1) + 1))
     grid = grid_of(cell, model.process)

@@ -68,7 +68,7 @@ def _import(path: str) -> ModuleType:
         sys.path.insert(0, here)  # the user's own module lies where they work
     try:
         return importlib.import_module(path)
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, TypeError, ValueError) as error:
         raise ValueError(
             f"no module {path!r} here or installed ({error}); run where {path}.py lies"
         ) from error
@@ -86,7 +86,7 @@ def _value(node: ast.expr, module: ModuleType, values: Mapping[str, Any]) -> Any
         raise ValueError(f"unknown name {node.id!r}{nearest(node.id, values)}")
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{ast.unparse(node)!r} is neither a literal nor a known form") from error
 
 
@@ -115,5 +115,7 @@ def _make(kind: type, positional: list[Any], keyword: dict[str, Any]) -> Any:
     try:
         return kind(*positional, **keyword)
     except TypeError as error:
-        fields = ", ".join(f"{f.name}: {f.type}" for f in dataclasses.fields(kind))
+        fields = ", ".join(
+            f"{f.name}: {getattr(f.type, '__name__', f.type)}" for f in dataclasses.fields(kind)
+        )
         raise ValueError(f"{kind.__name__} takes ({fields}); {error}") from error

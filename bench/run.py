@@ -10,6 +10,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -93,6 +94,7 @@ def open_lab(
     scoring = experiment.scoring
     extractor = extractor_of(scoring.features, device)
     reference = feature_room.load_reference(scoring.reference, extractor, scoring.bank)
+    reference = replace(reference, bank=reference.bank.to(device))
     scores = tuple(names.build(text, metric_room) for text in scoring.metrics)
     model = prepare(checkpoints.load(experiment.model, device, scoring.dtype, models))
     return Lab(model, extractor, reference, scores, scoring, folder)
@@ -112,7 +114,8 @@ def _job(lab: Lab, cell: Cell, role: str, block: str, line: str) -> Job:
          "protocol": protocol}
     )  # fmt: skip
     row = {"line": line, "role": role, "block": block, "model": cell.model, "nfe": cell.nfe}
-    return Job(cell, grid, key, row | {"sampler": _label(cell.sampler), "key": key})
+    row |= {"n": len(cell.seeds), "sampler": _label(cell.sampler), "key": key}
+    return Job(cell, grid, key, row)
 
 
 def _label(sampler: Sampler) -> str:
@@ -206,50 +209,82 @@ def _curve(model: str, rate: Rate) -> dict[str, Any]:
 
 
 def finish(lab: Lab, jobs: Sequence[Job]) -> None:
-    """Measure and record the cells that have no record yet, fewest evaluations first."""
+    """Sample, score and record the cells that have no record yet, fewest evaluations first.
+
+    One thread scores a cell on the CPU while the next is sampled; it works in order.
+    """
     todo = {job.key: job for job in jobs if not store.has_record(lab.folder, job.key)}
     order = sorted(todo.values(), key=lambda job: len(job.cell.seeds) * job.cell.nfe)
     total = sum(len(job.cell.seeds) * job.cell.nfe for job in order)
-    with tqdm(total=total, unit="eval", unit_scale=True, disable=None) as bar:
+    last: Future[None] | None = None
+    with (
+        tqdm(total=total, unit="eval", unit_scale=True, disable=None) as bar,
+        ThreadPoolExecutor(1) as scorer,
+    ):
         for job in order:
             bar.set_description(f"{job.row['line']} {job.row['sampler']} {job.cell.nfe}")
-            record, strip = measure(lab, job, bar)
-            store.save_record(lab.folder, record, strip)
+            made = draw(lab, job, bar)
+            if last is not None:
+                last.result()  # an error in scoring stops the run here
+            last = scorer.submit(record, lab, job, made)
+        if last is not None:
+            last.result()
 
 
-def measure(lab: Lab, job: Job, bar: tqdm) -> tuple[dict[str, Any], bytes]:
-    """One cell: its record, and its first images as a PNG strip."""
+@dataclass(frozen=True)
+class Made:
+    """What sampling a cell leaves: its features, its first images, the NFE as counted."""
+
+    fake: feature_room.Features
+    first: Tensor  # uint8 [<= STRIP, c, h, w]
+    nfe: int
+    seconds: float
+
+
+def draw(lab: Lab, job: Job, bar: tqdm) -> Made:
+    """Stream a cell's images into features."""
     first: list[Tensor] = []
-    counted: list[int] = []
+    counted: set[int] = set()
 
     def stream() -> Iterator[Tensor]:
-        cell = job.cell
-        for made, calls in generate.images(
-            lab.model, cell.sampler, job.grid, cell.seeds, lab.scoring.batch
-        ):
-            if not first:
-                first.append(made[:STRIP].cpu())
-            counted.append(calls)
+        cell, batch = job.cell, lab.scoring.batch
+        for made, calls in generate.images(lab.model, cell.sampler, job.grid, cell.seeds, batch):
+            first.append(made[: STRIP - sum(map(len, first))].cpu())
+            counted.add(calls)
             bar.update(len(made) * cell.nfe)
             yield made
 
     start = time.perf_counter()
     fake = feature_room.fold(lab.extractor, stream(), keep=lab.scoring.bank)
-    sampled = time.perf_counter()
+    return Made(fake, torch.cat(first), max(counted), time.perf_counter() - start)
+
+
+def record(lab: Lab, job: Job, made: Made) -> None:
+    """Score a cell and write its record: self-contained, the last thing to be written."""
+    start, cell = time.perf_counter(), job.cell
+    fake = replace(made.fake, bank=made.fake.bank.to(lab.model.device))
     scores = {metric.name: metric(fake=fake, real=lab.reference) for metric in lab.metrics}
-    cell = job.cell
-    record = {
+    content = {
         "key": job.key,
-        "cell": {"model": cell.model, "schedule": repr(cell.schedule),
-                 "sampler": _label(cell.sampler), "nfe": cell.nfe,
-                 "seeds": [cell.seeds.start, cell.seeds.stop], "guidance": cell.guidance},
-        "grid": job.grid.tolist(), "nfe": max(counted), "model_digest": lab.model.digest,
-        "protocol": _protocol(lab, cell), "metrics": scores,
-        "seconds": {"sample": sampled - start, "score": time.perf_counter() - sampled},
-        "device": device_name(lab.model.device), "versions": versions(),
+        "cell": {
+            "model": cell.model,
+            "schedule": repr(cell.schedule),
+            "sampler": _label(cell.sampler),
+            "nfe": cell.nfe,
+            "seeds": [cell.seeds.start, cell.seeds.stop],
+            "guidance": cell.guidance,
+        },
+        "grid": job.grid.tolist(),
+        "nfe": made.nfe,
+        "model_digest": lab.model.digest,
+        "protocol": _protocol(lab, cell),
+        "metrics": scores,
+        "seconds": {"sample": made.seconds, "score": time.perf_counter() - start},
+        "device": device_name(lab.model.device),
+        "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-    return record, _strip(first[0])
+    }
+    store.save_record(lab.folder, content, _strip(made.first))
 
 
 def _strip(images: Tensor) -> bytes:

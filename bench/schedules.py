@@ -88,6 +88,8 @@ class ConstantRate:
     floor: float = 1e-4
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rate, Rate):
+            raise ValueError(f"ConstantRate needs a measured Rate, not {self.rate!r}")
         if self.coordinate not in ("sigma", "alpha", "angle", "logsnr"):
             raise ValueError(
                 f"unknown coordinate {self.coordinate!r}; known: sigma, alpha, angle, logsnr"
@@ -147,6 +149,10 @@ class Snapped:
     """Another schedule's grid moved to the nearest integer timesteps the model was trained on."""
 
     schedule: Schedule
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Schedule):
+            raise ValueError(f"Snapped needs a schedule, not {self.schedule!r}")
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         grid = self.schedule(steps, process)

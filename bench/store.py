@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file; ValueError naming the file where it cannot be read."""
     try:
         return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not text
         raise ValueError(f"{path} is not valid JSON ({error}); delete it and run again") from error
 
 

@@ -50,7 +50,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if bool(self.steps) == bool(self.minutes):
+        if min(self.steps, self.minutes) < 0 or bool(self.steps) == bool(self.minutes):
             raise ValueError("give either steps or minutes, above 0, to say when training ends")
 
 
@@ -66,7 +66,7 @@ def unet(channels: tuple[int, ...], layers: int, size: int = 28) -> dict[str, An
         "down_block_types": ["DownBlock2D"] * deep + ["AttnDownBlock2D"],
         "up_block_types": ["AttnUpBlock2D"] + ["UpBlock2D"] * deep,
         "norm_num_groups": 8,
-        "attention_head_dim": 32,
+        "attention_head_dim": min(32, channels[-1]),
     }
 
 
@@ -149,11 +149,16 @@ class _Run:
         return {
             "net": self.net.state_dict(), "ema": self.ema,
             "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(),
-            "step": self.step, "elapsed": self.elapsed,
+            "rng": torch.get_rng_state(), "step": self.step, "elapsed": self.elapsed,
             "recipe": repr(self.recipe),
         }  # fmt: skip
 
     def save(self, path: Path) -> None:
+        """Write all of it, whole; refuses weights that are not finite, so the last good stays."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.ema):
+            raise FloatingPointError(
+                f"training diverged before step {self.step}: lower --rate; {path} is still good"
+            )
         temporary = path.with_suffix(".tmp")
         torch.save(self.state(), temporary)
         temporary.replace(path)
@@ -168,6 +173,7 @@ class _Run:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["rng"].cpu())
         torch._foreach_copy_(self.ema, state["ema"])
         self.step, self.elapsed = state["step"], state["elapsed"]
 
@@ -235,8 +241,8 @@ def _steps(
         eps = torch.randn(x0.shape, generator=run.generator, device=x0.device)
         sigma = draw_sigmas(law, size, run.generator)
         yield x0, eps, sigma, timestep(sigma)
-        if run.step % 20 == 1:  # the host waits for the device here and nowhere else
-            _check(run)
+        if run.step % 20 == 1 and run.ema[0].isnan().any():  # waits for the device, only here
+            raise FloatingPointError(f"training diverged at step {run.step}: lower --rate")
         now = time.monotonic()
         if run.step > 1:  # the first step compiles; minutes are minutes of training
             run.elapsed += now - last
@@ -248,14 +254,6 @@ def _steps(
             run.save(out / "state.pt")
             saved = now
     bar.close()
-
-
-def _check(run: _Run) -> None:
-    """Raise if the weights went bad; synchronises, so elapsed time is device time."""
-    if not torch.isfinite(run.ema[0]).all():
-        raise FloatingPointError(
-            f"training diverged at step {run.step}: lower --rate; the last good state is kept"
-        )
 
 
 def _card(run: _Run, dataset: data.FashionMNIST, images: Tensor) -> Card:

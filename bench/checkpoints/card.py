@@ -70,7 +70,7 @@ def read_card(folder: Path) -> Card:
         raise ValueError(f"{folder} is no model folder: it has no card.json")
     try:
         return Card.model_validate(json.loads(path.read_text()))
-    except (ValidationError, json.JSONDecodeError) as error:
+    except (ValidationError, ValueError) as error:
         raise ValueError(f"{path} is not a valid card: {error}") from error
 
 

@@ -18,6 +18,7 @@ from bench.types import Denoiser
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 _WEIGHTS = "model.safetensors"
+CPU_CHUNK = 32  # images a forward pass on a CPU
 
 
 def network(config: dict[str, Any]) -> nn.Module:
@@ -55,11 +56,22 @@ class Checkpoint:
             timestep = torch.full((len(x),), index, device=x.device)
             scaled = (x * self.process.scale(sigma)).to(self.dtype)
             scaled = scaled.contiguous(memory_format=torch.channels_last)
-            output = self.net(scaled, timestep).sample.to(x.dtype)
+            output = self._predict(scaled, timestep).to(x.dtype)
             x0 = processes.denoised(self.card.prediction, output, x, sigma, sigma_data)
             return x0.clamp(-1, 1) if self.card.clip else x0
 
         return denoise
+
+    def _predict(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """The network's output. On a CPU in chunks of one size, padded: its kernels depend on the
+        batch, and a seed's image must not."""
+        if x.device.type != "cpu":
+            return self.net(x, timestep).sample
+        padding = -len(x) % CPU_CHUNK
+        full = torch.cat([x, x[:1].expand(padding, -1, -1, -1)])
+        full = full.contiguous(memory_format=torch.channels_last)
+        step = timestep[:1].expand(CPU_CHUNK)
+        return torch.cat([self.net(part, step).sample for part in full.split(CPU_CHUNK)])[: len(x)]
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w] -> float32 in [-1, 1] on the model's device."""
@@ -71,9 +83,14 @@ class Checkpoint:
         return images.to(self.device).float() / 127.5 - 1
 
     def decode(self, x: Tensor) -> Tensor:
-        """float in [-1, 1] -> uint8, rounded to nearest (EDM's quantiser); ValueError on NaN."""
+        """float in [-1, 1] -> uint8, rounded to nearest (EDM's quantiser).
+
+        FloatingPointError if x is not finite: no image is better than a wrong one.
+        """
         if not torch.isfinite(x).all():
-            raise ValueError(f"{self.name} made NaN or infinite pixels; try --dtype float32")
+            raise FloatingPointError(
+                f"{self.name} made NaN or infinite pixels in {self.dtype}; try float32"
+            )
         return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -101,8 +118,11 @@ def load(
     net = network(card.network)
     net.load_state_dict(_weights(home / _WEIGHTS, card, net.state_dict()))
     kind = getattr(torch, dtype)
-    net = nn.Module.to(net, device=device, dtype=kind, memory_format=torch.channels_last)
+    net = nn.Module.to(net, device=device, dtype=kind).to(memory_format=torch.channels_last)
     net = net.eval().requires_grad_(False)
+    missing = {"sample_size", "in_channels"} - card.network.keys()
+    if missing:
+        raise ValueError(f"{home}/card.json: network must say {', '.join(sorted(missing))}")
     size = card.network["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     what = {"weights": card.weights_sha256, "network": card.network, "clip": card.clip}

@@ -1,0 +1,21 @@
+"""Records -> tables and figures. Reads `plan.json` and `records/`, imports the store only."""
+
+from pathlib import Path
+
+from bench import store
+from bench.report import figures, tables
+from bench.report.frame import Results
+
+
+def report(folder: Path) -> list[Path]:
+    """Write `table.{md,csv,tex}` and `figures/*.{png,pdf}` of an experiment folder.
+
+    Nothing but the plan and the records is read, and the files are the same to the byte each time.
+    ValueError if nothing was run yet.
+    """
+    folder = Path(folder)
+    results = Results(store.load_plan(folder), store.load_records(folder))
+    if not results.done:
+        name = results.plan["experiment"]
+        raise ValueError(f"nothing of {name} was run yet; first: crs-bench run {name}")
+    return [*tables.write(results, folder), *figures.write(results, folder)]

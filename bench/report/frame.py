@@ -1,0 +1,118 @@
+"""Plan and records as one table, and the statistics over seed blocks that tables and figures show.
+
+Per column the blocks of two schedules hold the same seeds, so they are compared in pairs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+HIGHER_IS_BETTER = {"precision", "recall"}
+
+
+def label(metric: str, features: str) -> str:
+    """A metric's name in print: FID only for the Inception protocols that published FIDs use."""
+    if metric == "fd":
+        known = {"inception-v3-compat": "FID", "clean": "FID (clean)"}
+        effnet = "FD-EffNet" if features.startswith("effnet") else f"FD ({features})"
+        return known.get(features, effnet)
+    return metric.capitalize()
+
+
+def spread(values: np.ndarray) -> float:
+    """Half the range of two values, the standard deviation of more, 0 of one."""
+    if len(values) < 2:
+        return 0.0
+    return float(np.ptp(values) / 2 if len(values) == 2 else np.std(values, ddof=1))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A cell of a table: mean and spread over its blocks; `leads` if best, or not told from it."""
+
+    mean: float
+    spread: float
+    blocks: int
+    leads: bool
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment's plan with the records that exist."""
+
+    plan: dict[str, Any]
+    records: dict[str, dict[str, Any]]
+
+    @cached_property
+    def done(self) -> list[dict[str, Any]]:
+        """Records of the plan's rows, in plan order, each once."""
+        keys = dict.fromkeys(row["key"] for row in self.plan["rows"])
+        return [self.records[key] for key in keys if key in self.records]
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Metric names, in the order of the records."""
+        return list(self.done[0]["metrics"])
+
+    @property
+    def features(self) -> str:
+        """The feature extractor's name."""
+        return str(self.done[0]["protocol"]["features"])
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row a planned cell; metrics are NaN where it was not run."""
+        rows = []
+        for row in self.plan["rows"]:
+            record = self.records.get(row["key"])
+            scores = record["metrics"] if record else dict.fromkeys(self.metrics, np.nan)
+            counted = record["nfe"] if record else None
+            schedule = record["cell"]["schedule"] if record else None
+            rows.append({**row, "schedule": schedule, "counted": counted, **scores})
+        return pd.DataFrame(rows)
+
+    def scored(self, model: str, n: int) -> pd.DataFrame:
+        """Scored rows of a model at one number of images."""
+        frame = self.frame
+        return frame[(frame.role == "score") & (frame.model == model) & (frame.n == n)]
+
+    def groups(self) -> Iterator[tuple[str, int]]:
+        """(model, images a cell) in plan order."""
+        scored = self.frame[self.frame.role == "score"]
+        yield from dict.fromkeys(zip(scored.model, scored.n, strict=True))
+
+    def column(
+        self, model: str, n: int, sampler: str, nfe: int, metric: str
+    ) -> dict[str, Score | None]:
+        """One column of a table: schedule line -> score, None where no block was run."""
+        rows = self.scored(model, n)
+        here = rows[(rows.sampler == sampler) & (rows.nfe == nfe)]
+        blocks = {
+            line: part.dropna(subset=[metric]).set_index("block")[metric]
+            for line, part in here.groupby("line", sort=False)
+        }
+        means = {line: values.mean() for line, values in blocks.items() if len(values)}
+        if not means:
+            return dict.fromkeys(blocks)
+        sign = -1 if metric in HIGHER_IS_BETTER else 1
+        best = min(means, key=lambda line: sign * means[line])
+        return {
+            line: Score(
+                float(values.mean()),
+                spread(values.to_numpy()),
+                len(values),
+                line == best or _ties(sign * (values - blocks[best]).dropna().to_numpy()),
+            )
+            if len(values)
+            else None
+            for line, values in blocks.items()
+        }
+
+
+def _ties(behind: np.ndarray) -> bool:
+    """Whether paired differences to the best (>= 0 on average) are within their own spread."""
+    return len(behind) > 1 and float(behind.mean()) <= spread(behind)

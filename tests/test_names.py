@@ -1,0 +1,181 @@
+"""Written forms become objects; nothing in them is run as code."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import metrics, names, rates, samplers, schedules
+from bench.rates import DataPrediction
+from bench.samplers import DDIM, DPMpp2M
+from bench.schedules import ConstantRate, Karras, LogSNR, Native, Snapped
+from bench.types import Rate
+
+RATE = Rate("v_x", torch.arange(1, 6), torch.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("Karras", Karras()),
+        ("karras", Karras()),
+        (" Karras() ", Karras()),
+        ("Karras(3)", Karras(3)),
+        ("Karras(rho=3.5)", Karras(3.5)),
+        ("log_snr", LogSNR()),
+        ("log-snr", LogSNR()),
+        ("Snapped(Karras(rho=5))", Snapped(Karras(5))),
+        ("Snapped(schedule=Snapped(Native()))", Snapped(Snapped(Native()))),
+        ("ConstantRate(v_x)", ConstantRate(RATE)),
+        ("ConstantRate(v_x, 0.5, 'angle')", ConstantRate(RATE, 0.5, "angle")),
+        ("constantrate(rate=v_x, xi=0.5)", ConstantRate(RATE, 0.5)),
+        ("Snapped(ConstantRate(v_x, xi=2))", Snapped(ConstantRate(RATE, 2))),
+    ],
+)
+def test_schedules_from_text(text: str, want: object) -> None:
+    assert names.build(text, schedules, {"v_x": RATE}) == want
+
+
+@pytest.mark.parametrize(
+    ("text", "want"), [("ddim", DDIM()), ("DPMpp2M", DPMpp2M()), ("dpm-pp-2m", DPMpp2M())]
+)
+def test_samplers_from_text(text: str, want: object) -> None:
+    assert names.build(text, samplers) == want
+
+
+@pytest.mark.parametrize("text", ["v_x", "v-x", "DataPrediction", "dataprediction()"])
+def test_a_measure_answers_to_its_label(text: str) -> None:
+    assert names.build(text, rates) == DataPrediction()
+
+
+@pytest.mark.parametrize("module", [schedules, samplers, rates, metrics])
+def test_every_public_dataclass_is_found_by_its_name(module) -> None:
+    known = names.public(module)
+    assert known
+    for name, kind in known.items():
+        assert kind.__name__ == name and kind.__module__ == module.__name__
+        assert names._lookup(name, module) is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Karas", "did you mean Karras"),
+        ("karas(rho=7)", "did you mean Karras"),
+        ("LogSRN()", "did you mean LogSNR"),
+        ("Snapped(Karas())", "did you mean Karras"),
+        ("ConstantRate(v_eps)", "did you mean v_x"),
+        ("ConstantRate()", "rate: .*Rate"),
+        ("Karras(rh=7)", "rho: .*float"),
+        ("Karras(1, 2)", "rho: .*float"),
+        ("Karras(rho=-1)", "rho > 0"),
+        ("Karras(rho='a')", "rho: .*float"),
+        ("Karras(rho=7", "Name\\(field=value"),
+        ("Karras rho=7", "Name\\(field=value|no 'Karras"),
+        ("zzzzzz", "known: Native"),
+        ("", "known: Native"),
+        ("Karras(rho={[]: 1})", "Karras|literal"),
+        ("nomodule:Karras", "no module 'nomodule'"),
+        (":Karras", "module"),
+        (".there:Karras", "module"),
+    ],
+)
+def test_errors_say_what_is_known(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        names.build(text, schedules, {"v_x": RATE})
+
+
+@pytest.mark.parametrize("text", ["ConstantRate(3)", "ConstantRate('v_x')", "Snapped('Karras')"])
+def test_a_field_of_another_kind_is_refused_when_built(text: str) -> None:
+    with pytest.raises(ValueError):
+        names.build(text, schedules, {"v_x": RATE})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('touch {}')",
+        "Karras(__import__('os').system('touch {}'))",
+        "Karras(rho=__import__('pathlib').Path('{}').touch())",
+        "Karras(rho=open('{}', 'w'))",
+        "(lambda: open('{}', 'w'))()",
+        "Karras(rho=[open('{}', 'w') for _ in (1,)][0])",
+        "exec('open({!r}, \"w\")')",
+        "Karras(rho=(lambda: open('{}', 'w'))())",
+        "Karras.__init__(open('{}', 'w'))",
+        "Karras(**dict(rho=open('{}', 'w')))",
+        "Karras(*[open('{}', 'w')])",
+        'f\'{{open("{}", "w")}}\'',
+    ],
+)
+def test_code_is_refused_and_not_run(text: str, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    with pytest.raises(ValueError):
+        names.build(text.format(trap), schedules)
+    assert not trap.exists()
+
+
+MINE = """
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Straight:
+    x: float = 1.0
+
+    def __call__(self, steps, process):
+        return torch.linspace(self.x, 0, steps + 1, dtype=torch.float64)
+
+
+def experiment():
+    return 42
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """The name of a module of the user's own, in the folder they work in."""
+    name = f"mylab_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return name
+
+
+@pytest.mark.parametrize(
+    ("form", "x"), [("Straight", 1.0), ("Straight()", 1.0), ("Straight(x=3)", 3)]
+)
+def test_a_users_own_class(form: str, x: float, lab: str) -> None:
+    made = names.build(f"{lab}:{form}", schedules)
+    assert type(made).__name__ == "Straight"
+    assert made.x == x
+    assert made(4, None).shape == (5,)
+
+
+def test_a_users_own_class_is_suggested(lab: str) -> None:
+    with pytest.raises(ValueError, match="did you mean Straight"):
+        names.build(f"{lab}:Strait(x=3)", schedules)
+
+
+def test_an_attribute_of_the_users(lab: str) -> None:
+    assert names.attribute(f"{lab}:experiment")() == 42
+    with pytest.raises(ValueError, match="did you mean experiment"):
+        names.attribute(f"{lab}:experimnt")
+    with pytest.raises(ValueError, match="no module"):
+        names.attribute("nomodule_at_all:experiment")
+
+
+def test_nearest() -> None:
+    assert "did you mean quick?" in names.nearest("quik", ["quick", "fmnist"])
+    assert "did you mean" not in names.nearest("zzz", ["quick", "fmnist"])
+    assert "known: quick, fmnist" in names.nearest("zzz", ["quick", "fmnist"])
+    assert "known: none" in names.nearest("zzz", [])
+
+
+def test_numbers_are_read_as_python_reads_them() -> None:
+    assert names.build("Karras(1e1)", schedules).rho == 10.0
+    assert math.isclose(names.build("Karras(rho=0.1)", schedules).rho, 0.1)

@@ -1,0 +1,246 @@
+"""The main path end to end: a tiny random network, real features, real files."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import checkpoints, cli, rates, run, store, training
+from bench.checkpoints.card import Card, Data, VPCard
+from bench.samplers import DDIM
+from bench.schedules import ConstantRate, Karras, Native
+from bench.types import Block, Experiment, Scoring, Tuned
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULE = """
+from pathlib import Path
+from bench import rates
+from bench.samplers import DDIM, DPMpp2M
+from bench.schedules import ConstantRate, Karras
+from bench.types import Block, Experiment, Scoring, Tuned
+
+def tiny(models: Path) -> Experiment:
+    v_x = rates.load_rate(models / "tiny" / "rates" / "v_x.json")
+    return Experiment(
+        name="tiny", title="tiny", model="tiny", samplers=(DDIM(), DPMpp2M()),
+        lines={"Karras": Karras(), "CRS": Tuned((ConstantRate(v_x, 0.5), ConstantRate(v_x, 1.0)))},
+        tuning=Block("tuning", range(12), (3,)),
+        blocks=(Block("1", range(12, 24), (2, 3)), Block("2", range(24, 36), (2, 3))),
+        scoring=Scoring(bank=20, batch=5),
+    )
+"""
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with one random checkpoint and its measured rate."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    net = checkpoints.network(training.unet((8, 16), 1))
+    card = Card(
+        name="tiny",
+        network=training.unet((8, 16), 1),
+        process=VPCard(kind="vp", betas="cosine", timesteps=1000, sigma_min=0.01, sigma_max=80),
+        prediction="v",
+        data=Data(name="none", digest="", licence="none"),
+        training={},
+        weights_sha256="",
+    )
+    checkpoints.save(folder / "tiny", card, net.state_dict())
+    model = checkpoints.load("tiny", models=folder)
+    images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
+    rate = rates.measure(model, rates.DataPrediction(), images, levels=6)
+    rates.save_rate(folder / "tiny" / "rates" / "v_x.json", rate)
+    return folder
+
+
+def experiment(models: Path) -> Experiment:
+    space: dict = {}
+    exec(MODULE, space)
+    return space["tiny"](models)
+
+
+def same(model):
+    return model
+
+
+@pytest.fixture(scope="session")
+def undisturbed(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("results")
+    run.run(experiment(models), results, models, "cpu", same)
+    return results / "tiny"
+
+
+def test_every_cell_has_a_record_and_the_counted_nfe(undisturbed: Path) -> None:
+    plan, records = store.load_plan(undisturbed), store.load_records(undisturbed)
+    assert {row["key"] for row in plan["rows"]} == set(records)
+    scored = [row for row in plan["rows"] if row["role"] == "score"]
+    assert len(scored) == 2 * 2 * 2 * 2
+    for row in plan["rows"]:
+        record = records[row["key"]]
+        assert record["nfe"] == row["nfe"] == len(record["grid"]) - 1
+        assert record["metrics"]["fd"] > 0
+        assert (undisturbed / "records" / f"{row['key']}.png").is_file()
+
+
+def test_tuned_line_takes_the_lowest_fd_on_the_tuning_seeds(undisturbed: Path) -> None:
+    plan, records = store.load_plan(undisturbed), store.load_records(undisturbed)
+    for choice in plan["chosen"]:
+        tries = {
+            records[row["key"]]["cell"]["schedule"]: records[row["key"]]["metrics"]["fd"]
+            for row in plan["rows"]
+            if row["role"] == "tune" and row["sampler"] == choice["sampler"]
+        }
+        assert len(tries) == choice["tries"] == 2
+        assert choice["schedule"] == min(tries, key=tries.__getitem__)
+    tuned = {row["key"] for row in plan["rows"] if row["role"] == "tune"}
+    assert not tuned & {row["key"] for row in plan["rows"] if row["role"] == "score"}
+
+
+def test_second_run_samples_nothing_and_changes_nothing(
+    undisturbed: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+    monkeypatch.setattr(run, "draw", lambda *_: pytest.fail("a finished cell was run again"))
+    run.run(experiment(models), undisturbed.parent, models, "cpu", same)
+    after = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_a_killed_run_goes_on_to_the_same_table(
+    undisturbed: Path, models: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(MODULE)
+    command = [sys.executable, "-m", "bench", "run", "mine:tiny", "--results", "res"]
+    command += ["--models", str(models), "--device", "cpu"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
+    records = tmp_path / "res" / "tiny" / "records"
+    while process.poll() is None and len(list(records.glob("*.json"))) < 3:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}
+    assert kept
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+    assert all(kept[n] == (records / n).stat().st_mtime_ns for n in kept), "a cell was run again"
+    for name in ("table.md", "table.csv", "table.tex"):
+        assert (records.parent / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def crs(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["crs-bench", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["run", "quik"], 2, "did you mean quick"),
+        (["sample", "tony", "OUT"], 2, "did you mean tiny"),
+        (["sample", "tiny", "OUT", "--nfe", "0"], 2, "nfe must be at least 1"),
+        (["sample", "tiny", "OUT", "--schedule", "Karas(7)"], 2, "did you mean Karras"),
+        (["sample", "tiny", "OUT", "--schedule", "Karras(rh=7)"], 2, "rho"),
+        (["sample", "tiny", "OUT", "--schedule", "ConstantRate(v_y)"], 2, "v_x"),
+        (["sample", "tiny", "OUT", "--sampler", "DDMI"], 2, "did you mean DDIM"),
+        (["sample", "tiny", "OUT", "--seeds", "a-b"], 2, "--seeds"),
+        (["measure", "tiny", "--measure", "v_x", "--data", "nowhere"], 2, "dataset-fashion-mnist"),
+        (["train", "OUT", "--channels", "8,16", "--steps", "1", "--data", "no"], 2, "IDX"),
+        (["train", "OUT", "--channels", "8,16"], 2, "steps or minutes"),
+        (["score", "nowhere"], 2, "no images"),
+        (["report", "nothing"], 2, "no results"),
+        (["list", "modles"], 2, "did you mean models"),
+    ],
+)
+def test_usage_errors_are_one_line_and_write_nothing(
+    arguments: list[str],
+    code: int,
+    says: str,
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
+    if arguments[0] in ("sample", "measure", "list"):
+        arguments += ["--models", str(models)]
+    monkeypatch.chdir(tmp_path)
+    assert crs(monkeypatch, *arguments) == code
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_results_stop_the_run_first(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny").write_text("a file where the folder should be")
+    with pytest.raises(ValueError, match="--results"):
+        run.run(experiment(models), tmp_path, models, "cpu", same)
+
+
+def test_nan_network_stops_with_its_name_and_exit_code_1(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    card = checkpoints.read_card(models / "tiny").model_copy(update={"name": "broken"})
+    net = checkpoints.network(card.network)
+    weights = {key: torch.full_like(value, torch.nan) for key, value in net.state_dict().items()}
+    checkpoints.save(tmp_path / "m" / "broken", card, weights)
+    where = ["--models", str(tmp_path / "m")]
+    assert crs(monkeypatch, "sample", "broken", str(tmp_path / "o"), "--seeds", "0-3", *where) == 1
+    assert "broken made NaN" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_overlapping_blocks_are_refused(models: Path) -> None:
+    lines = {"a": Tuned((Native(), Karras()))}
+    with pytest.raises(ValueError, match="overlap"):
+        Experiment(
+            "x", "x", "tiny", lines, (DDIM(),), (Block("1", range(5, 15), (2,)),),
+            tuning=Block("tuning", range(10), (2,)),
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="tuning block"):
+        Experiment("x", "x", "tiny", lines, (DDIM(),), (Block("1", range(9), (2,)),))
+
+
+def test_sample_score_schedule_from_the_command_line(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    where = ["--models", str(models), "--device", "cpu"]
+    text = "ConstantRate(v_x, xi=0.5, coordinate='angle')"
+    out = str(tmp_path / "images")
+    how = ["--schedule", text, "--nfe", "2", "--seeds", "3-9", *where]
+    crs(monkeypatch, "sample", "tiny", out, *how)
+    assert len(list((tmp_path / "images").glob("*.png"))) == 7
+    npz = str(tmp_path / "x.npz")
+    crs(monkeypatch, "sample", "tiny", npz, *how)
+    scores = []
+    for source in (out, npz):
+        capsys.readouterr()
+        crs(monkeypatch, "score", source, "--json", "--metrics", "fd", "--device", "cpu")
+        scores.append(capsys.readouterr().out)
+    assert scores[0] == scores[1] and '"fd"' in scores[0]
+    crs(monkeypatch, "schedule", "tiny", "--schedule", text, "--nfe", "4", "--models", str(models))
+    assert len(capsys.readouterr().out.strip().splitlines()) == 6
+
+
+def test_key_depends_on_what_decides_the_images(models: Path, tmp_path: Path) -> None:
+    lab = run.open_lab(experiment(models), tmp_path, models, "cpu", same)
+    keys = set()
+    for schedule in (Karras(), Karras(5.0), ConstantRate(experiment_rate(models), 0.5)):
+        for seeds in (range(4), range(4, 8)):
+            cell = run.Cell("tiny", schedule, DDIM(), 3, seeds)
+            keys.add(run._job(lab, cell, "score", "1", "line").key)
+    assert len(keys) == 6
+    assert Scoring(batch=7) != Scoring(batch=9)  # not identity: batch is in no key
+    assert "batch" not in run._protocol(lab, cell)
+
+
+def experiment_rate(models: Path):
+    return rates.load_rate(models / "tiny" / "rates" / "v_x.json")

@@ -1,0 +1,258 @@
+"""Closed forms are constant-rate schedules of known rates; grids keep their contract."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench.process import VE, VP
+from bench.schedules import ConstantRate, Karras, LogSNR, Native, Snapped
+from bench.types import NoiseProcess, Rate, Schedule
+
+COORDINATES = ["sigma", "alpha", "angle", "logsnr"]
+PROCESSES = [VP(), VP("scaled_linear"), VP("cosine", 1000, 0.01, 80.0), VE()]
+CLOSED = [Native(), LogSNR(), Karras(), Karras(rho=1), Karras(rho=3.5)]
+
+
+def rate_of(v, process: NoiseProcess, levels: int = 2001) -> Rate:
+    sigma = torch.as_tensor(np.geomspace(process.sigma_min, process.sigma_max, levels))
+    return Rate("exact", sigma, v(sigma))
+
+
+def bumpy(seed: int, process: NoiseProcess) -> Rate:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(40, generator=generator, dtype=torch.float64)
+    return rate_of(lambda sigma: (2 * noise).exp() / sigma, process, 40)
+
+
+def close(grid: Tensor, want: Tensor, rtol: float = 1e-6) -> None:
+    torch.testing.assert_close(grid, want, rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 100])
+@pytest.mark.parametrize(
+    "schedule", [*CLOSED, "bumpy 0.5", "bumpy 1", "bumpy 2"], ids=lambda s: str(s)
+)
+def test_grid_contract(schedule: Schedule | str, steps: int, process: NoiseProcess) -> None:
+    if isinstance(schedule, str):
+        schedule = ConstantRate(bumpy(3, process), float(schedule.split()[1]))
+    grid = schedule(steps, process)
+    assert grid.dtype == torch.float64
+    assert grid.shape == (steps + 1,)
+    assert (grid.diff() < 0).all()
+    assert grid[0] == process.sigma_max
+    assert grid[-1] == 0
+    if steps > 1:
+        assert grid[-2] == process.sigma_min
+
+
+@pytest.mark.parametrize("schedule", CLOSED, ids=repr)
+@pytest.mark.parametrize("steps", [0, -1])
+def test_no_steps_are_refused(schedule: Schedule, steps: int) -> None:
+    with pytest.raises(ValueError, match="at least 1 step"):
+        schedule(steps, VE())
+
+
+@pytest.mark.parametrize("coordinate", COORDINATES)
+@pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_karras_is_the_constant_rate_of_a_power(
+    process: NoiseProcess, rho: float, coordinate: str
+) -> None:
+    rate = rate_of(lambda sigma: sigma ** (1 / rho - 1), process, 64)
+    crs = ConstantRate(rate, xi=1, coordinate=coordinate, floor=1e-12)
+    close(crs(20, process), Karras(rho)(20, process))
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_logsnr_is_the_constant_rate_of_one_over_sigma(process: NoiseProcess) -> None:
+    crs = ConstantRate(rate_of(lambda sigma: 1 / sigma, process, 8))
+    close(crs(20, process), LogSNR()(20, process), 1e-9)
+
+
+def test_karras_with_large_rho_tends_to_logsnr() -> None:
+    close(Karras(1e6)(20, VE()), LogSNR()(20, VE()), 1e-4)
+
+
+@pytest.mark.parametrize("process", PROCESSES[:3], ids=repr)
+def test_native_is_the_constant_rate_of_the_models_clock(process: VP) -> None:
+    """dt / dsigma from the table's differences, held at the geometric midpoints.
+
+    dt / dlog sigma is piecewise constant and jumps at the integers, which PCHIP smooths: the grids
+    agree within a tenth of one of a thousand timesteps, not to rounding.
+    """
+    table = torch.from_numpy(process.table)
+    middle = (table[1:] * table[:-1]).sqrt()
+    v = 1 / table.log().diff() / middle
+    level = torch.cat([table[:1], middle, table[-1:]])
+    ends = torch.stack([v[0] * middle[0] / table[0], v[-1] * middle[-1] / table[-1]])
+    rate = Rate("clock", level, torch.cat([ends[:1], v, ends[1:]]))
+    ours = process.timestep(ConstantRate(rate, floor=1e-12)(20, process)[:-1])
+    want = process.timestep(Native()(20, process)[:-1])
+    assert (ours - want).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_native_is_uniform_in_timesteps(process: NoiseProcess) -> None:
+    gaps = process.timestep(Native()(17, process)[:-1]).diff()
+    torch.testing.assert_close(gaps, gaps.mean().expand(16), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_xi_1_does_not_depend_on_the_coordinate(seed: int) -> None:
+    grids = [
+        ConstantRate(bumpy(seed, VE()), 1.0, coordinate)(25, VE()) for coordinate in COORDINATES
+    ]
+    for grid in grids[1:]:
+        close(grid, grids[0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_other_xi_does(seed: int) -> None:
+    one, two = (ConstantRate(bumpy(seed, VE()), 0.5, c)(25, VE()) for c in ("alpha", "logsnr"))
+    assert ((one / two).log()[:-1].abs() > 0.05).any()
+
+
+@pytest.mark.parametrize(
+    ("coordinate", "u"),
+    [
+        ("sigma", lambda sigma: sigma),
+        ("alpha", lambda sigma: 1 / (1 + sigma**2)),
+        ("angle", torch.atan),
+        ("logsnr", lambda sigma: -2 * sigma.log()),
+    ],
+)
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_xi_0_is_uniform_in_its_coordinate(process: NoiseProcess, coordinate: str, u) -> None:
+    grid = ConstantRate(bumpy(1, process), 0.0, coordinate)(16, process)
+    at = u(grid[:-1])
+    want = torch.linspace(float(at[0]), float(at[-1]), 16, dtype=torch.float64)
+    assert (at - want).abs().max() < 1e-6 * (at[0] - at[-1]).abs()
+
+
+@pytest.mark.parametrize(("xi", "coordinate"), [(0.5, "sigma"), (0.5, "angle"), (2.0, "logsnr")])
+def test_xi_is_the_power_of_the_rate_per_coordinate(xi: float, coordinate: str) -> None:
+    """Against the definition, t(u) = integral of v(u)^xi du, with v(u) = v(sigma) |dsigma / du|."""
+    process = VE(0.01, 50.0)
+    sigma = np.geomspace(0.01, 50.0, 400_001)
+    v = 1 / (0.3 + sigma) ** 1.5
+    u = {"sigma": sigma, "angle": np.arctan(sigma), "logsnr": 2 * np.log(sigma)}[coordinate]
+    v_u = v * np.gradient(sigma, u)
+    share = np.concatenate([[0], np.cumsum((v_u[1:] ** xi + v_u[:-1] ** xi) / 2 * np.diff(u))])
+    want = np.interp(np.linspace(1, 0, 12), share / share[-1], sigma)
+    rate = rate_of(lambda sigma: 1 / (0.3 + sigma) ** 1.5, process)
+    grid = ConstantRate(rate, xi, coordinate, floor=1e-12)(12, process)
+    np.testing.assert_allclose(grid[:-1], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("c", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("coordinate", COORDINATES)
+def test_w2_rate_of_a_gaussian_is_linear_in_the_marginal_std(c: float, coordinate: str) -> None:
+    process = VE(0.02, 80.0)
+    rate = rate_of(lambda sigma: sigma / (c**2 + sigma**2) ** 0.5, process, 4001)
+    crs = ConstantRate(rate, 1.0, coordinate, floor=1e-12)
+    s = (c**2 + crs(20, process)[:-1] ** 2).sqrt()
+    want = torch.linspace(float(s[0]), float(s[-1]), 20, dtype=torch.float64)
+    close(s, want)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e5])
+def test_scale_of_the_rate_does_not_matter(factor: float) -> None:
+    rate = bumpy(2, VE())
+    scaled = Rate("scaled", rate.sigma, rate.v * factor)
+    close(ConstantRate(scaled, 0.7)(15, VE()), ConstantRate(rate, 0.7)(15, VE()), 1e-9)
+
+
+def test_a_rate_that_vanishes_somewhere_still_gives_a_grid() -> None:
+    rate = rate_of(lambda sigma: torch.where((sigma > 0.1) & (sigma < 1), 0.0, 1 / sigma), VE(), 60)
+    for xi in (0.5, 1.0, 2.0):
+        assert (ConstantRate(rate, xi)(200, VE()).diff() < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("sigma", "v", "says"),
+    [
+        ([1, 2, 3, 4], [1, math.nan, 1, 1], "NaN"),
+        ([1, 2, 3, math.inf], [1, 1, 1, 1], "infinite"),
+        ([1, 2, 3], [1, 1, 1], "at least 4"),
+        ([1, 2, 3, 4], [1, -1, 1, 1], ">= 0"),
+        ([1, 2, 3, 4], [0, 0, 0, 0], "zero everywhere"),
+        ([1, 2, 2, 4], [1, 1, 1, 1], "strictly increasing"),
+        ([4, 3, 2, 1], [1, 1, 1, 1], "strictly increasing"),
+        ([0, 1, 2, 3], [1, 1, 1, 1], "positive"),
+        ([1, 2, 3, 4], [1, 1, 1], "one length"),
+        ([[1, 2], [3, 4]], [[1, 1], [1, 1]], "one-dimensional"),
+    ],
+)
+def test_bad_rates_are_refused_by_name(sigma: list, v: list, says: str) -> None:
+    with pytest.raises(ValueError, match=f"mine.*{says}"):
+        Rate("mine", torch.tensor(sigma), torch.tensor(v))
+
+
+@pytest.mark.parametrize("ends", [(0.1, 80.0), (0.002, 40.0)])
+def test_a_rate_measured_on_less_than_the_range_is_refused(ends: tuple[float, float]) -> None:
+    rate = rate_of(lambda sigma: 1 / sigma, VE(*ends), 20)
+    with pytest.raises(ValueError, match="measure it over that range"):
+        ConstantRate(rate)(10, VE())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"coordinate": "snr"}, "known: sigma, alpha, angle, logsnr"),
+        ({"xi": -1.0}, "xi"),
+        ({"xi": math.nan}, "xi"),
+        ({"xi": math.inf}, "xi"),
+        ({"floor": 0.0}, "floor"),
+        ({"floor": 1.0}, "floor"),
+    ],
+)
+def test_bad_fields_are_refused(arguments: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        ConstantRate(bumpy(0, VE()), **arguments)
+
+
+@pytest.mark.parametrize("rho", [0.0, -1.0, math.nan])
+def test_karras_needs_a_positive_rho(rho: float) -> None:
+    with pytest.raises(ValueError, match="rho > 0"):
+        Karras(rho)
+
+
+def test_labels_tell_schedules_apart() -> None:
+    rate = bumpy(0, VE())
+    makes = [ConstantRate(rate), ConstantRate(rate, 0.5), ConstantRate(rate, floor=1e-2)]
+    makes += [ConstantRate(rate, coordinate="angle"), *CLOSED]
+    assert len({repr(schedule) for schedule in makes}) == len(makes)
+
+
+@pytest.mark.parametrize("schedule", [Native(), LogSNR(), Karras()], ids=repr)
+def test_snapped_moves_levels_to_trained_timesteps(schedule: Schedule) -> None:
+    process = VP()
+    grid, snapped = schedule(10, process), Snapped(schedule)(10, process)
+    index = process.timestep(snapped[:-1])
+    torch.testing.assert_close(index, index.round(), rtol=0, atol=1e-8)
+    assert (index - process.timestep(grid[:-1])).abs().max() <= 0.5 + 1e-8
+    assert snapped[-1] == 0
+    assert (snapped.diff() < 0).all()
+
+
+def test_snapped_refuses_to_merge_levels() -> None:
+    with pytest.raises(ValueError, match="two levels on one trained timestep"):
+        Snapped(Karras())(50, VP("cosine", 20))
+
+
+@dataclass(frozen=True)
+class Mine:
+    """A user's own schedule needs nothing but the call."""
+
+    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        return torch.linspace(process.sigma_max, 0, steps + 1, dtype=torch.float64)
+
+
+def test_a_users_schedule_is_a_schedule() -> None:
+    assert isinstance(Mine(), Schedule)
+    assert Snapped(Mine())(5, VP()).shape == (6,)
