@@ -41,7 +41,7 @@ def quick(models: Path) -> Experiment:
 def fmnist(models: Path) -> Experiment:
     """NFE 5 to 250 on a GPU: xi and rho tuned on one block of seeds, scored on two others."""
     model = "fmnist-pixel"
-    v_x, v_eps = (_rate(models, model, name) for name in ("v_x", "v_eps"))
+    v_x = _rate(models, model, "v_x")
     low = (5, 6, 8, 10, 15, 20, 25, 50)
     return Experiment(
         name="fmnist",
@@ -56,7 +56,6 @@ def fmnist(models: Path) -> Experiment:
             "Karras(rho tuned)": Tuned(tuple(Karras(rho) for rho in RHO)),
             "CRS(v_x, xi=1)": ConstantRate(v_x, 1.0, "angle"),
             "CRS(v_x, xi tuned)": Tuned(tuple(ConstantRate(v_x, xi, "angle") for xi in XI)),
-            "CRS(v_eps, xi=0.5)": ConstantRate(v_eps, 0.5, "angle"),
         },
         samplers=(DDIM(), DPMpp2M()),
         tuning=Block("tuning", range(10_000), (5, 10, 20)),
