@@ -72,13 +72,26 @@ class Results:
             scores = record["metrics"] if record else dict.fromkeys(self.metrics, np.nan)
             counted = record["nfe"] if record else None
             schedule = record["cell"]["schedule"] if record else None
-            rows.append({**row, "schedule": schedule, "counted": counted, **scores})
+            n = row.get("n", (record or self.done[0])["protocol"]["n"])
+            rows.append({**row, "n": n, "schedule": schedule, "counted": counted, **scores})
         return pd.DataFrame(rows)
+
+    @cached_property
+    def blocks(self) -> int:
+        """The most scored blocks that any cell of a table has."""
+        run = self.frame[(self.frame.role == "score") & self.frame.counted.notna()]
+        where = ["model", "n", "line", "sampler", "nfe"]
+        return int(run.groupby(where).block.nunique().max()) if len(run) else 0
 
     def scored(self, model: str, n: int) -> pd.DataFrame:
         """Scored rows of a model at one number of images."""
         frame = self.frame
         return frame[(frame.role == "score") & (frame.model == model) & (frame.n == n)]
+
+    def ran(self, model: str, n: int) -> pd.DataFrame:
+        """Those of `scored` that have a record."""
+        rows = self.scored(model, n)
+        return rows[rows.counted.notna()]
 
     def groups(self) -> Iterator[tuple[str, int]]:
         """(model, images a cell) in plan order."""

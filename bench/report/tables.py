@@ -2,21 +2,55 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from bench import store
 from bench.report.frame import HIGHER_IS_BETTER, Results, Score, label
 
-_BOLD = "Bold: the best of a column, and what the paired seed blocks cannot tell from it."
+_BOLD = "Bold: best, and those within the spread of it (paired by seed block)."
+_BEST = "Bold: best."  # one block has no spread, so no ties
+_CELL = ["model", "sampler", "line", "nfe", "counted", "block", "role", "n"]
 
 
 def write(results: Results, folder: Path) -> list[Path]:
-    """`table.md`, `table.csv`, `table.tex`."""
-    frame = results.frame.drop(columns=["key"])
+    """`table.md`, `table.csv`, `table.tex`, `seconds.csv`; returns their paths."""
     return [
         store.write_text(folder / "table.md", markdown(results)),
-        store.write_text(folder / "table.csv", frame.to_csv(index=False)),
+        store.write_text(folder / "table.csv", long_form(results).to_csv(index=False)),
         store.write_text(folder / "table.tex", latex(results)),
+        store.write_text(folder / "seconds.csv", seconds(results).to_csv(index=False)),
     ]
+
+
+def _from_records(results: Results, part: str, name: str) -> list[Any]:
+    """One value a planned cell, None where it was not run."""
+    records = [results.records.get(key) for key in results.frame.key]
+    return [record[part].get(name) if record else None for record in records]
+
+
+def long_form(results: Results) -> pd.DataFrame:
+    """One row a planned cell, tuning cells included; nothing that differs from run to run."""
+    frame = results.frame
+    devices = {key: record["device"] for key, record in results.records.items()}
+    out = frame[[*_CELL, "schedule", *results.metrics]].assign(
+        counted=frame.counted.astype("Int64"),
+        features=_from_records(results, "protocol", "features"),
+        reference=_from_records(results, "protocol", "reference"),
+        device=frame.key.map(devices),
+    )
+    return out.rename(columns={"counted": "nfe_counted"})
+
+
+def seconds(results: Results) -> pd.DataFrame:
+    """What each cell took, seconds: apart from the table, which a second run must reproduce."""
+    took = {f"{part}_s": _from_records(results, "seconds", part) for part in ("sample", "score")}
+    return results.frame[[*_CELL, "key"]].drop(columns="counted").assign(**took)
+
+
+def _each(values: list[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
 
 
 def protocol(results: Results) -> list[str]:
@@ -24,22 +58,26 @@ def protocol(results: Results) -> list[str]:
     parts = [record["protocol"] for record in results.done]
 
     def each(name: str) -> str:
-        return ", ".join(dict.fromkeys(f"{part.get(name)}" for part in parts))
+        return _each([f"{part.get(name)}" for part in parts])
 
-    devices = ", ".join(dict.fromkeys(record["device"] for record in results.done))
-    torch = ", ".join(dict.fromkeys(record["versions"]["torch"] for record in results.done))
+    devices = _each([record["device"] for record in results.done])
+    versions = _each([f"{k} {v}" for one in results.done for k, v in one["versions"].items()])
     lines = [
         f"Features {each('features')}; reference {each('reference')} (N = {each('reference_n')}, "
         f"{each('bank')} features for precision and recall, k = {each('k')}); {each('n')} images "
         f"a cell; quantiser {each('quantiser')}; network in {each('dtype')}; "
-        f"{devices}; torch {torch}.",
+        f"{devices}; {versions}.",
         f"{label('fd', results.features)}: lower is better. Precision, recall: higher is better.",
     ]
+    mixed = [name for name in dict.fromkeys(sum(map(list, parts), [])) if ", " in each(name)]
+    mixed = [name for name in mixed if name != "n" and len({str(p.get(name)) for p in parts}) > 1]
+    if mixed:
+        lines.append(f"Warning: the records differ in {', '.join(mixed)}; do not compare them.")
     few = min(part["n"] for part in parts)
     if few < 50_000:
         lines.append(
-            f"Cells have as few as {few:,} images: compare within a table only, never with "
-            "published numbers, which take 50,000."
+            f"Cells have as few as {few:,} images: N < 50,000 is not comparable with published "
+            "numbers; compare within a table only."
         )
     return lines
 
@@ -50,7 +88,7 @@ def markdown(results: Results) -> str:
     text = [f"# {plan['title']}", *protocol(results)]
     if plan.get("note"):
         text.append(plan["note"])
-    text.append(f"± is half the range over two seed blocks. {_BOLD}")
+    text.append(_legend(results))
     for model, n in results.groups():
         for metric in results.metrics:
             arrow = "higher" if metric in HIGHER_IS_BETTER else "lower"
@@ -63,10 +101,23 @@ def markdown(results: Results) -> str:
     return "\n\n".join(text) + "\n"
 
 
+def _legend(results: Results) -> str:
+    """What the marks in a table mean, for as many blocks as were run."""
+    if results.blocks < 2:
+        return _BEST
+    more = "" if results.blocks == 2 else " (standard deviation over more)"
+    return f"± is half the range over two seed blocks{more}. {_BOLD}"
+
+
 def _choices(results: Results) -> str:
-    rows = ["| line | sampler | chosen | tries |", "|---|---|---|---|"]
+    tuned = results.frame[results.frame.role == "tune"]
+    rows = ["| line | sampler | chosen | tries | on block |", "|---|---|---|---:|---|"]
     for one in results.plan["chosen"]:
-        rows.append(f"| {one['line']} | {one['sampler']} | `{one['schedule']}` | {one['tries']} |")
+        here = tuned[(tuned.line == one["line"]) & (tuned.sampler == one["sampler"])]
+        block = one.get("block") or _each([str(name) for name in here.block])
+        rows.append(
+            f"| {one['line']} | {one['sampler']} | `{one['schedule']}` | {one['tries']} | {block} |"
+        )
     return "\n".join(rows)
 
 
@@ -110,7 +161,7 @@ def _markdown_table(results: Results, model: str, n: int, sampler: str, metric: 
 
 
 def _escape(text: str) -> str:
-    return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&")
+    return "".join(f"\\{sign}" if sign in "_%&#${}" else sign for sign in text)
 
 
 def latex(results: Results) -> str:
@@ -138,7 +189,7 @@ def _latex_table(results: Results, model: str, n: int, sampler: str, metric: str
     return "\n".join(
         [
             r"\begin{table}\centering",
-            rf"\caption{{{name} {_BOLD}}}",
+            rf"\caption{{{name} {_legend(results).replace('±', r'$\pm$')}}}",
             rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
             r"\toprule",
             "NFE & " + " & ".join(heads) + r" \\",
