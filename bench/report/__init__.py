@@ -8,7 +8,7 @@ from bench.report.frame import Results
 
 
 def report(folder: Path) -> list[Path]:
-    """Write `table.{md,csv,tex}` and `figures/*.{png,pdf}` of an experiment folder.
+    """Write `table.{md,csv,tex}`, `seconds.csv` and `figures/*.{png,pdf}` of a results folder.
 
     Nothing but the plan and the records is read, and the files are the same to the byte each time.
     ValueError if nothing was run yet.

@@ -69,8 +69,8 @@ def protocol(results: Results) -> list[str]:
         f"{devices}; {versions}.",
         f"{label('fd', results.features)}: lower is better. Precision, recall: higher is better.",
     ]
-    mixed = [name for name in dict.fromkeys(sum(map(list, parts), [])) if ", " in each(name)]
-    mixed = [name for name in mixed if name != "n" and len({str(p.get(name)) for p in parts}) > 1]
+    names = dict.fromkeys(name for part in parts for name in part if name != "n")
+    mixed = [name for name in names if len({str(part.get(name)) for part in parts}) > 1]
     if mixed:
         lines.append(f"Warning: the records differ in {', '.join(mixed)}; do not compare them.")
     few = min(part["n"] for part in parts)
@@ -177,6 +177,7 @@ def latex(results: Results) -> str:
 def _latex_table(results: Results, model: str, n: int, sampler: str, metric: str) -> str:
     lines, heads, columns = _columns(results, model, n, sampler, metric)
     name = _escape(f"{label(metric, results.features)} of {model}, {sampler}, {n:,} images a cell.")
+    marks = _legend(results).replace("±", r"$\pm$")
     body = [
         _escape(line)
         + " & "
@@ -189,7 +190,7 @@ def _latex_table(results: Results, model: str, n: int, sampler: str, metric: str
     return "\n".join(
         [
             r"\begin{table}\centering",
-            rf"\caption{{{name} {_legend(results).replace('±', r'$\pm$')}}}",
+            rf"\caption{{{name} {marks}}}",
             rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
             r"\toprule",
             "NFE & " + " & ".join(heads) + r" \\",
