@@ -177,7 +177,7 @@ def _network(device: str) -> nn.Module:
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
+def full_float32() -> Iterator[None]:
     """TF32 off in convolutions, so that an image scores alike on every device."""
     conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before, conv.fp32_precision = conv.fp32_precision, "ieee"
@@ -234,7 +234,7 @@ class EffNetLite0:
         net = _network(self.device)
         most = 16 if self.device == "cpu" else 2048  # at size 128: fits in caches, or in 8 GiB
         batch = max(1, most * 128**2 // self.size**2)
-        with _full_float32():
+        with full_float32():
             parts = [net(_prepare(x.to(self.device), self.size)) for x in images.split(batch)]
         return torch.cat(parts)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench import store
+from bench.features import full_float32
 from bench.noise import normal
 from bench.types import Model, Rate, RateMeasure
 
@@ -97,7 +98,8 @@ def measure(
     process = model.process
     sigmas = torch.as_tensor(np.geomspace(process.sigma_min, process.sigma_max, levels))
     batches = tqdm(images.split(batch), desc=f"measure {measure!r}", unit="batch", disable=None)
-    rate = measure(model, batches, sigmas)
+    with full_float32():  # TF32's rounding is not small beside the change between levels
+        rate = measure(model, batches, sigmas)
     provenance = {
         "measure": repr(measure), "model": model.name, "model_digest": model.digest,
         "images": len(images), "levels": levels, "first_seed": FIRST_SEED,
