@@ -87,28 +87,25 @@ def _as_is(model: Any) -> Any:
 
 
 def _experiment(name: str) -> Any:
-    from bench import experiments, names
+    from bench import names
 
     if ":" in name:
         return names.attribute(name)
-    known = {k: v for k, v in vars(experiments).items() if k in _experiment_names()}
+    known = _experiments()
     if name not in known:
         raise ValueError(f"no experiment {name!r}{names.nearest(name, known)}")
     return known[name]
 
 
-def _experiment_names() -> list[str]:
+def _experiments() -> dict[str, Any]:
+    """The public functions of `bench.experiments`."""
     import inspect
 
     from bench import experiments
 
-    return [
-        name
-        for name, value in vars(experiments).items()
-        if inspect.isfunction(value)
-        and value.__module__ == experiments.__name__
-        and not name.startswith("_")
-    ]
+    found = inspect.getmembers(experiments, inspect.isfunction)
+    own = experiments.__name__
+    return {k: v for k, v in found if v.__module__ == own and not k.startswith("_")}
 
 
 @app.command("report")
@@ -273,7 +270,7 @@ def list_(
     where = models or checkpoints.MODELS
     found = {
         "models": sorted(path.parent.name for path in where.glob("*/card.json")),
-        "experiments": _experiment_names(),
+        "experiments": list(_experiments()),
     } | {room: _inhabitants(room) for room in ("samplers", "schedules", "rates", "metrics")}
     found["extractors"] = [
         n for n in _inhabitants("features") if n not in ("Features", "Reference")

@@ -105,7 +105,20 @@ def extractor_of(text: str, device: str) -> FeatureExtractor:
     return replace(names.build(text, feature_room), device=device)
 
 
+def _check_rate(schedule: Schedule, model: Model) -> None:
+    """A rate of this model must be of these weights; one of another model is the user's choice."""
+    if not isinstance(schedule, ConstantRate):
+        return
+    made_by = schedule.rate.provenance
+    if made_by.get("model") == model.name and made_by.get("model_digest") != model.digest:
+        raise ValueError(
+            f"rate {schedule.rate.name} was measured on other weights of {model.name}; "
+            f"again: crs-bench measure {model.name} --measure {made_by.get('measure', '...')}"
+        )
+
+
 def _job(lab: Lab, cell: Cell, role: str, block: str, line: str) -> Job:
+    _check_rate(cell.schedule, lab.model)
     grid = grid_of(cell, lab.model.process)
     protocol = _protocol(lab, cell)
     key = store.digest(

@@ -140,7 +140,11 @@ class _Run:
         self.parameters = list(self.net.parameters())
         self.ema = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.01
+            self.parameters,
+            lr=recipe.rate,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            fused=device.startswith("cuda"),
         )
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
         self.step, self.elapsed = 0, 0.0

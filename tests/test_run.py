@@ -198,6 +198,16 @@ def test_nan_network_stops_with_its_name_and_exit_code_1(
     assert not (tmp_path / "o").exists()
 
 
+def test_a_rate_of_other_weights_is_refused(models: Path, tmp_path: Path) -> None:
+    lab = run.open_lab(experiment(models), tmp_path, models, "cpu", same)
+    stale = rates.Rate(
+        "v_x", torch.tensor([0.01, 0.1, 1, 80]), torch.ones(4),
+        {"model": "tiny", "model_digest": "another", "measure": "DataPrediction()"},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="crs-bench measure tiny --measure DataPrediction"):
+        run._job(lab, run.Cell("tiny", ConstantRate(stale), DDIM(), 3, range(4)), "score", "", "")
+
+
 def test_overlapping_blocks_are_refused(models: Path) -> None:
     lines = {"a": Tuned((Native(), Karras()))}
     with pytest.raises(ValueError, match="overlap"):
