@@ -122,10 +122,16 @@ def _job(lab: Lab, cell: Cell, role: str, block: str, line: str) -> Job:
     grid = grid_of(cell, lab.model.process)
     protocol = _protocol(lab, cell)
     key = store.digest(
-        {"model": lab.model.digest, "grid": grid.tolist(), "sampler": repr(cell.sampler),
-         "seeds": [cell.seeds.start, cell.seeds.stop], "guidance": cell.guidance,
-         "protocol": protocol}
-    )  # fmt: skip
+        {
+            "model": lab.model.digest,
+            # libraries differ in a grid's last bits between machines; nine digits are one grid
+            "grid": [f"{sigma:.9g}" for sigma in grid.tolist()],
+            "sampler": repr(cell.sampler),
+            "seeds": [cell.seeds.start, cell.seeds.stop],
+            "guidance": cell.guidance,
+            "protocol": protocol,
+        }
+    )
     row = {"line": line, "role": role, "block": block, "model": cell.model, "nfe": cell.nfe}
     row |= {"n": len(cell.seeds), "sampler": _label(cell.sampler), "key": key}
     return Job(cell, grid, key, row)

@@ -252,5 +252,17 @@ def test_key_depends_on_what_decides_the_images(models: Path, tmp_path: Path) ->
     assert "batch" not in run._protocol(lab, cell)
 
 
+def test_key_does_not_depend_on_the_last_bits_of_a_grid(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = run.open_lab(experiment(models), tmp_path, models, "cpu", same)
+    cell = run.Cell("tiny", Karras(), DDIM(), 5, range(4))
+    key = run._job(lab, cell, "score", "1", "line").key
+    grid = run.grid_of(cell, lab.model.process)
+    for factor, kept in ((1 + 4e-16, True), (1 + 1e-6, False)):
+        monkeypatch.setattr(run, "grid_of", lambda *_, f=factor: grid * f)
+        assert (run._job(lab, cell, "score", "1", "line").key == key) is kept
+
+
 def experiment_rate(models: Path):
     return rates.load_rate(models / "tiny" / "rates" / "v_x.json")
