@@ -38,7 +38,12 @@ def train(
     out: Annotated[Path, typer.Argument(help="model folder to make, or to go on with")],
     channels: Annotated[str, typer.Option(help="UNet channels, highest resolution first")],
     layers: Annotated[int, typer.Option(help="residual layers a block")] = 2,
-    law: Annotated[str, typer.Option(help="schedule that noise levels follow")] = "Native",
+    law: Annotated[
+        str, typer.Option(help="schedule of noise levels: Native, LogNormal, OnlineConstantRate()")
+    ] = "Native",
+    weighting: Annotated[str, typer.Option(help="of the loss: Unweighted, MinSNR, EDM")] = (
+        "Unweighted"
+    ),
     steps: Annotated[int, typer.Option(help="train this many steps in all ...")] = 0,
     minutes: Annotated[float, typer.Option(help="... or this long in all")] = 0,
     batch: Annotated[int, typer.Option()] = 512,
@@ -49,14 +54,17 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a denoiser on Fashion-MNIST; stop it and start it again at any moment."""
-    from bench import names, schedules, training
+    from bench import names, rates, schedules, training
     from bench.data import FashionMNIST
+    from bench.training import laws
+    from bench.training import weighting as weightings
 
     dataset = FashionMNIST() if data is None else FashionMNIST(folder=data)
     recipe = training.Recipe(
         name=out.name,
         network=training.unet(tuple(int(c) for c in channels.split(",")), layers),
-        law=names.build(law, schedules),
+        law=names.build(law, (schedules, laws), rates.measured(out)),
+        weighting=names.build(weighting, weightings),
         steps=steps, minutes=minutes, batch=batch, rate=rate, ema=ema, seed=seed,
     )  # fmt: skip
     card = training.train(recipe, dataset, out, _device(device))
@@ -70,6 +78,9 @@ def run(
     models: Models = None,
     device: Device = "auto",
     compile: Annotated[bool, typer.Option(help="torch.compile the network (GPU)")] = False,
+    shard: Annotated[
+        str, typer.Option(help="i/n: this process's share of n that share --results")
+    ] = "1/1",
 ) -> None:
     """Every missing cell of an experiment, then its tables and figures."""
     from bench import checkpoints
@@ -78,8 +89,18 @@ def run(
     folder = models or checkpoints.MODELS
     plan = _experiment(experiment)(folder)
     prepare = checkpoints.compiled if compile else _as_is
-    for path in main_path(plan, results, folder, _device(device), prepare):
+    for path in main_path(plan, results, folder, _device(device), prepare, _shard(shard)):
         typer.echo(path)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        index, of = (int(part) for part in text.split("/"))
+    except ValueError:
+        index, of = 0, 0
+    if not 1 <= index <= of:
+        raise ValueError(f"--shard {text!r}: write i/n with 1 <= i <= n, as 1/2 and 2/2")
+    return index, of
 
 
 def _as_is(model: Any) -> Any:
@@ -98,14 +119,18 @@ def _experiment(name: str) -> Any:
 
 
 def _experiments() -> dict[str, Any]:
-    """The public functions of `bench.experiments`."""
+    """The public functions of `bench.experiments`, as the command line writes them."""
     import inspect
 
     from bench import experiments
 
     found = inspect.getmembers(experiments, inspect.isfunction)
     own = experiments.__name__
-    return {k: v for k, v in found if v.__module__ == own and not k.startswith("_")}
+    return {
+        name.replace("_", "-"): function
+        for name, function in found
+        if function.__module__ == own and not name.startswith("_")
+    }
 
 
 @app.command("report")
@@ -161,21 +186,23 @@ def measure(
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Measure a rate on a checkpoint; writes models/MODEL/rates/NAME.json."""
-    from bench import checkpoints, names, rates
+    """Measure a rate on a checkpoint; writes models/MODEL/rates/NAME.json. Stopped and started
+    again, it goes on at the level it had come to."""
+    from bench import checkpoints, features, names, rates, schedules
     from bench.data import FashionMNIST
+    from bench.store import digest
 
     where = models or checkpoints.MODELS
-    what = names.build(measure, rates)
+    what = names.build(measure, (rates, features, schedules))
     real = (FashionMNIST() if data is None else FashionMNIST(folder=data)).images()
     if not 0 < images <= len(real):
         raise ValueError(f"--images must lie between 1 and {len(real)}, not {images}")
     chosen = real[:: len(real) // images][:images]
     checkpoint = checkpoints.load(model, _device(device), models=where)
-    rate = rates.measure(checkpoint, what, chosen, levels, batch)
-    typer.echo(
-        rates.save_rate(checkpoints.folder(model, where) / "rates" / f"{rate.name}.json", rate)
-    )
+    out = checkpoints.folder(model, where) / "rates"
+    kept = out / f".{digest(measure)}.partial"
+    rate = rates.measure(checkpoint, what, chosen, levels, batch, kept)
+    typer.echo(rates.save_rate(out / f"{rate.name}.json", rate))
 
 
 @app.command("schedule")

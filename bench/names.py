@@ -28,13 +28,17 @@ def public(module: ModuleType) -> dict[str, type]:
         for name, value in vars(module).items()
         if inspect.isclass(value)
         and dataclasses.is_dataclass(value)
-        and value.__module__ == module.__name__
+        and (value.__module__ + ".").startswith(module.__name__ + ".")
         and not name.startswith("_")
     }
 
 
-def build(text: str, module: ModuleType, values: Mapping[str, Any] | None = None) -> Any:
+def build(
+    text: str, module: ModuleType | tuple[ModuleType, ...], values: Mapping[str, Any] | None = None
+) -> Any:
     """An instance of a dataclass of `module`, or of `other.module:Name`, from its written form.
+
+    module: one, or several that are looked through.
 
     Arguments are Python literals, names of `values` (rates of a model, say), or nested forms.
     ValueError: bad syntax, unknown name (with the nearest), arguments that the class refuses.
@@ -44,13 +48,14 @@ def build(text: str, module: ModuleType, values: Mapping[str, Any] | None = None
     if ":" in name:
         path, _, attribute = name.rpartition(":")
         module, text = _import(path), attribute + (f"({rest}" if rest else "")
+    rooms = module if isinstance(module, tuple) else (module,)
     if not rest and text not in (values or {}):
-        return _make(_lookup(text, module), [], {})
+        return _make(_lookup(text, rooms), [], {})
     try:
         tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
         raise ValueError(f"cannot read {text!r}: write it as Name(field=value, ...)") from error
-    return _value(tree, module, values or {})
+    return _value(tree, rooms, values or {})
 
 
 def attribute(text: str) -> Any:
@@ -74,11 +79,11 @@ def _import(path: str) -> ModuleType:
         ) from error
 
 
-def _value(node: ast.expr, module: ModuleType, values: Mapping[str, Any]) -> Any:
+def _value(node: ast.expr, rooms: tuple[ModuleType, ...], values: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        kind = _lookup(node.func.id, module)
-        positional = [_value(arg, module, values) for arg in node.args]
-        keyword = {str(k.arg): _value(k.value, module, values) for k in node.keywords}
+        kind = _lookup(node.func.id, rooms)
+        positional = [_value(arg, rooms, values) for arg in node.args]
+        keyword = {str(k.arg): _value(k.value, rooms, values) for k in node.keywords}
         return _make(kind, positional, keyword)
     if isinstance(node, ast.Name):
         if node.id in values:
@@ -90,13 +95,13 @@ def _value(node: ast.expr, module: ModuleType, values: Mapping[str, Any]) -> Any
         raise ValueError(f"{ast.unparse(node)!r} is neither a literal nor a known form") from error
 
 
-def _lookup(name: str, module: ModuleType) -> type:
-    known = public(module)
+def _lookup(name: str, rooms: tuple[ModuleType, ...]) -> type:
+    known = {key: kind for room in reversed(rooms) for key, kind in public(room).items()}
     folded = {_fold(key): value for key, value in known.items()}
     labels = {label: kind for kind in known.values() if isinstance(label := _label(kind), str)}
     folded |= {_fold(label): kind for label, kind in labels.items()}
     if _fold(name) not in folded:
-        kind = module.__name__.rpartition(".")[2]
+        kind = rooms[0].__name__.rpartition(".")[2]
         raise ValueError(f"no {name!r} in {kind}{nearest(name, known)}")
     return folded[_fold(name)]
 

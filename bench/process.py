@@ -160,3 +160,16 @@ def target(
         total = sigma**2 + sigma_data**2
         return (x0 - sigma_data**2 / total * x) * total**0.5 / (sigma * sigma_data)
     raise ValueError(f"unknown prediction {prediction!r}; known: eps, v, x0, edm")
+
+
+def error_gain(prediction: Prediction, sigma: Tensor, sigma_data: float = 1) -> Tensor:
+    """Squared error of x0 over that of the network's output, at each sigma: see `denoised`."""
+    if prediction == "eps":
+        return sigma**2
+    if prediction == "v":
+        return sigma**2 / (1 + sigma**2)
+    if prediction == "x0":
+        return torch.ones_like(sigma)
+    if prediction == "edm":
+        return sigma**2 * sigma_data**2 / (sigma**2 + sigma_data**2)
+    raise ValueError(f"unknown prediction {prediction!r}; known: eps, v, x0, edm")

@@ -1,6 +1,6 @@
 """The main path: an experiment's missing cells are sampled, scored and recorded, then reported.
 
-plan      every cell, its grid and its key, before any sampling
+plan      every cell, its grid and its key, before any sampling (`lab.py`)
 measure   grid -> images -> features -> sums -> metrics, folded as a stream
 record    one JSON file a cell, whole or absent; what exists is never run again
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,291 +24,284 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from bench import checkpoints, generate, names, store
 from bench import features as feature_room
+from bench import generate, names, store
 from bench import metrics as metric_room
+from bench.lab import (
+    Chosen,
+    Job,
+    Lab,
+    anchor_jobs,
+    choose,
+    extractor_of,
+    label,
+    open_lab,
+    protocol_of,
+    rate_of,
+    scored_jobs,
+    tuning_jobs,
+)
 from bench.report import report
 from bench.schedules import ConstantRate
-from bench.types import (
-    Cell,
-    Experiment,
-    FeatureExtractor,
-    Metric,
-    Model,
-    Rate,
-    Sampler,
-    Schedule,
-    Scoring,
-    Tuned,
-    grid_of,
-)  # fmt: skip
+from bench.types import Experiment, Rate
 
-Chosen = dict[tuple[str, Sampler], Schedule]  # the winner of a tuned line for a sampler
-STRIP = 8  # images of each cell that are kept, in one picture
-
-
-@dataclass(frozen=True)
-class Lab:
-    """What cells share: opened once, first, so that anything missing fails before sampling."""
-
-    model: Model
-    extractor: FeatureExtractor
-    reference: feature_room.Reference
-    metrics: tuple[Metric, ...]
-    scoring: Scoring
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Job:
-    """A cell with its grid and key, and the row of the table that it stands in."""
-
-    cell: Cell
-    grid: Tensor
-    key: str
-    row: dict[str, Any]
+Shard = tuple[int, int]  # (i, n): the i-th of n processes that share a results folder, from 1
 
 
 def run(
-    experiment: Experiment, results: Path, models: Path, device: str, prepare: Callable[[Any], Any]
+    experiment: Experiment,
+    results: Path,
+    models: Path,
+    device: str,
+    prepare: Callable[[Any], Any],
+    shard: Shard = (1, 1),
 ) -> list[Path]:
     """Run every missing cell of an experiment, then write its tables and figures.
 
-    prepare: Checkpoint -> Checkpoint, applied to the model (`checkpoints.compiled`, or none).
+    prepare: Checkpoint -> Checkpoint, applied to each model (`checkpoints.compiled`, or none).
     """
     lab = open_lab(experiment, results / experiment.name, models, device, prepare)
-    tuning = tuning_jobs(lab, experiment)
-    scored_jobs(lab, experiment, {})  # a bad grid or budget fails now, not hours later
-    finish(lab, tuning)
+    tuning, anchors = tuning_jobs(lab, experiment), anchor_jobs(lab, experiment)
+    scored_jobs(lab, experiment, {}, anchors)  # a bad grid or budget fails now, not hours later
+    finish(lab, tuning, shard)
     chosen = choose(lab, tuning)
-    scored = scored_jobs(lab, experiment, chosen)
-    save_plan(lab, experiment, [*tuning, *scored], chosen)
-    finish(lab, scored)
+    scored = scored_jobs(lab, experiment, chosen, anchors)
+    fine = list(anchors.values())
+    save_plan(lab, experiment, [*tuning, *fine, *scored], chosen)
+    finish(lab, fine, shard, _pictures_needed(lab, scored))
+    finish(lab, scored, shard)
     return report(lab.folder)
-
-
-def open_lab(
-    experiment: Experiment, folder: Path, models: Path, device: str, prepare: Callable[[Any], Any]
-) -> Lab:
-    """Everything a run needs; ValueError if any of it is missing, before any sampling."""
-    store.check_writable(folder)
-    scoring = experiment.scoring
-    extractor = extractor_of(scoring.features, device)
-    reference = feature_room.load_reference(scoring.reference, extractor, scoring.bank)
-    reference = replace(reference, bank=reference.bank.to(device))
-    scores = tuple(names.build(text, metric_room) for text in scoring.metrics)
-    model = prepare(checkpoints.load(experiment.model, device, scoring.dtype, models))
-    return Lab(model, extractor, reference, scores, scoring, folder)
-
-
-def extractor_of(text: str, device: str) -> FeatureExtractor:
-    """A feature extractor from its written form, on `device`."""
-    return replace(names.build(text, feature_room), device=device)
-
-
-def _check_rate(schedule: Schedule, model: Model) -> None:
-    """A rate of this model must be of these weights; one of another model is the user's choice."""
-    if not isinstance(schedule, ConstantRate):
-        return
-    made_by = schedule.rate.provenance
-    if made_by.get("model") == model.name and made_by.get("model_digest") != model.digest:
-        raise ValueError(
-            f"rate {schedule.rate.name} was measured on other weights of {model.name}; "
-            f"again: crs-bench measure {model.name} --measure {made_by.get('measure', '...')}"
-        )
-
-
-def _job(lab: Lab, cell: Cell, role: str, block: str, line: str) -> Job:
-    _check_rate(cell.schedule, lab.model)
-    grid = grid_of(cell, lab.model.process)
-    protocol = _protocol(lab, cell)
-    key = store.digest(
-        {
-            "model": lab.model.digest,
-            # libraries differ in a grid's last bits between machines; nine digits are one grid
-            "grid": [f"{sigma:.9g}" for sigma in grid.tolist()],
-            "sampler": repr(cell.sampler),
-            "seeds": [cell.seeds.start, cell.seeds.stop],
-            "guidance": cell.guidance,
-            "protocol": protocol,
-        }
-    )
-    row = {"line": line, "role": role, "block": block, "model": cell.model, "nfe": cell.nfe}
-    row |= {"n": len(cell.seeds), "sampler": _label(cell.sampler), "key": key}
-    return Job(cell, grid, key, row)
-
-
-def _label(sampler: Sampler) -> str:
-    return repr(sampler).removesuffix("()")
-
-
-def _protocol(lab: Lab, cell: Cell) -> dict[str, Any]:
-    return {
-        "features": lab.extractor.name,
-        "features_digest": lab.extractor.digest,
-        "reference": lab.reference.name,
-        "reference_digest": lab.reference.digest,
-        "reference_n": lab.reference.n,
-        "bank": len(lab.reference.bank),
-        "n": len(cell.seeds),
-        "metrics": [repr(metric) for metric in lab.metrics],
-        "k": max(getattr(metric, "k", 0) for metric in lab.metrics),
-        "quantiser": "round",
-        "dtype": lab.scoring.dtype,
-    }
-
-
-def tuning_jobs(lab: Lab, experiment: Experiment) -> list[Job]:
-    """Every try of every tuned line, on the tuning block's seeds."""
-    block = experiment.tuning
-    if block is None:
-        return []
-    return [
-        _job(lab, Cell(experiment.model, try_, sampler, nfe, block.seeds), "tune", block.name, line)
-        for line, tuned in experiment.lines.items()
-        if isinstance(tuned, Tuned)
-        for try_ in tuned.tries
-        for sampler in experiment.samplers
-        for nfe in block.nfes
-    ]
-
-
-def choose(lab: Lab, tuning: Sequence[Job]) -> Chosen:
-    """The winner of each tuned line for each sampler: lowest geometric mean FD over its NFEs."""
-    records = store.load_records(lab.folder)
-    means: dict[tuple[str, Sampler], dict[Schedule, float]] = {}
-    for job in tuning:
-        tries = means.setdefault((job.row["line"], job.cell.sampler), {})
-        logarithm = math.log(records[job.key]["metrics"]["fd"])
-        tries[job.cell.schedule] = tries.get(job.cell.schedule, 0.0) + logarithm
-    return {which: min(tries, key=lambda one: tries[one]) for which, tries in means.items()}
-
-
-def scored_jobs(lab: Lab, experiment: Experiment, chosen: Chosen) -> list[Job]:
-    """Every cell of the tables; a tuned line without a choice yet is left out."""
-    schedules = {
-        (line, sampler): chosen.get((line, sampler)) if isinstance(schedule, Tuned) else schedule
-        for line, schedule in experiment.lines.items()
-        for sampler in experiment.samplers
-    }
-    return [
-        _job(lab, Cell(experiment.model, schedule, sampler, nfe, block.seeds),
-             "score", block.name, line)
-        for (line, sampler), schedule in schedules.items()
-        if schedule is not None
-        for block in experiment.blocks
-        for nfe in block.nfes
-    ]  # fmt: skip
 
 
 def save_plan(lab: Lab, experiment: Experiment, jobs: Sequence[Job], chosen: Chosen) -> None:
     """What the report reads beside the records: rows, choices, and the rates used."""
     picks = [
-        {"line": line, "sampler": _label(sampler), "schedule": repr(schedule),
-         "tries": len(getattr(experiment.lines[line], "tries", ())),
+        {"line": line, "sampler": label(sampler), "schedule": repr(schedule),
+         "tries": len(getattr(experiment.on(line).schedule, "tries", ())),
          "block": experiment.tuning.name if experiment.tuning else ""}
         for (line, sampler), schedule in chosen.items()
     ]  # fmt: skip
-    used = {
-        job.cell.schedule.rate.name: job.cell.schedule.rate
-        for job in jobs
-        if isinstance(job.cell.schedule, ConstantRate)
-    }
+    rates = [(job.cell.model, rate_of(job.cell.schedule)) for job in jobs]
+    used = {(model, rate.name): rate for model, rate in rates if rate}
     store.save_plan(
         lab.folder,
         {"experiment": experiment.name, "title": experiment.title, "note": experiment.note,
          "rows": [job.row for job in jobs], "chosen": picks,
-         "rates": [_curve(experiment.model, rate) for rate in used.values()]},
+         "rates": [_curve(experiment.model, rate) for rate in used.values()],
+         "grid_bands": grid_bands(lab, jobs)},
     )  # fmt: skip
 
 
 def _curve(model: str, rate: Rate) -> dict[str, Any]:
+    """A rate as the report draws it; the band holds 90 % of its bootstrap replicates."""
     known = {key: rate.provenance.get(key) for key in ("images", "levels", "measure")}
     levels = {"sigma": rate.sigma.tolist(), "v": rate.v.tolist()}
-    return {"model": model, "name": rate.name, **levels, **known}
+    band = {} if rate.replicates is None else {
+        name: rate.replicates.quantile(share, 0).tolist()
+        for name, share in (("v_low", 0.05), ("v_high", 0.95))
+    }  # fmt: skip
+    return {"model": model, "name": rate.name, **levels, **band, **known}
 
 
-def finish(lab: Lab, jobs: Sequence[Job]) -> None:
+def grid_bands(lab: Lab, jobs: Sequence[Job]) -> dict[str, list[list[float]]]:
+    """Key -> [low, high] sigmas of a constant-rate grid: 90 % of its rate's bootstrap replicates.
+
+    Of every cell at the NFE nearest to 10, which the report draws.
+    """
+    near = min((job.cell.nfe for job in jobs), key=lambda nfe: (abs(nfe - 10), nfe), default=0)
+    bands = {}
+    for job in jobs:
+        schedule = job.cell.schedule
+        if job.cell.nfe != near or not isinstance(schedule, ConstantRate):
+            continue
+        if schedule.rate.replicates is None or job.key in bands:
+            continue
+        process, steps = lab.models[job.cell.model].process, len(job.grid) - 1
+        grids = torch.stack([
+            replace(schedule, rate=Rate(schedule.rate.name, schedule.rate.sigma, v))(steps, process)
+            for v in schedule.rate.replicates
+        ])  # fmt: skip
+        bands[job.key] = [grids.quantile(share, 0).tolist() for share in (0.05, 0.95)]
+    return bands
+
+
+def finish(
+    lab: Lab, jobs: Sequence[Job], shard: Shard = (1, 1), pictures: frozenset[str] = frozenset()
+) -> None:
     """Sample, score and record the cells that have no record yet, fewest evaluations first.
 
-    One thread scores a cell on the CPU while the next is sampled; it works in order.
+    Other threads score on the CPU while the next cell is sampled. Of n shards each takes every n-th
+    cell, then waits until the others' records are there. pictures: keys of converged runs that are
+    run again if their images are gone.
     """
-    todo = {job.key: job for job in jobs if not store.has_record(lab.folder, job.key)}
-    order = sorted(todo.values(), key=lambda job: len(job.cell.seeds) * job.cell.nfe)
-    total = sum(len(job.cell.seeds) * job.cell.nfe for job in order)
-    last: Future[None] | None = None
+
+    def done(job: Job) -> bool:
+        lost = job.key in pictures and not _pictures(lab, job).is_file()
+        return store.has_record(lab.folder, job.key) and not lost
+
+    index, of = shard
+    every = sorted({job.key: job for job in jobs}.values(), key=lambda job: job.cost)
+    todo = [job for job in every[index - 1 :: of] if not done(job)]
+    total = sum(job.cost for job in todo)
+    workers = 4 if lab.device.startswith("cuda") else 1
+    waiting: list[Future[None]] = []
     with (
         tqdm(total=total, unit="eval", unit_scale=True, disable=None) as bar,
-        ThreadPoolExecutor(1) as scorer,
+        ThreadPoolExecutor(workers) as scorers,
     ):
-        for job in order:
+        for job in todo:
             bar.set_description(f"{job.row['line']} {job.row['sampler']} {job.cell.nfe}")
             made = draw(lab, job, bar)
-            if last is not None:
-                last.result()  # an error in scoring stops the run here
-            last = scorer.submit(record, lab, job, made)
-        if last is not None:
-            last.result()
+            if len(waiting) == workers:
+                waiting.pop(0).result()  # an error in scoring stops the run here
+            waiting.append(scorers.submit(record, lab, job, made))
+        for one in waiting:
+            one.result()
+    _wait(lab, lambda: sum(not done(job) for job in every))
+
+
+def _wait(lab: Lab, missing: Callable[[], int]) -> None:
+    """Until the other shards have done their part."""
+    said = -math.inf
+    while left := missing():
+        if time.monotonic() - said > 60:
+            said = time.monotonic()
+            tqdm.write(f"waiting for {left} cells of other shards in {lab.folder}")
+        time.sleep(0.5)
+
+
+def _pictures_needed(lab: Lab, scored: Sequence[Job]) -> frozenset[str]:
+    """Keys of the converged runs that a cell without a record is to be compared with."""
+    missing = (job for job in scored if not store.has_record(lab.folder, job.key))
+    return frozenset(job.anchor.key for job in missing if job.anchor)
+
+
+def _pictures(lab: Lab, job: Job) -> Path:
+    """Where a converged run's images are kept."""
+    return lab.folder / "converged" / f"{job.key}.npz"
 
 
 @dataclass(frozen=True)
 class Made:
-    """What sampling a cell leaves: its features, its first images, the NFE as counted."""
+    """What sampling a cell leaves."""
 
     fake: feature_room.Features
-    first: Tensor  # uint8 [<= STRIP, c, h, w]
+    first: Tensor  # uint8 [<= strip, c, h, w]
+    images: Tensor | None  # uint8 [n, c, h, w] of a converged run
+    mean_square: float | None  # difference to the converged images, a pixel, grey levels squared
     nfe: int
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """A converged run: what cells of the same model and seeds are compared with."""
+
+    images: Tensor  # uint8 [n, c, h, w]
+    features: feature_room.Features
+
+
+@lru_cache(maxsize=16)
+def _truth(lab: Lab, anchor: Job) -> _Truth:
+    with np.load(_pictures(lab, anchor)) as file:
+        images = torch.from_numpy(file["images"])
+    return _Truth(images.to(lab.device), feature_room.fold(lab.extractor, images.split(256), 0))
+
+
+class _Errors:
+    """Squared differences to the converged images of the same seeds, in grey levels."""
+
+    def __init__(self, truth: _Truth):
+        self.images, self.seen, self.total = truth.images, 0, torch.zeros(())
+
+    def add(self, made: Tensor) -> None:
+        want = self.images[self.seen : self.seen + len(made)]
+        difference = made[: len(want)].float() - want.float()
+        self.total = self.total + difference.square().sum(dtype=torch.float64).cpu()
+        self.seen += len(want)
+
+    def mean(self) -> float:
+        return float(self.total) / (self.seen * self.images[0].numel())
+
+
+def _fd_error(lab: Lab, anchor: Job, fake: feature_room.Features) -> float:
+    """Frechet distance of a cell to its converged run, over the seeds that both have."""
+    truth = _truth(lab, anchor).features
+    if fake.n != truth.n:
+        fake = feature_room.Features.of(fake.bank[: truth.n], 0)
+    return metric_room.frechet_distance(fake.mean, fake.cov, truth.mean, truth.cov)
+
+
 def draw(lab: Lab, job: Job, bar: tqdm) -> Made:
     """Stream a cell's images into features."""
+    fine = job.row["role"] == "converged"
+    keep = len(job.cell.seeds) if fine else lab.scoring.strip
     first: list[Tensor] = []
     counted: set[int] = set()
+    errors = _Errors(_truth(lab, job.anchor)) if job.anchor else None
 
     def stream() -> Iterator[Tensor]:
-        cell, batch = job.cell, lab.scoring.batch
-        for made, calls in generate.images(lab.model, cell.sampler, job.grid, cell.seeds, batch):
-            first.append(made[: STRIP - sum(map(len, first))].cpu())
+        cell, model, kept = job.cell, lab.models[job.cell.model], 0
+        for made, calls in generate.images(
+            model, cell.sampler, job.grid, cell.seeds, lab.scoring.batch
+        ):
+            if kept < keep:
+                first.append(made[: keep - kept].cpu())
+                kept += len(first[-1])
+            if errors:
+                errors.add(made)
             counted.add(calls)
             bar.update(len(made) * cell.nfe)
             yield made
 
     start = time.perf_counter()
     fake = feature_room.fold(lab.extractor, stream(), keep=lab.scoring.bank)
-    return Made(fake, torch.cat(first), max(counted), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    images = torch.cat(first) if first else torch.empty(0, dtype=torch.uint8)
+    strip = images[: lab.scoring.strip]
+    return Made(
+        fake, strip, images if fine else None, errors.mean() if errors else None, max(counted),
+        seconds,
+    )  # fmt: skip
 
 
 def record(lab: Lab, job: Job, made: Made) -> None:
     """Score a cell and write its record: self-contained, the last thing to be written."""
     start, cell = time.perf_counter(), job.cell
-    fake = replace(made.fake, bank=made.fake.bank.to(lab.model.device))
+    if made.images is not None:
+        np.savez_compressed(file := io.BytesIO(), images=made.images.numpy())
+        store.write_bytes(_pictures(lab, job), file.getvalue())
+    fake = replace(made.fake, bank=made.fake.bank.to(lab.device))
     scores = {metric.name: metric(fake=fake, real=lab.reference) for metric in lab.metrics}
+    if job.anchor and made.mean_square is not None:
+        scores |= {"rms_error": made.mean_square**0.5, "fd_error": _fd_error(lab, job.anchor, fake)}
     content = {
         "key": job.key,
         "cell": {
             "model": cell.model,
             "schedule": repr(cell.schedule),
-            "sampler": _label(cell.sampler),
+            "sampler": label(cell.sampler),
             "nfe": cell.nfe,
             "seeds": [cell.seeds.start, cell.seeds.stop],
             "guidance": cell.guidance,
         },
         "grid": job.grid.tolist(),
         "nfe": made.nfe,
-        "model_digest": lab.model.digest,
-        "protocol": _protocol(lab, cell),
+        "model_digest": lab.models[cell.model].digest,
+        "protocol": protocol_of(lab, cell, job.anchor),
         "metrics": scores,
         "seconds": {"sample": made.seconds, "score": time.perf_counter() - start},
-        "device": device_name(lab.model.device),
+        "device": device_name(lab.device),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     store.save_record(lab.folder, content, _strip(made.first))
 
 
-def _strip(images: Tensor) -> bytes:
-    """uint8 [n, c, h, w] side by side as a PNG."""
+def _strip(images: Tensor) -> bytes | None:
+    """uint8 [n, c, h, w] side by side as a PNG; None of no images."""
+    if len(images) == 0:
+        return None
     row = torch.cat(list(images), dim=2).permute(1, 2, 0).numpy()  # [h, n w, c]
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(row.squeeze(2) if row.shape[2] == 1 else row)).save(

@@ -70,9 +70,10 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def save_record(folder: Path, record: Mapping[str, Any], strip: bytes) -> Path:
+def save_record(folder: Path, record: Mapping[str, Any], strip: bytes | None) -> Path:
     """Write one cell's record and its picture strip; the record last, so it marks completion."""
-    write_bytes(folder / "records" / f"{record['key']}.png", strip)
+    if strip is not None:
+        write_bytes(folder / "records" / f"{record['key']}.png", strip)
     return write_json(folder / "records" / f"{record['key']}.json", record)
 
 

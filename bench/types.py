@@ -104,14 +104,16 @@ class Rate:
     """How fast the diffused distribution changes: `v` >= 0 per unit of sigma, at levels `sigma`.
 
     sigma  float64 [k], strictly increasing, > 0
-    v      float64 [k]
+    v      float64 [k]; infinite at some levels, at least 4 are finite
     provenance  what it was measured from: model and data digests, images, levels, seeds
+    replicates  float64 [b, k] or None: v of b bootstrap resamples of the images
     """
 
     name: str
     sigma: Tensor
     v: Tensor
     provenance: dict[str, Any] = field(default_factory=dict)
+    replicates: Tensor | None = None
 
     def __post_init__(self) -> None:
         sigma = torch.as_tensor(self.sigma, dtype=torch.float64)
@@ -123,17 +125,28 @@ class Rate:
                 f"rate {self.name}: sigma {list(sigma.shape)} and v {list(v.shape)} must be "
                 "one-dimensional and of one length"
             )
-        if len(sigma) < 4:
-            raise ValueError(f"rate {self.name} has {len(sigma)} levels; at least 4 are needed")
-        if not (torch.isfinite(sigma).all() and torch.isfinite(v).all()):
+        finite = int(torch.isfinite(v).sum())
+        if finite < 4 and not v.isnan().any():
+            raise ValueError(f"rate {self.name} has {finite} levels; at least 4 are needed")
+        if not torch.isfinite(sigma).all() or v.isnan().any():
             raise ValueError(f"rate {self.name} has NaN or infinite entries; measure it again")
         if not ((sigma > 0).all() and (sigma.diff() > 0).all()):
             raise ValueError(f"rate {self.name}: sigma must be positive and strictly increasing")
         if (v < 0).any() or not (v > 0).any():
             raise ValueError(f"rate {self.name}: v must be >= 0 and not zero everywhere")
+        if self.replicates is not None and self.replicates.shape[1:] != v.shape:
+            raise ValueError(f"rate {self.name}: replicates must be [b, {len(v)}]")
 
     def __repr__(self) -> str:
         return self.name
+
+
+def rate_between(name: str, sigmas: Tensor, v: Tensor) -> Rate:
+    """A rate from its means `v` [k] over the intervals of `sigmas` [k + 1]: held at their geometric
+    midpoints, and at the two ends of the range as in the interval beside them."""
+    middle = (sigmas[1:] * sigmas[:-1]).sqrt()
+    level = torch.cat([sigmas[:1], middle, sigmas[-1:]])
+    return Rate(name, level, torch.cat([v[:1], v, v[-1:]]))
 
 
 class RateMeasure(Protocol):
@@ -192,6 +205,28 @@ class Tuned:
 
 
 @dataclass(frozen=True)
+class On:
+    """A line whose cells are of another model than the experiment's own."""
+
+    model: str
+    schedule: "Schedule | Tuned"
+
+
+@dataclass(frozen=True)
+class Converged:
+    """The fine run of the same model and seeds that every cell of a block is compared with.
+
+    Only the first `images` seeds of a block are walked, once a model and block; its pictures are
+    kept in the cache, its scores as a record.
+    """
+
+    sampler: Sampler
+    schedule: Schedule
+    nfe: int
+    images: int = 10_000
+
+
+@dataclass(frozen=True)
 class Scoring:
     """How images are made and scored: with the model's and reference's digests, the protocol."""
 
@@ -201,6 +236,15 @@ class Scoring:
     bank: int = 10_000  # features kept for precision and recall, of either set
     dtype: str = "float32"  # the network's, while sampling
     batch: int = 100  # of sampling; results do not depend on it
+    converged: Converged | None = None  # None: no distance to the model's own converged samples
+    strip: int = 8  # images of each cell that are kept, side by side in one picture
+
+    def __post_init__(self) -> None:
+        if self.converged and self.converged.images > self.bank:
+            raise ValueError(
+                f"converged runs of {self.converged.images} images need as large a bank of "
+                f"features, not {self.bank}"
+            )
 
 
 @dataclass(frozen=True)
@@ -219,7 +263,7 @@ class Experiment:
     name: str
     title: str
     model: str
-    lines: dict[str, Schedule | Tuned]
+    lines: dict[str, Schedule | Tuned | On]
     samplers: tuple[Sampler, ...]
     blocks: tuple[Block, ...]
     tuning: Block | None = None
@@ -231,6 +275,11 @@ class Experiment:
         spans = sorted((b.seeds.start, b.seeds.stop) for b in blocks)
         if any(stop > start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False)):
             raise ValueError(f"experiment {self.name}: seed blocks overlap: {spans}")
-        tuned = any(isinstance(line, Tuned) for line in self.lines.values())
+        tuned = any(isinstance(self.on(line).schedule, Tuned) for line in self.lines)
         if tuned and self.tuning is None:
             raise ValueError(f"experiment {self.name} has tuned lines but no tuning block")
+
+    def on(self, line: str) -> On:
+        """The model and schedule of a line."""
+        what = self.lines[line]
+        return what if isinstance(what, On) else On(self.model, what)

@@ -15,7 +15,7 @@ BENCH = ROOT / "bench"
 ROOMS = {
     "types", "process", "schedules", "rates", "samplers", "checkpoints", "data", "generate",
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
-    "cli", "__main__",
+    "cli", "__main__", "lab", "curves",
 }  # fmt: skip
 
 # room -> the rooms that it may import
@@ -23,11 +23,12 @@ ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "noise": set(),
     "process": {"types"},
-    "schedules": {"types", "process", "noise"},
+    "curves": {"types"},
+    "schedules": {"types", "process", "noise", "curves"},
     "samplers": {"types", "process", "noise"},
     "metrics": {"types", "process", "noise"},
     "features": {"types", "process", "data", "store"},
-    "rates": {"types", "process", "features", "metrics", "data", "noise", "store"},
+    "rates": {"curves", "types", "process", "features", "metrics", "data", "noise", "store"},
     "checkpoints": {"types", "process", "names", "store"},
     "data": {"types"},
     "generate": {"types", "noise"},
@@ -36,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "names": {"types"},
     "training": ROOMS - {"run", "experiments", "cli", "report"},
     "experiments": ROOMS - {"cli", "run", "report"},
+    "lab": ROOMS - {"run", "experiments", "cli", "report", "training"},
     "run": ROOMS - {"cli"},
     "cli": ROOMS - {"__main__"},
     "__main__": {"cli"},

@@ -11,6 +11,7 @@ from bench import metrics, names, rates, samplers, schedules
 from bench.rates import DataPrediction
 from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import ConstantRate, Karras, LogSNR, Native, Snapped
+from bench.training import OnlineConstantRate, laws, weighting
 from bench.types import Rate
 
 RATE = Rate("v_x", torch.arange(1, 6), torch.ones(5))
@@ -50,13 +51,49 @@ def test_a_measure_answers_to_its_label(text: str) -> None:
     assert names.build(text, rates) == DataPrediction()
 
 
-@pytest.mark.parametrize("module", [schedules, samplers, rates, metrics])
+@pytest.mark.parametrize("module", [schedules, samplers, rates, metrics, laws, weighting])
 def test_every_public_dataclass_is_found_by_its_name(module) -> None:
     known = names.public(module)
     assert known
     for name, kind in known.items():
         assert kind.__name__ == name and kind.__module__ == module.__name__
-        assert names._lookup(name, module) is kind
+        assert names._lookup(name, (module,)) is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("Karras(3)", Karras(3)),
+        ("online-constant-rate", OnlineConstantRate()),
+        (
+            "OnlineConstantRate(start=Karras(rho=5), measure='v_eps')",
+            OnlineConstantRate(start=Karras(5), measure="v_eps"),
+        ),
+        (
+            "onlineconstantrate(start=Snapped(Native()))",
+            OnlineConstantRate(start=Snapped(Native())),
+        ),
+        ("Snapped(ConstantRate(v_x, xi=2))", Snapped(ConstantRate(RATE, 2))),
+    ],
+)
+def test_forms_of_several_modules_nest(text: str, want: object) -> None:
+    assert names.build(text, (schedules, laws), {"v_x": RATE}) == want
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Karas", "did you mean Karras"),
+        ("OnlineConstantRat()", "did you mean OnlineConstantRate"),
+        ("zzzzzz", "(?=.*Native)(?=.*OnlineConstantRate)"),
+        ("OnlineConstantRate(start=Karas())", "did you mean Karras"),
+        ("OnlineConstantRate(start='Karras')", "start must be a schedule"),
+        ("OnlineConstantRate(stat=Karras())", "start: "),
+    ],
+)
+def test_errors_speak_of_all_modules(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        names.build(text, (schedules, laws))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +191,10 @@ def test_a_users_own_class(form: str, x: float, lab: str) -> None:
     assert type(made).__name__ == "Straight"
     assert made.x == x
     assert made(4, None).shape == (5,)
+
+
+def test_a_users_own_class_among_several_modules(lab: str) -> None:
+    assert names.build(f"{lab}:Straight(x=3)", (schedules, laws)).x == 3
 
 
 def test_a_users_own_class_is_suggested(lab: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from bench.process import VE, VP, alpha, denoised, target
+from bench.process import VE, VP, alpha, denoised, error_gain, target
 
 PROCESSES = [
     VP(), VP("scaled_linear"), VP("cosine", 1000, 0.01, 80.0), VP("linear", 250), VE(),
@@ -74,6 +74,22 @@ def test_denoised_inverts_target(prediction: str, sigma_data: float) -> None:
     torch.testing.assert_close(back, x0, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+def test_error_gain_is_the_error_of_x0_over_that_of_the_output(
+    prediction: str, sigma_data: float
+) -> None:
+    generator = torch.Generator().manual_seed(4)
+    x, output, error = torch.randn(3, 6, 1, 3, 3, generator=generator, dtype=torch.float64)
+    sigma = torch.logspace(-2, 2, 6, dtype=torch.float64)[:, None, None, None]
+    right, wrong = (
+        denoised(prediction, out, x, sigma, sigma_data) for out in (output, output + error)
+    )
+    gain = error_gain(prediction, sigma, sigma_data)
+    assert gain.shape == sigma.shape
+    torch.testing.assert_close((wrong - right) ** 2, gain * error**2, rtol=1e-7, atol=0)
+
+
 def test_v_is_that_of_salimans_and_ho() -> None:
     x0, eps = torch.randn(2, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     sigma = torch.tensor(0.7, dtype=torch.float64)
@@ -120,3 +136,5 @@ def test_unknown_names_are_refused() -> None:
         denoised("score", one, one, one)
     with pytest.raises(ValueError, match="known: eps, v, x0, edm"):
         target("score", one, one, one)
+    with pytest.raises(ValueError, match="known: eps, v, x0, edm"):
+        error_gain("score", one)

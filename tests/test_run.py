@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from bench import checkpoints, cli, rates, run, store, training
+from bench import lab as lab_room
 from bench.checkpoints.card import Card, Data, VPCard
 from bench.samplers import DDIM
 from bench.schedules import ConstantRate, Karras, Native
-from bench.types import Block, Experiment, Scoring, Tuned
+from bench.types import Block, Cell, Experiment, Scoring, Tuned
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULE = """
@@ -22,7 +23,7 @@ from pathlib import Path
 from bench import rates
 from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import ConstantRate, Karras
-from bench.types import Block, Experiment, Scoring, Tuned
+from bench.types import Block, Converged, Experiment, On, Scoring, Tuned
 
 def tiny(models: Path) -> Experiment:
     v_x = rates.load_rate(models / "tiny" / "rates" / "v_x.json")
@@ -31,7 +32,7 @@ def tiny(models: Path) -> Experiment:
         lines={"Karras": Karras(), "CRS": Tuned((ConstantRate(v_x, 0.5), ConstantRate(v_x, 1.0)))},
         tuning=Block("tuning", range(12), (3,)),
         blocks=(Block("1", range(12, 24), (2, 3)), Block("2", range(24, 36), (2, 3))),
-        scoring=Scoring(bank=20, batch=5),
+        scoring=Scoring(bank=20, batch=5, converged=Converged(DPMpp2M(), Karras(), 6, 9)),
     )
 """
 
@@ -205,7 +206,7 @@ def test_a_rate_of_other_weights_is_refused(models: Path, tmp_path: Path) -> Non
         {"model": "tiny", "model_digest": "another", "measure": "DataPrediction()"},
     )  # fmt: skip
     with pytest.raises(ValueError, match="crs-bench measure tiny --measure DataPrediction"):
-        run._job(lab, run.Cell("tiny", ConstantRate(stale), DDIM(), 3, range(4)), "score", "", "")
+        lab_room._job(lab, Cell("tiny", ConstantRate(stale), DDIM(), 3, range(4)), {})
 
 
 def test_overlapping_blocks_are_refused(models: Path) -> None:
@@ -245,23 +246,23 @@ def test_key_depends_on_what_decides_the_images(models: Path, tmp_path: Path) ->
     keys = set()
     for schedule in (Karras(), Karras(5.0), ConstantRate(experiment_rate(models), 0.5)):
         for seeds in (range(4), range(4, 8)):
-            cell = run.Cell("tiny", schedule, DDIM(), 3, seeds)
-            keys.add(run._job(lab, cell, "score", "1", "line").key)
+            cell = Cell("tiny", schedule, DDIM(), 3, seeds)
+            keys.add(lab_room._job(lab, cell, {}).key)
     assert len(keys) == 6
     assert Scoring(batch=7) != Scoring(batch=9)  # not identity: batch is in no key
-    assert "batch" not in run._protocol(lab, cell)
+    assert "batch" not in lab_room.protocol_of(lab, cell, None)
 
 
 def test_key_does_not_depend_on_the_last_bits_of_a_grid(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab = run.open_lab(experiment(models), tmp_path, models, "cpu", same)
-    cell = run.Cell("tiny", Karras(), DDIM(), 5, range(4))
-    key = run._job(lab, cell, "score", "1", "line").key
-    grid = run.grid_of(cell, lab.model.process)
+    cell = Cell("tiny", Karras(), DDIM(), 5, range(4))
+    key = lab_room._job(lab, cell, {}).key
+    grid = lab_room.grid_of(cell, lab.models["tiny"].process)
     for factor, kept in ((1 + 4e-16, True), (1 + 1e-6, False)):
-        monkeypatch.setattr(run, "grid_of", lambda *_, f=factor: grid * f)
-        assert (run._job(lab, cell, "score", "1", "line").key == key) is kept
+        monkeypatch.setattr(lab_room, "grid_of", lambda *_, f=factor: grid * f)
+        assert (lab_room._job(lab, cell, {}).key == key) is kept
 
 
 def experiment_rate(models: Path):

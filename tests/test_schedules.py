@@ -9,12 +9,23 @@ import torch
 from torch import Tensor
 
 from bench.process import VE, VP
-from bench.schedules import ConstantRate, Karras, LogSNR, Native, Snapped
+from bench.schedules import (
+    ConstantRate,
+    Cosine,
+    Karras,
+    Laplace,
+    Linear,
+    LogNormal,
+    LogSNR,
+    Native,
+    Snapped,
+)
 from bench.types import NoiseProcess, Rate, Schedule
 
 COORDINATES = ["sigma", "alpha", "angle", "logsnr"]
 PROCESSES = [VP(), VP("scaled_linear"), VP("cosine", 1000, 0.01, 80.0), VE()]
-CLOSED = [Native(), LogSNR(), Karras(), Karras(rho=1), Karras(rho=3.5)]
+LAWS = [LogNormal(), LogNormal(0.5, 3.0), Laplace(), Laplace(-1.0, 2.0)]
+CLOSED = [Native(), LogSNR(), Karras(), Karras(rho=1), Karras(rho=3.5), Cosine(), Linear(), *LAWS]
 
 
 def rate_of(v, process: NoiseProcess, levels: int = 2001) -> Rate:
@@ -94,6 +105,102 @@ def test_native_is_the_constant_rate_of_the_models_clock(process: VP) -> None:
     ours = process.timestep(ConstantRate(rate, floor=1e-12)(20, process)[:-1])
     want = process.timestep(Native()(20, process)[:-1])
     assert (ours - want).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_cosine_is_equal_angles(process: NoiseProcess) -> None:
+    gaps = torch.atan(Cosine()(17, process)[:-1]).diff()
+    torch.testing.assert_close(gaps, gaps.mean().expand(16), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+@pytest.mark.parametrize("linear", [Linear(), Linear(0.001, 5.0)], ids=repr)
+def test_linear_is_equal_times_of_its_beta(linear: Linear, process: NoiseProcess) -> None:
+    """t of a level from -log alpha(t) = integral of beta, by the (here exact) trapezoid rule."""
+    t = np.linspace(0, 3, 300_001)
+    beta = linear.beta_min + t * (linear.beta_max - linear.beta_min)
+    minus_log_alpha = np.concatenate([[0], np.cumsum((beta[1:] + beta[:-1]) / 2 * np.diff(t))])
+    at = np.log1p(linear(17, process)[:-1].numpy() ** 2)
+    assert at.max() < minus_log_alpha[-1]
+    gaps = np.diff(np.interp(at, minus_log_alpha, t))
+    np.testing.assert_allclose(gaps, gaps.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "process"),
+    [(Linear(), VP()), (Cosine(), VP("cosine")), (Cosine(), VP("cosine", 1000, 0.01, 80.0))],
+    ids=repr,
+)
+def test_a_process_of_that_name_has_its_clock(schedule: Schedule, process: VP) -> None:
+    """But for 1000 steps of finite length, and the cosine's offset s: 5 of 1000 timesteps."""
+    ours, native = (process.timestep(s(50, process)[:-1]) for s in (schedule, Native()))
+    assert (ours - native).abs().max() < 5
+
+
+def log_density(schedule: LogNormal | Laplace, log_sigma):
+    """Of log sigma, as its reference writes it, but for a constant."""
+    if isinstance(schedule, LogNormal):
+        return -((log_sigma - schedule.mean) ** 2) / (2 * schedule.std**2)
+    return -abs(-2 * log_sigma - schedule.mean) / schedule.scale
+
+
+@pytest.mark.parametrize("process", [VP(), VE()], ids=repr)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        *LAWS,
+        LogNormal(-3.0, 0.2),
+        LogNormal(-15.0, 1.0),  # both ends 9 to 20 deviations above the mean
+        LogNormal(14.0, 1.0),  # and below it
+        LogNormal(0.0, 100.0),
+        Laplace(25.0, 0.3),  # both ends in the upper tail of log sigma, up to exp(-116)
+        Laplace(-25.0, 0.3),
+        Laplace(3.0, 0.05),
+    ],
+    ids=repr,
+)
+def test_quantiles_are_those_of_a_summed_density(
+    schedule: LogNormal | Laplace, process: NoiseProcess
+) -> None:
+    """Share of the law between sigma_max and each level, summed from the heavier end."""
+    x = np.linspace(math.log(process.sigma_min), math.log(process.sigma_max), 1_000_001)
+    level = log_density(schedule, x)
+    density = np.exp(level - level.max())
+    below = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    levels = schedule(12, process)[:-1].log().numpy()
+    share = np.interp(levels, x, below / below[-1])
+    np.testing.assert_allclose(share, np.linspace(1, 0, 12), rtol=0, atol=1e-6)
+
+
+def linear_rate(sigma: Tensor) -> Tensor:
+    """dt / dsigma: beta dt = dlog(1 + sigma^2), beta^2 = beta_min^2 + 2 slope log(1 + sigma^2)."""
+    beta = (0.1**2 + 2 * (20 - 0.1) * torch.log1p(sigma**2)).sqrt()
+    return 2 * sigma / (1 + sigma**2) / beta
+
+
+@pytest.mark.parametrize(
+    ("schedule", "v", "rtol"),
+    [
+        (Cosine(), lambda sigma: 1 / (1 + sigma**2), 1e-6),
+        (Linear(), linear_rate, 1e-6),
+        (LogNormal(), lambda s: log_density(LogNormal(), s.log()).exp() / s, 1e-6),
+        # the density of Laplace's law has a corner, which PCHIP cuts
+        (Laplace(), lambda s: log_density(Laplace(), s.log()).exp() / s, 1e-3),
+    ],
+    ids=lambda item: str(item) if isinstance(item, Schedule) else "",
+)
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_closed_forms_are_constant_rates(
+    process: NoiseProcess, schedule: Schedule, v, rtol: float
+) -> None:
+    crs = ConstantRate(rate_of(v, process), floor=1e-12)
+    close(crs(20, process), schedule(20, process), rtol)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+@pytest.mark.parametrize("wide", [LogNormal(0.0, 1e4), Laplace(0.0, 1e6)], ids=repr)
+def test_a_wide_law_tends_to_logsnr(process: NoiseProcess, wide: Schedule) -> None:
+    close(wide(20, process), LogSNR()(20, process), 1e-4)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
@@ -220,6 +327,31 @@ def test_bad_fields_are_refused(arguments: dict, says: str) -> None:
 def test_karras_needs_a_positive_rho(rho: float) -> None:
     with pytest.raises(ValueError, match="rho > 0"):
         Karras(rho)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Linear(beta_min=0.0), "0 < beta_min < beta_max"),
+        (lambda: Linear(beta_min=-1.0), "0 < beta_min < beta_max"),
+        (lambda: Linear(20.0, 0.1), "0 < beta_min < beta_max"),
+        (lambda: Linear(beta_max=math.inf), "0 < beta_min < beta_max"),
+        (lambda: Linear(beta_max=math.nan), "0 < beta_min < beta_max"),
+        *((lambda std=std: LogNormal(std=std), "std > 0") for std in (0, -1, math.nan, math.inf)),
+        *((lambda mean=mean: LogNormal(mean), "finite mean") for mean in (math.nan, -math.inf)),
+        *((lambda b=b: Laplace(scale=b), "scale > 0") for b in (0, -1, math.nan, math.inf)),
+        *((lambda mean=mean: Laplace(mean), "finite mean") for mean in (math.nan, math.inf)),
+    ],
+)
+def test_bad_parameters_are_refused(make, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+@pytest.mark.parametrize("schedule", [LogNormal(60.0, 1.0), LogNormal(-99.0), Laplace(3e3)])
+def test_a_law_with_no_weight_in_the_range_is_refused(schedule: Schedule) -> None:
+    with pytest.raises(ValueError, match="no weight in"):
+        schedule(10, VE())
 
 
 def test_labels_tell_schedules_apart() -> None:

@@ -5,7 +5,7 @@ Baselines are dashed and cool, constant-rate lines solid and warm (Okabe and Ito
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -20,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from bench import store
-from bench.report.frame import Results, label
+from bench.report.frame import HIGHER_IS_BETTER, Results, label
 
 _COOL = ("#333333", "#56B4E9", "#0072B2", "#999999", "#333399", "#7F9DB9")
 _WARM = ("#D55E00", "#E69F00", "#CC79A7", "#A50F15", "#8C6D00", "#F0027F")
@@ -91,7 +91,7 @@ def _legend(figure: Figure, looks: dict[str, Look]) -> None:
     for axes in figure.axes:
         for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(text, handle)
-    labels = [line for line in looks if line in found]
+    labels = [line for line in looks if line in found] + [t for t in found if t not in looks]
     figure.legend(
         [found[line] for line in labels], labels, loc="outside lower center", fontsize=8,
         ncols=min(4, len(labels)), frameon=False,
@@ -124,8 +124,10 @@ def _against_nfe(results: Results, model: str, n: int) -> Figure:
         for sampler, axes in zip(samplers, row, strict=True):
             _curves(axes, results, _paths(results, model, n, sampler, metric))
             _nfe_axis(axes, sorted(set(results.scored(model, n).nfe)))
-        if metric == "fd":
+        if metric not in HIGHER_IS_BETTER:
             _plain_log(row[0])
+        if metric == "fd":
+            _converged_levels(row, results, model, n)
         row[0].set_ylabel(label(metric, results.features))
     for sampler, top, bottom in zip(samplers, grid[0], grid[-1], strict=True):
         top.set_title(sampler)
@@ -148,6 +150,20 @@ def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray]) -> None:
         low = np.maximum(mean - spread, mean / 100)
         axes.fill_between(nfe, low, mean + spread, color=look.color, alpha=0.2, lw=0)
     axes.grid(alpha=0.3, which="both", lw=0.5)
+
+
+def _converged_levels(panels: Iterable[Axes], results: Results, model: str, n: int) -> None:
+    """The FD of converged runs over as many images, dotted: gains below it are none of accuracy."""
+    levels: dict[str, list[float]] = {}
+    for _, row in results.ran(model, n).iterrows():
+        fine = results.converged_fd(row)
+        if fine is not None:
+            levels.setdefault(results.records[row.anchor]["cell"]["model"], []).append(fine)
+    for axes in panels:
+        for name, values in levels.items():
+            axes.axhline(
+                float(np.mean(values)), color="#009E73", lw=1, ls=":", label=f"converged {name}"
+            )
 
 
 def _plain_log(axes: Axes) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 HIGHER_IS_BETTER = {"precision", "recall"}
+_NAMES = {"rms_error": "RMS to converged (grey levels)", "fd_error": "FD to converged"}
 
 
 def label(metric: str, features: str) -> str:
@@ -20,7 +21,7 @@ def label(metric: str, features: str) -> str:
         known = {"inception-v3-compat": "FID", "clean": "FID (clean)"}
         effnet = "FD-EffNet" if features.startswith("effnet") else f"FD ({features})"
         return known.get(features, effnet)
-    return metric.capitalize()
+    return _NAMES.get(metric, metric.capitalize())
 
 
 def spread(values: np.ndarray) -> float:
@@ -32,12 +33,17 @@ def spread(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Score:
-    """A cell of a table: mean and spread over its blocks; `leads` if best, or not told from it."""
+    """A cell of a table: mean and spread over its blocks; `leads` if best, or not told from it.
+
+    beyond: it scores better than the model's own converged samples of the same seeds, so what it
+    gains there is not closeness to the model's distribution.
+    """
 
     mean: float
     spread: float
     blocks: int
     leads: bool
+    beyond: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Results:
     @cached_property
     def metrics(self) -> list[str]:
         """Metric names, in the order of the records."""
-        return list(self.done[0]["metrics"])
+        return list(dict.fromkeys(name for record in self.done for name in record["metrics"]))
 
     @property
     def features(self) -> str:
@@ -113,17 +119,41 @@ class Results:
             return dict.fromkeys(blocks)
         sign = -1 if metric in HIGHER_IS_BETTER else 1
         best = min(means, key=lambda line: sign * means[line])
+        ahead = self._ahead(here) if metric == "fd" else {}
         return {
             line: Score(
                 float(values.mean()),
                 spread(values.to_numpy()),
                 len(values),
                 line == best or _ties(sign * (values - blocks[best]).dropna().to_numpy()),
+                ahead.get(line, False),
             )
             if len(values)
             else None
             for line, values in blocks.items()
         }
+
+    def _ahead(self, rows: pd.DataFrame) -> dict[str, bool]:
+        """Schedule line -> whether its FD lies below that of its converged runs, mean of blocks."""
+        found: dict[str, list[float]] = {}
+        for _, row in rows.dropna(subset=["fd"]).iterrows():
+            fine = self.converged_fd(row)
+            if fine is not None:
+                found.setdefault(row.line, []).append(row.fd - fine)
+        return {line: float(np.mean(gaps)) < 0 for line, gaps in found.items()}
+
+    def converged_fd(self, row: pd.Series) -> float | None:
+        """FD of the converged run of a row's model and seeds, if over as many images."""
+        anchor = self.records.get(row.get("anchor"))
+        if anchor is None or anchor["protocol"]["n"] != row.n:
+            return None
+        return float(anchor["metrics"]["fd"])
+
+    @cached_property
+    def converged(self) -> list[dict[str, Any]]:
+        """Records of the converged runs, in plan order."""
+        keys = dict.fromkeys(r["key"] for r in self.plan["rows"] if r["role"] == "converged")
+        return [self.records[key] for key in keys if key in self.records]
 
 
 def _ties(behind: np.ndarray) -> bool:

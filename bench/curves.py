@@ -1,0 +1,63 @@
+"""A measured rate as a smooth, positive function of sigma: one interpolation for every use of it.
+
+log v is interpolated against log sigma by PCHIP: monotone pieces between the measured levels, which
+cannot cross zero or overshoot, and exact for power laws. Zeros are raised to a floor, levels where
+v is infinite are bridged from their finite neighbours, and noise may be smoothed away.
+"""
+
+import math
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from bench.types import Rate
+
+
+def log_rate(rate: Rate, log_sigma: np.ndarray, floor: float, smooth: float) -> np.ndarray:
+    """log v at log_sigma, v per unit sigma; beyond the measured levels v * sigma is held.
+
+    floor: v sigma is raised to this share of its maximum. smooth: see `smoothed`.
+    """
+    level, v = np.log(rate.sigma.numpy()), rate.v.numpy()
+    finite = np.isfinite(v)
+    level, per_log = level[finite], (v * np.exp(np.log(rate.sigma.numpy())))[finite]
+    log_v = np.log(np.maximum(per_log, floor * per_log.max()))  # per log sigma
+    if smooth > 0:
+        log_v = smoothed(level, log_v, smooth)
+    at = np.clip(log_sigma, level[0], level[-1])
+    return PchipInterpolator(level, log_v - level)(at)
+
+
+def smoothed(x: np.ndarray, y: np.ndarray, width: float) -> np.ndarray:
+    """Local linear regression of y on x with a Gaussian kernel of standard deviation `width`.
+
+    Straight lines, so power laws of a rate, pass unchanged, to the very ends.
+    """
+    distance = x[None, :] - x[:, None]  # [at, from]
+    weight = np.exp(-((distance / width) ** 2) / 2)
+    s0, s1, s2 = ((weight * distance**power).sum(1) for power in range(3))
+    kernel = weight * (s2[:, None] - s1[:, None] * distance) / (s0 * s2 - s1**2)[:, None]
+    return kernel @ y
+
+
+def check_range(rate: Rate, sigma_min: float, sigma_max: float) -> None:
+    """ValueError where a rate does not reach a range of sigma, to 2 %."""
+    low, high = float(rate.sigma[0]), float(rate.sigma[-1])
+    if math.log(sigma_min / low) < -0.02 or math.log(sigma_max / high) > 0.02:
+        raise ValueError(
+            f"rate {rate.name} was measured for sigma {low:.4g} .. {high:.4g}, the process needs "
+            f"{sigma_min:.4g} .. {sigma_max:.4g}; measure it over that range"
+        )
+
+
+def log_dsigma_du(coordinate: str, sigma: np.ndarray) -> np.ndarray:
+    """log |dsigma/du|."""
+    if coordinate == "angle":
+        return np.log1p(sigma**2)
+    if coordinate == "alpha":  # alpha = 1/(1+sigma^2): |dalpha/dsigma| = 2 sigma/(1+sigma^2)^2
+        return 2 * np.log1p(sigma**2) - np.log(2 * sigma)
+    if coordinate == "logsnr":
+        return np.log(sigma / 2)
+    if coordinate == "sigma":
+        return np.zeros_like(sigma)
+    raise ValueError(f"unknown coordinate {coordinate!r}; known: sigma, alpha, angle, logsnr")

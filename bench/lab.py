@@ -1,0 +1,215 @@
+"""What a run shares, and its cells with their grids and keys: all known before any sampling."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bench import checkpoints, names, store
+from bench import features as feature_room
+from bench import metrics as metric_room
+from bench.schedules import ConstantRate
+from bench.types import (
+    Block,
+    Cell,
+    Experiment,
+    FeatureExtractor,
+    Metric,
+    Model,
+    Rate,
+    Sampler,
+    Schedule,
+    Scoring,
+    Tuned,
+    grid_of,
+)
+
+Chosen = dict[tuple[str, Sampler], Schedule]  # the winner of a tuned line for a sampler
+
+
+@dataclass(frozen=True, eq=False)
+class Lab:
+    """What cells share: opened once, first, so that anything missing fails before sampling."""
+
+    models: dict[str, Model]
+    extractor: FeatureExtractor
+    reference: feature_room.Reference
+    metrics: tuple[Metric, ...]
+    scoring: Scoring
+    folder: Path
+    device: str
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A cell with its grid and key, and the row of the table that it stands in."""
+
+    cell: Cell
+    grid: Tensor
+    key: str
+    row: dict[str, Any]
+    anchor: "Job | None" = field(default=None, repr=False)  # the converged run it is compared with
+
+    @property
+    def cost(self) -> int:
+        """Evaluations of single images."""
+        return len(self.cell.seeds) * self.cell.nfe
+
+
+def open_lab(
+    experiment: Experiment, folder: Path, models: Path, device: str, prepare: Callable[[Any], Any]
+) -> Lab:
+    """Everything a run needs; ValueError if any of it is missing, before any sampling."""
+    store.check_writable(folder)
+    scoring = experiment.scoring
+    extractor = extractor_of(scoring.features, device)
+    reference = feature_room.load_reference(scoring.reference, extractor, scoring.bank)
+    reference = replace(reference, bank=reference.bank.to(device))
+    scores = tuple(names.build(text, metric_room) for text in scoring.metrics)
+    used = dict.fromkeys(experiment.on(line).model for line in experiment.lines)
+    opened = {name: prepare(checkpoints.load(name, device, scoring.dtype, models)) for name in used}
+    return Lab(opened, extractor, reference, scores, scoring, folder, device)
+
+
+def extractor_of(text: str, device: str) -> FeatureExtractor:
+    """A feature extractor from its written form, on `device`."""
+    return replace(names.build(text, feature_room), device=device)
+
+
+def _check_rate(schedule: Schedule, model: Model) -> None:
+    """A rate of this model must be of these weights; one of another model is the user's choice."""
+    rate = rate_of(schedule)
+    if rate is None:
+        return
+    for made_by in (rate.provenance, *rate.provenance.get("parts", [])):
+        if made_by.get("model") == model.name and made_by.get("model_digest") != model.digest:
+            raise ValueError(
+                f"rate {rate.name} was measured on other weights of {model.name}; "
+                f"again: crs-bench measure {model.name} --measure {made_by.get('measure', '...')}"
+            )
+
+
+def rate_of(schedule: Schedule) -> Rate | None:
+    """The rate that a schedule, or one that it wraps, was made from."""
+    inner = getattr(schedule, "schedule", None)
+    if inner is not None:
+        return rate_of(inner)
+    return schedule.rate if isinstance(schedule, ConstantRate) else None
+
+
+def _job(lab: Lab, cell: Cell, row: dict[str, Any], anchor: Job | None = None) -> Job:
+    model = lab.models[cell.model]
+    _check_rate(cell.schedule, model)
+    grid = grid_of(cell, model.process)
+    key = store.digest(
+        {
+            "model": model.digest,
+            # libraries differ in a grid's last bits between machines; nine digits are one grid
+            "grid": [f"{sigma:.9g}" for sigma in grid.tolist()],
+            "sampler": repr(cell.sampler),
+            "seeds": [cell.seeds.start, cell.seeds.stop],
+            "guidance": cell.guidance,
+            "protocol": protocol_of(lab, cell, anchor),
+        }
+    )
+    row = row | {"nfe": cell.nfe, "n": len(cell.seeds), "sampler": label(cell.sampler), "key": key}
+    return Job(cell, grid, key, row | ({"anchor": anchor.key} if anchor else {}), anchor)
+
+
+def label(sampler: Sampler) -> str:
+    """A sampler as tables name it."""
+    return repr(sampler).removesuffix("()")
+
+
+def protocol_of(lab: Lab, cell: Cell, anchor: Job | None) -> dict[str, Any]:
+    """All that a score depends on beside the images."""
+    protocol = {
+        "features": lab.extractor.name,
+        "features_digest": lab.extractor.digest,
+        "reference": lab.reference.name,
+        "reference_digest": lab.reference.digest,
+        "reference_n": lab.reference.n,
+        "bank": len(lab.reference.bank),
+        "n": len(cell.seeds),
+        "metrics": [repr(metric) for metric in lab.metrics],
+        "k": max(getattr(metric, "k", 0) for metric in lab.metrics),
+        "quantiser": "round",
+        "dtype": lab.scoring.dtype,
+    }
+    return protocol | ({"converged": anchor.key} if anchor else {})
+
+
+def tuning_jobs(lab: Lab, experiment: Experiment) -> list[Job]:
+    """Every try of every tuned line, on the tuning block's seeds."""
+    block = experiment.tuning
+    if block is None:
+        return []
+    tries = [
+        (line, experiment.on(line).model, schedule)
+        for line in experiment.lines
+        for schedule in getattr(experiment.on(line).schedule, "tries", ())
+    ]
+    return [
+        _job(
+            lab,
+            Cell(model, schedule, sampler, nfe, block.seeds),
+            {"line": line, "role": "tune", "block": block.name, "model": experiment.model},
+        )
+        for line, model, schedule in tries
+        for sampler in experiment.samplers
+        for nfe in block.nfes
+    ]
+
+
+def choose(lab: Lab, tuning: Sequence[Job]) -> Chosen:
+    """The winner of each tuned line for each sampler: lowest geometric mean FD over its NFEs."""
+    records = store.load_records(lab.folder)
+    means: dict[tuple[str, Sampler], dict[Schedule, float]] = {}
+    for job in tuning:
+        tries = means.setdefault((job.row["line"], job.cell.sampler), {})
+        logarithm = math.log(records[job.key]["metrics"]["fd"])
+        tries[job.cell.schedule] = tries.get(job.cell.schedule, 0.0) + logarithm
+    return {which: min(tries, key=lambda one: tries[one]) for which, tries in means.items()}
+
+
+def anchor_jobs(lab: Lab, experiment: Experiment) -> dict[tuple[str, Block], Job]:
+    """The converged run of every model and block: none if the experiment asks for none."""
+    fine = lab.scoring.converged
+    if fine is None:
+        return {}
+    return {
+        (model, block): _job(
+            lab,
+            Cell(model, fine.schedule, fine.sampler, fine.nfe, block.seeds[: fine.images]),
+            {"line": "converged", "role": "converged", "block": block.name,
+             "model": experiment.model},
+        )
+        for model in lab.models
+        for block in experiment.blocks
+    }  # fmt: skip
+
+
+def scored_jobs(
+    lab: Lab, experiment: Experiment, chosen: Chosen, anchors: dict[tuple[str, Block], Job]
+) -> list[Job]:
+    """Every cell of the tables; a tuned line without a choice yet is left out."""
+    jobs = []
+    for line in experiment.lines:
+        on = experiment.on(line)
+        for sampler in experiment.samplers:
+            planned = on.schedule
+            schedule = chosen.get((line, sampler)) if isinstance(planned, Tuned) else planned
+            if schedule is None:
+                continue
+            for block in experiment.blocks:
+                row = {"line": line, "role": "score", "block": block.name}
+                row |= {"model": experiment.model}
+                anchor = anchors.get((on.model, block))
+                jobs += [
+                    _job(lab, Cell(on.model, schedule, sampler, nfe, block.seeds), row, anchor)
+                    for nfe in block.nfes
+                ]
+    return jobs

@@ -1,0 +1,151 @@
+"""Rates without a network: of Gaussian data, of a coordinate, of a schedule; and sums of rates."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import curves
+from bench.types import Model, NoiseProcess, Rate, Schedule, rate_between
+
+_FINE = 4001  # nodes of a total
+_FLOOR = 1e-6  # of a rate's maximum per log sigma, where rates are added up
+
+
+@dataclass(frozen=True)
+class GaussianW2:
+    """Wasserstein-2 rate of Gaussian data N(m, S), exact at every sigma: a cheap default.
+
+    With lambda_i the eigenvalues of S: per unit sigma, sqrt(sum_i (sigma / s_i)^2) in the VE frame,
+    s_i^2 = lambda_i + sigma^2, whose constant-rate grid is linear in s for S = c^2 I. In the VP
+    frame s_i^2 = (lambda_i + sigma^2) / (1 + sigma^2) and the mean m / sqrt(1 + sigma^2) moves too.
+
+    spectrum: the eigenvalues; () takes those of the images given, and their mean.
+    """
+
+    spectrum: tuple[float, ...] = ()
+    frame: Literal["ve", "vp"] = "ve"
+    name = "v_w2"
+
+    def __post_init__(self) -> None:
+        if self.frame not in ("ve", "vp"):
+            raise ValueError(f"unknown frame {self.frame!r}; known: ve, vp")
+        if any(not value >= 0 for value in self.spectrum):
+            raise ValueError("a covariance spectrum has no negative or NaN entries")
+
+    def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate:
+        spectrum, mean2 = torch.tensor(self.spectrum, dtype=torch.float64), 0.0
+        if not self.spectrum:
+            x0 = torch.cat([model.encode(batch).flatten(1).double().cpu() for batch in images])
+            if len(x0) < 2:
+                raise ValueError(f"{self.name}: a covariance needs at least 2 images")
+            spectrum = torch.linalg.eigvalsh(torch.cov(x0.T)).clamp(min=0)
+            mean2 = float(x0.mean(0).square().sum())
+        sigma = sigmas[:, None]  # [levels, 1]
+        if self.frame == "ve":
+            v = (sigma**2 / (spectrum + sigma**2)).sum(1).sqrt()
+            return Rate(self.name, sigmas, v)
+        s = ((spectrum + sigma**2) / (1 + sigma**2)).sqrt()
+        moved = (sigma * (1 - spectrum) / ((1 + sigma**2) ** 2 * s)).square().sum(1)
+        moved = moved + mean2 * sigmas**2 / (1 + sigmas**2) ** 3
+        return Rate(self.name, sigmas, moved.sqrt())
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Constant in a named coordinate u: v = |du / dsigma|. Angle is the cosine schedule's."""
+
+    coordinate: Literal["sigma", "alpha", "angle", "logsnr"] = "angle"
+
+    def __post_init__(self) -> None:
+        curves.log_dsigma_du(self.coordinate, np.ones(1))
+
+    @property
+    def name(self) -> str:
+        return f"uniform_{self.coordinate}"
+
+    def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate:
+        v = np.exp(-curves.log_dsigma_du(self.coordinate, sigmas.numpy()))
+        return Rate(self.name, sigmas, torch.as_tensor(v))
+
+
+def of_schedule(schedule: Schedule, process: NoiseProcess, levels: int = 401) -> Rate:
+    """The rate whose constant-rate grid (xi = 1) is that of `schedule`: v = |dt / dsigma|.
+
+    Its means between `levels` levels of the schedule, so that its total is 1.
+    """
+    grid = schedule(levels, process)[:-1].flip(0)  # increasing
+    name = f"v_{type(schedule).__name__.lower()}"
+    v = 1 / ((levels - 1) * grid.diff())
+    rate = rate_between(name, grid, v)
+    return Rate(name, rate.sigma, rate.v, {"measure": repr(OfSchedule(schedule, levels))})
+
+
+@dataclass(frozen=True)
+class OfSchedule:
+    """`of_schedule` as a measure: v_cos of arXiv 2411.12188 is `OfSchedule(Cosine())`."""
+
+    schedule: Schedule
+    levels: int = 401
+
+    @property
+    def name(self) -> str:
+        return f"v_{type(self.schedule).__name__.lower()}"
+
+    def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate:
+        rate = of_schedule(self.schedule, model.process, self.levels)
+        log_v = curves.log_rate(rate, sigmas.log().numpy(), _FLOOR, 0.0)
+        return Rate(self.name, sigmas, torch.as_tensor(np.exp(log_v)))
+
+
+def mix(rates: Mapping[Rate, float]) -> Rate:
+    """A weighted sum of rates, each first divided by its total over the range that all share.
+
+    The paper adds v_x and v_cos: `mix({v_x: 0.5, of_schedule(Cosine(), process): 0.5})`.
+    ValueError: no rates, a weight that is not positive, ranges that do not meet.
+    """
+    if not rates or any(not (math.isfinite(w) and w > 0) for w in rates.values()):
+        raise ValueError(f"mix needs rates with weights above 0, not {dict(rates)}")
+    low = max(float(rate.sigma[0]) for rate in rates)
+    high = min(float(rate.sigma[-1]) for rate in rates)
+    if low >= high:
+        raise ValueError(f"rates {', '.join(r.name for r in rates)} share no range of sigma")
+    whole = sum(rates.values())
+    nodes = torch.cat([rate.sigma for rate in rates])
+    sigma = torch.unique(nodes[(nodes >= low) & (nodes <= high)])
+    v = sum(weight / whole * _normalised(rate, sigma, low, high) for rate, weight in rates.items())
+    name = " + ".join(f"{w / whole:.3g} {rate.name}" for rate, w in rates.items())
+    parts = [{"weight": w / whole, "name": r.name, **r.provenance} for r, w in rates.items()]
+    replicates = _mixed_replicates(rates, sigma, low, high)
+    return Rate(name, sigma, torch.as_tensor(v), {"measure": "mix", "parts": parts}, replicates)
+
+
+def _normalised(rate: Rate, sigma: Tensor, low: float, high: float) -> np.ndarray:
+    """v at sigma over the integral of v from low to high."""
+    fine = np.linspace(math.log(low), math.log(high), _FINE)
+    per_log = np.exp(curves.log_rate(rate, fine, _FLOOR, 0.0) + fine)
+    total = np.trapezoid(per_log, fine)
+    return np.exp(curves.log_rate(rate, sigma.log().numpy(), _FLOOR, 0.0)) / total
+
+
+def _mixed_replicates(
+    rates: Mapping[Rate, float], sigma: Tensor, low: float, high: float
+) -> Tensor | None:
+    """The i-th replicate of the sum is the sum of i-th replicates; exact rates do not vary."""
+    counts = [len(rate.replicates) for rate in rates if rate.replicates is not None]
+    if not counts:
+        return None
+    whole, rows = sum(rates.values()), []
+    for i in range(min(counts)):
+        row = np.zeros(len(sigma))
+        for rate, weight in rates.items():
+            again = rate if rate.replicates is None else Rate(
+                rate.name, rate.sigma, rate.replicates[i]
+            )  # fmt: skip
+            row += weight / whole * _normalised(again, sigma, low, high)
+        rows.append(torch.as_tensor(row))
+    return torch.stack(rows)

@@ -1,0 +1,98 @@
+"""A measure over a process's whole range, level by level, so that it can be stopped and resumed."""
+
+import hashlib
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bench import store
+from bench.features import full_float32
+from bench.rates.files import from_json, to_json
+from bench.rates.measures import FIRST_SEED
+from bench.types import Model, Rate, RateMeasure
+
+_SEGMENT = 10  # intervals between levels, about, that are measured and kept together
+
+
+def measure(
+    model: Model,
+    measure: RateMeasure,
+    images: Tensor,
+    levels: int = 101,
+    batch: int = 256,
+    partial: Path | None = None,
+) -> Rate:
+    """A rate over the process's whole range at `levels` sigmas, equally spaced in log sigma.
+
+    images  uint8 [n, c, h, w]; 256 are enough for v_x and v_eps (a 10-step grid moves by 0.01 in t)
+    partial a file that keeps the finished levels: call again after a stop and they are not measured
+            twice; deleted at the end
+    ValueError: fewer than 4 levels, no images, a rate of NaN.
+    """
+    if levels < 4:
+        raise ValueError(f"a rate needs at least 4 levels, not {levels}")
+    if len(images) == 0:
+        raise ValueError(f"{measure!r}: no images to measure on")
+    process = model.process
+    sigmas = torch.as_tensor(np.geomspace(process.sigma_min, process.sigma_max, levels))
+    provenance = {
+        "measure": repr(measure), "model": model.name, "model_digest": model.digest,
+        "images": len(images), "levels": levels, "first_seed": FIRST_SEED,
+        "data_digest": hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest(),
+    }  # fmt: skip
+    parts = max(1, round((levels - 1) / _SEGMENT))
+    cuts = [round(i * (levels - 1) / parts) for i in range(parts + 1)]
+    identity = provenance | {"cuts": cuts}
+    done = _kept(partial, identity)
+    with full_float32():  # TF32's rounding is not small beside the change between levels
+        for part, (low, high) in enumerate(pairwise(cuts)):
+            if part < len(done):
+                continue
+            batches = tqdm(
+                images.split(batch), unit="batch", disable=None,
+                desc=f"{measure!r}, levels {low} to {high} of {levels}",
+            )  # fmt: skip
+            done.append(measure(model, batches, sigmas[low : high + 1]))
+            _keep(partial, identity, done)
+    rate = _joined(done)
+    if partial:
+        partial.unlink(missing_ok=True)
+    return Rate(rate.name, rate.sigma, rate.v, provenance, rate.replicates)
+
+
+def _kept(partial: Path | None, identity: dict) -> list[Rate]:
+    """The segments that an earlier run of the same measurement finished."""
+    if partial is None or not partial.is_file():
+        return []
+    content = store.read_json(partial)
+    if content.get("identity") != identity:
+        return []  # of other weights, images or levels
+    return [from_json(part) for part in content["parts"]]
+
+
+def _keep(partial: Path | None, identity: dict, done: list[Rate]) -> None:
+    if partial:
+        store.write_json(partial, {"identity": identity, "parts": [to_json(r) for r in done]})
+
+
+def _joined(parts: list[Rate]) -> Rate:
+    """Segments as one rate. Where two meet, a level that only repeats its neighbour (the held end
+    of `rate_between`) is dropped; otherwise the two readings of that level are averaged."""
+    whole = parts[0]
+    for part in parts[1:]:
+        left, right = whole, part
+        rows = [torch.stack([r.v, *(r.replicates if r.replicates is not None else [])])
+                for r in (left, right)]  # fmt: skip
+        if left.v[-1] == left.v[-2] and right.v[0] == right.v[1]:
+            sigma = torch.cat([left.sigma[:-1], right.sigma[1:]])
+            values = torch.cat([rows[0][:, :-1], rows[1][:, 1:]], dim=1)
+        else:
+            sigma = torch.cat([left.sigma, right.sigma[1:]])
+            middle = (rows[0][:, -1:] + rows[1][:, :1]) / 2
+            values = torch.cat([rows[0][:, :-1], middle, rows[1][:, 1:]], dim=1)
+        whole = Rate(left.name, sigma, values[0], {}, values[1:] if len(values) > 1 else None)
+    return whole

@@ -1,0 +1,203 @@
+"""The law of noise levels in training: sigma(t), t ~ U(0, 1).
+
+Any `Schedule` is one. `OnlineConstantRate` is one that is estimated while the network trains.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bench.process import Process
+from bench.schedules import ConstantRate, Coordinate, Native
+from bench.types import Rate, Schedule, rate_between
+
+_LAW = 4097  # nodes of sigma(t); between them log sigma is linear in t
+
+
+def noise_law(schedule: Schedule, process: Process) -> Tensor:
+    """log sigma(t) at equal t from 0 (noise) to 1 (data): float64 [nodes]."""
+    return torch.log(schedule(_LAW, process)[:-1])
+
+
+def draw_sigmas(law: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """sigma(t) float32 [n, 1, 1, 1] for stratified uniform t, on the law's device."""
+    offset = torch.rand(n, generator=generator, device=law.device)
+    t = (torch.arange(n, device=law.device) + offset) / n * (len(law) - 1)
+    low = t.floor().clamp(max=len(law) - 2)
+    weight = (t - low).to(law.dtype)
+    node = low.long()
+    return (law[node].lerp(law[node + 1], weight)).exp().float()[:, None, None, None]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The network's timestep of any sigma, in tensor operations: a table over log sigma.
+
+    A device is never waited for, as `process.timestep` would.
+    """
+
+    nodes: Tensor  # log sigma, float64, increasing
+    steps: Tensor  # timesteps there, float64
+
+    def __call__(self, sigma: Tensor) -> Tensor:  # float32 [n, 1, 1, 1] -> float32 [n]
+        log_sigma = sigma.flatten().to(self.nodes.dtype).log()
+        right = torch.searchsorted(self.nodes, log_sigma).clamp(1, len(self.nodes) - 1)
+        low, high = self.nodes[right - 1], self.nodes[right]
+        weight = ((log_sigma - low) / (high - low)).clamp(0, 1)
+        return self.steps[right - 1].lerp(self.steps[right], weight).float()
+
+
+def clock(process: Process, device: str) -> Clock:
+    """The table for all of a process's range."""
+    ends = torch.tensor([process.sigma_min, process.sigma_max], dtype=torch.float64).log()
+    nodes = torch.linspace(float(ends[0]), float(ends[1]), 4 * _LAW, dtype=torch.float64)
+    return Clock(nodes.to(device), process.timestep(nodes.exp()).to(device))
+
+
+@dataclass(frozen=True)
+class OnlineConstantRate:
+    """A constant-rate law estimated while the network trains (arXiv 2411.12188, its training part).
+
+    Every `probe` steps the network in training predicts `images` training images at both edges of
+    `bins` equal bins of log sigma, same x0 and eps at both; the mean squared change of a bin enters
+    an exponential average of weight 1 - `decay`, with the start-up bias divided out. From `warmup`
+    steps on, and then every `every` steps, the law becomes that of
+    `ConstantRate(rate, xi, coordinate)`; until then noise levels follow `start`.
+    """
+
+    measure: Literal["v_x", "v_eps"] = "v_x"
+    xi: float = 1.0
+    coordinate: Coordinate = "alpha"
+    start: Schedule = field(default_factory=Native)
+    warmup: int = 1000
+    every: int = 250
+    probe: int = 16
+    images: int = 512
+    bins: int = 64
+    decay: float = 0.98
+
+    def __post_init__(self) -> None:
+        if self.measure not in ("v_x", "v_eps"):
+            raise ValueError(f"unknown online measure {self.measure!r}; known: v_x, v_eps")
+        if not 0 < self.decay < 1:
+            raise ValueError(f"decay must lie between 0 and 1, not {self.decay}")
+        if self.bins < 4 or self.images < self.bins:
+            raise ValueError(
+                f"an online rate needs at least 4 bins and an image a bin, not {self.bins} bins "
+                f"and {self.images} images"
+            )
+        if self.probe < 1 or self.every < 1 or self.warmup < self.probe:
+            raise ValueError(
+                f"probe ({self.probe}) and every ({self.every}) must be at least 1, and warmup "
+                f"({self.warmup}) at least probe: a law needs a measured rate"
+            )
+        if not isinstance(self.start, Schedule):
+            raise ValueError(f"start must be a schedule, not {self.start!r}")
+        # xi and the coordinate are checked now, not at the end of the warm-up
+        ConstantRate(Rate(self.measure, *torch.arange(1.0, 9.0).view(2, 4)), self.xi,
+                     self.coordinate)  # fmt: skip
+
+
+class Law:
+    """The current law as a table on a device; a fixed schedule never changes it."""
+
+    def __init__(
+        self, law: Schedule | OnlineConstantRate, process: Process, device: str, seed: int
+    ):
+        self.process, self.device = process, device
+        self.online = law if isinstance(law, OnlineConstantRate) else None
+        start = self.online.start if self.online else law
+        self.table = noise_law(start, process).to(device)  # type: ignore[arg-type]
+        self.history: list[tuple[int, list[float]]] = []  # (step, v of each bin) of every update
+        bins = self.online.bins if self.online else 1
+        ends = torch.tensor([process.sigma_min, process.sigma_max], dtype=torch.float64).log()
+        self.edges = torch.linspace(
+            float(ends[0]), float(ends[1]), bins + 1, dtype=ends.dtype
+        ).exp()
+        self.mean = torch.zeros(bins, dtype=torch.float64, device=device)
+        self.probes = 0
+        # its own generator: the images and noise of training are those of any other law
+        self.generator = torch.Generator(device).manual_seed(2**31 + seed)
+
+    def wants_probe(self, step: int) -> bool:
+        """Whether `probe` is due after this many steps."""
+        return self.online is not None and step % self.online.probe == 0
+
+    def probe(self, predict: Any, images: Tensor) -> None:
+        """One reading of every bin. predict: (x0, eps, sigma) -> (x0_hat, x), clipped as sampled.
+
+        images: all training images, float [N, c, h, w] on the device.
+        """
+        assert self.online is not None
+        n, bins = self.online.images, self.online.bins
+        pick = torch.randint(len(images), (n,), generator=self.generator, device=self.device)
+        x0 = images[pick]
+        eps = torch.randn(x0.shape, generator=self.generator, device=self.device)
+        which = torch.arange(n, device=self.device) % bins
+        edges = self.edges.to(self.device, torch.float32)
+        sigma = torch.cat([edges[which], edges[which + 1]])[:, None, None, None]  # [2 n, 1, 1, 1]
+        found, x = predict(torch.cat([x0, x0]), torch.cat([eps, eps]), sigma)
+        if self.online.measure == "v_eps":
+            found = (x - found) / sigma
+        change = (found[n:] - found[:n]).double().square().mean((1, 2, 3))  # [n]
+        total = torch.zeros_like(self.mean).index_add_(0, which, change)
+        now = total / torch.bincount(which, minlength=bins)
+        self.mean.lerp_(now, 1 - self.online.decay)
+        self.probes += 1
+
+    def wants_update(self, step: int) -> bool:
+        """Whether `update` is due after this many steps."""
+        online = self.online
+        return (
+            online is not None
+            and step >= online.warmup
+            and (step - online.warmup) % online.every == 0
+        )
+
+    def update(self, step: int) -> None:
+        """Make the law that of the rate as it is known now, and remember it."""
+        assert self.online is not None
+        bias = 1 - self.online.decay**self.probes
+        v = (self.mean.cpu() / bias).sqrt() / self.edges.diff()
+        if not bool(torch.isfinite(v).all() and (v > 0).any()):
+            raise FloatingPointError(
+                f"training diverged before step {step}: the online rate has no finite value; "
+                "lower --rate"
+            )
+        self.history.append((step, v.tolist()))
+        self._follow(v)
+
+    def _follow(self, v: Tensor) -> None:
+        assert self.online is not None
+        schedule = ConstantRate(self._rate(v), self.online.xi, self.online.coordinate)
+        self.table.copy_(noise_law(schedule, self.process))
+
+    def _rate(self, v: Tensor) -> Rate:
+        assert self.online is not None
+        return rate_between(self.online.measure, self.edges, v)
+
+    def final(self) -> Rate | None:
+        """The last rate that the law followed; None for a fixed law, or before the warm-up ends."""
+        if self.online is None or not self.history:
+            return None
+        step, v = self.history[-1]
+        rate = self._rate(torch.tensor(v, dtype=torch.float64))
+        provenance = {
+            "measure": repr(self.online), "training_steps": step, "levels": len(self.edges),
+            "images": self.online.images * (step // self.online.probe),
+        }  # fmt: skip
+        return Rate(f"{rate.name}_online", rate.sigma, rate.v, provenance)
+
+    def state(self) -> dict[str, Any]:
+        return {"mean": self.mean, "probes": self.probes, "history": self.history,
+                "generator": self.generator.get_state()}  # fmt: skip
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.mean.copy_(state["mean"])
+        self.probes = state["probes"]
+        self.history = [(step, v) for step, v in state["history"]]
+        self.generator.set_state(state["generator"].cpu())
+        if self.history:
+            self._follow(torch.tensor(self.history[-1][1], dtype=torch.float64))

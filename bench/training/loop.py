@@ -1,0 +1,278 @@
+"""The training loop. Its state is saved whole every minute and at the end, so a run may be stopped
+and started at any moment and several runs add up. The exported weights are the moving average.
+"""
+
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bench import checkpoints, data
+from bench import process as processes
+from bench.checkpoints.card import Card, Data, VECard, VPCard
+from bench.features import full_float32
+from bench.process import VE, Process
+from bench.rates import save_rate
+from bench.schedules import Native
+from bench.store import write_json
+from bench.training.laws import Clock, Law, OnlineConstantRate, clock, draw_sigmas
+from bench.training.weighting import Unweighted, Weighting
+from bench.types import Schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a checkpoint is trained. Either `steps` or `minutes` (of all runs together) ends it."""
+
+    name: str
+    network: dict[str, Any]
+    process: VPCard | VECard = field(
+        default_factory=lambda: VPCard(
+            kind="vp", betas="cosine", timesteps=1000, sigma_min=0.01, sigma_max=80
+        )
+    )
+    prediction: processes.Prediction = "v"
+    law: Schedule | OnlineConstantRate = field(default_factory=Native)
+    weighting: Weighting = field(default_factory=Unweighted)
+    steps: int = 0
+    minutes: float = 0.0
+    batch: int = 512
+    rate: float = 1e-3  # learning rate at its highest
+    decay: float = 0.5  # last share of training, over which it falls to 0 (cosine)
+    warmup: int = 300  # steps
+    ema: float = 0.9995
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.minutes) < 0 or bool(self.steps) == bool(self.minutes):
+            raise ValueError("give either steps or minutes, above 0, to say when training ends")
+
+
+def unet(channels: tuple[int, ...], layers: int, size: int = 28) -> dict[str, Any]:
+    """Arguments of a diffusers `UNet2DModel` with attention at its lowest resolution."""
+    deep = len(channels) - 1
+    return {
+        "sample_size": size,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": list(channels),
+        "layers_per_block": layers,
+        "down_block_types": ["DownBlock2D"] * deep + ["AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D"] + ["UpBlock2D"] * deep,
+        "norm_num_groups": 8,
+        "attention_head_dim": min(32, channels[-1]),
+    }
+
+
+class _Loss(nn.Module):
+    """One batch's loss: a module, so that `torch.compile` takes it whole."""
+
+    def __init__(self, net: nn.Module, recipe: Recipe, process: Process):
+        super().__init__()
+        self.net, self.prediction, self.weighting = net, recipe.prediction, recipe.weighting
+        self.scale = process.scale
+        self.sigma_data = process.sigma_data if isinstance(process, VE) else 1.0
+
+    def output(self, x: Tensor, sigma: Tensor, timestep: Tensor) -> Tensor:
+        """What the network makes of x = x0 + sigma eps, float32."""
+        x = (x * self.scale(sigma)).contiguous(memory_format=torch.channels_last)
+        return self.net(x, timestep).sample.float()
+
+    def forward(self, x0: Tensor, eps: Tensor, sigma: Tensor, timestep: Tensor) -> Tensor:
+        want = processes.target(self.prediction, x0, eps, sigma, self.sigma_data)
+        kind = x0.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+            output = self.output(x0 + sigma * eps, sigma, timestep)
+        error = output - want
+        gain = processes.error_gain(self.prediction, sigma, self.sigma_data)
+        return (self.weighting(sigma, gain) * error.square()).mean()
+
+    @torch.no_grad()
+    def predict(self, x0: Tensor, eps: Tensor, sigma: Tensor, timestep: Tensor) -> tuple:
+        """(x0_hat clipped to the data's range, x); without dropout, as sampled, and in float32: the
+        change between neighbouring levels is smaller than bfloat16 and TF32 round."""
+        x = x0 + sigma * eps
+        self.net.eval()
+        with full_float32():
+            output = self.output(x, sigma, timestep)
+        self.net.train()
+        x0_hat = processes.denoised(self.prediction, output, x, sigma, self.sigma_data)
+        return x0_hat.clamp(-1, 1), x
+
+
+class _Run:
+    """Everything that training changes, with saving and loading of all of it."""
+
+    def __init__(self, recipe: Recipe, device: str):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device = recipe, device
+        self.net = checkpoints.network(recipe.network).to(device)
+        self.net = self.net.to(memory_format=torch.channels_last)
+        self.parameters = list(self.net.parameters())
+        self.ema = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=recipe.rate,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            fused=device.startswith("cuda"),
+        )
+        self.generator = torch.Generator(device).manual_seed(recipe.seed)
+        self.law = Law(recipe.law, recipe.process.build(), device, recipe.seed)
+        self.step, self.elapsed = 0, 0.0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "net": self.net.state_dict(), "ema": self.ema,
+            "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(),
+            "rng": torch.get_rng_state(), "step": self.step, "elapsed": self.elapsed,
+            "recipe": repr(self.recipe), "law": self.law.state(),
+        }  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Write all of it, whole; refuses weights that are not finite, so the last good stays."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.ema):
+            raise FloatingPointError(
+                f"training diverged before step {self.step}: lower --rate; {path} is still good"
+            )
+        temporary = path.with_suffix(".tmp")
+        torch.save(self.state(), temporary)
+        temporary.replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["recipe"] != repr(self.recipe):
+            raise ValueError(
+                f"{path} is the state of another recipe; repeat the options it was started with, "
+                "or delete it to start anew"
+            )
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["rng"].cpu())
+        torch._foreach_copy_(self.ema, state["ema"])
+        self.law.load(state["law"])
+        self.step, self.elapsed = state["step"], state["elapsed"]
+
+    def progress(self) -> float:
+        """Share of training done, 0 .. 1."""
+        if self.recipe.steps:
+            return self.step / self.recipe.steps
+        return self.elapsed / (60 * self.recipe.minutes)
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, constant, then cosine to 0 over the last `decay` of training."""
+        recipe = self.recipe
+        fall = max(0.0, (self.progress() - 1 + recipe.decay) / recipe.decay)
+        warm = min(1.0, (self.step + 1) / recipe.warmup)
+        return recipe.rate * warm * (1 + float(np.cos(np.pi * min(1.0, fall)))) / 2
+
+    def update(self, loss: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
+        self.step += 1
+
+
+def train(recipe: Recipe, dataset: data.FashionMNIST, out: Path, device: str = "cpu") -> Card:
+    """Train (or go on training) the model folder `out`; returns the card of what was written.
+
+    Writes `state.pt` every minute, then `model.safetensors` (EMA, fp16) and `card.json`.
+    ValueError: missing data, a state of another recipe. FloatingPointError: the loss became NaN.
+    """
+    images = dataset.images()
+    process = recipe.process.build()
+    run = _Run(recipe, device)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "state.pt").is_file():
+        run.load(out / "state.pt")
+    plain = loss_of = _Loss(run.net, recipe, process)
+    if device.startswith("cuda"):
+        # CUDA graphs: launching some thousand small kernels a step takes longer than running them
+        loss_of = torch.compile(plain, dynamic=False, mode="reduce-overhead")  # type: ignore
+    x, timestep = (images.float() / 127.5 - 1).to(device), clock(process, device)
+    for batch in _steps(run, x, timestep, out):
+        run.update(loss_of(*batch))
+        if run.law.wants_probe(run.step):
+            run.law.probe(lambda x0, eps, s: plain.predict(x0, eps, s, timestep(s)), x)
+        if run.law.wants_update(run.step):
+            run.law.update(run.step)
+    run.save(out / "state.pt")
+    return _export(run, dataset, images, out)
+
+
+def _export(run: _Run, dataset: data.FashionMNIST, images: Tensor, out: Path) -> Card:
+    """Weights and card; of an online law also its history and its last rate."""
+    names = [name for name, _ in run.net.named_parameters()]
+    weights = dict(zip(names, run.ema, strict=True))
+    if rate := run.law.final():
+        save_rate(out / "rates" / f"{rate.name}.json", rate)
+        write_json(out / "law.json", {
+            "law": repr(run.recipe.law), "sigma": run.law.edges.tolist(),
+            "steps": [step for step, _ in run.law.history], "v": [v for _, v in run.law.history],
+        })  # fmt: skip
+    return checkpoints.save(out, _card(run, dataset, images), weights)
+
+
+def _steps(
+    run: _Run, images: Tensor, timestep: Clock, out: Path
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Batches (x0, eps, sigma, timestep) until training is done; keeps time, log and state."""
+    bar = tqdm(total=100, unit="%", disable=None, desc=f"train {run.recipe.name}")
+    size, saved = run.recipe.batch, time.monotonic()
+    begin = last = time.monotonic()
+    while run.progress() < 1:
+        pick = torch.randint(len(images), (size,), generator=run.generator, device=images.device)
+        x0 = images[pick]
+        eps = torch.randn(x0.shape, generator=run.generator, device=x0.device)
+        sigma = draw_sigmas(run.law.table, size, run.generator)
+        torch.compiler.cudagraph_mark_step_begin()
+        yield x0, eps, sigma, timestep(sigma)
+        if run.step % 20 == 1 and run.ema[0].isnan().any():  # waits for the device, only here
+            raise FloatingPointError(f"training diverged at step {run.step}: lower --rate")
+        now = time.monotonic()
+        if run.step > 1:  # the first step compiles; minutes are minutes of training
+            run.elapsed += now - last
+        last = now
+        bar.n = int(100 * min(1.0, run.progress()))
+        bar.set_postfix_str(f"step {run.step}, {run.step / (now - begin):.1f}/s", refresh=False)
+        bar.update(0)
+        if now - saved > 60:
+            run.save(out / "state.pt")
+            saved = now
+    bar.close()
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's fields, objects as they are written."""
+    written = {"law": repr(recipe.law), "weighting": repr(recipe.weighting)}
+    return {one.name: getattr(recipe, one.name) for one in fields(recipe)} | written
+
+
+def _card(run: _Run, dataset: data.FashionMNIST, images: Tensor) -> Card:
+    recipe = run.recipe
+    kept = _plain(recipe) | {"process": None, "network": None}
+    device = torch.cuda.get_device_name() if run.device.startswith("cuda") else platform.machine()
+    record = {key: value for key, value in kept.items() if value is not None} | {
+        "optimizer": "AdamW(betas=(0.9, 0.99), weight_decay=0.01), gradient norm clipped at 1",
+        "loss": f"mean squared error of {recipe.prediction}, times the weighting",
+        "steps": run.step, "seconds": round(run.elapsed, 1), "device": device,
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }  # fmt: skip
+    return Card(
+        name=recipe.name, network=recipe.network, process=recipe.process,
+        prediction=recipe.prediction, training=record, weights_sha256="",
+        data=Data(name=dataset.name, digest=data.digest(images), licence="MIT"),
+    )  # fmt: skip
