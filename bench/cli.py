@@ -1,6 +1,7 @@
 """`crs-bench` (= python -m bench): one verb an action; usage errors exit 2, others 1, one line."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,6 +79,7 @@ def run(
     models: Models = None,
     device: Device = "auto",
     compile: Annotated[bool, typer.Option(help="torch.compile the network (GPU)")] = False,
+    batch: Annotated[int, typer.Option(help="images at once; 0 for the experiment's own")] = 0,
     shard: Annotated[
         str, typer.Option(help="i/n: this process's share of n that share --results")
     ] = "1/1",
@@ -88,6 +90,8 @@ def run(
 
     folder = models or checkpoints.MODELS
     plan = _experiment(experiment)(folder)
+    if batch:
+        plan = replace(plan, scoring=replace(plan.scoring, batch=batch))
     prepare = checkpoints.compiled if compile else _as_is
     for path in main_path(plan, results, folder, _device(device), prepare, _shard(shard)):
         typer.echo(path)

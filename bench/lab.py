@@ -205,6 +205,8 @@ def scored_jobs(
             if schedule is None:
                 continue
             for block in experiment.blocks:
+                if block.lines and line not in block.lines:
+                    continue
                 row = {"line": line, "role": "score", "block": block.name}
                 row |= {"model": experiment.model}
                 anchor = anchors.get((on.model, block))

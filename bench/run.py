@@ -7,10 +7,12 @@ record    one JSON file a cell, whole or absent; what exists is never run again
 
 import io
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm import tqdm
 
@@ -64,11 +67,14 @@ def run(
     tuning, anchors = tuning_jobs(lab, experiment), anchor_jobs(lab, experiment)
     scored_jobs(lab, experiment, {}, anchors)  # a bad grid or budget fails now, not hours later
     finish(lab, tuning, shard)
+    _wait(lab, tuning)
     chosen = choose(lab, tuning)
     scored = scored_jobs(lab, experiment, chosen, anchors)
     fine = list(anchors.values())
     save_plan(lab, experiment, [*tuning, *fine, *scored], chosen)
-    finish(lab, fine, shard, _pictures_needed(lab, scored))
+    pictures = _pictures_needed(lab, scored)
+    finish(lab, fine, shard, pictures)
+    _wait(lab, fine, pictures)
     finish(lab, scored, shard)
     return report(lab.folder)
 
@@ -130,24 +136,21 @@ def finish(
 ) -> None:
     """Sample, score and record the cells that have no record yet, fewest evaluations first.
 
-    Other threads score on the CPU while the next cell is sampled. Of n shards each takes every n-th
-    cell, then waits until the others' records are there. pictures: keys of converged runs that are
-    run again if their images are gone.
+    Other threads score on the CPU, a core each, while the next cell is sampled on the GPU. Of n
+    shards each takes every n-th cell. pictures: keys of converged runs that are run again if their
+    images are gone.
     """
-
-    def done(job: Job) -> bool:
-        lost = job.key in pictures and not _pictures(lab, job).is_file()
-        return store.has_record(lab.folder, job.key) and not lost
-
     index, of = shard
     every = sorted({job.key: job for job in jobs}.values(), key=lambda job: job.cost)
-    todo = [job for job in every[index - 1 :: of] if not done(job)]
+    todo = [job for job in every[index - 1 :: of] if not _done(lab, job, pictures)]
     total = sum(job.cost for job in todo)
-    workers = 4 if lab.device.startswith("cuda") else 1
+    gpu = lab.device.startswith("cuda")
+    workers = max(1, min(8, (os.cpu_count() or 2) // 4)) if gpu else 1
     waiting: list[Future[None]] = []
     with (
         tqdm(total=total, unit="eval", unit_scale=True, disable=None) as bar,
         ThreadPoolExecutor(workers) as scorers,
+        threadpool_limits(1) if gpu else nullcontext(),  # a linear-algebra call takes all cores
     ):
         for job in todo:
             bar.set_description(f"{job.row['line']} {job.row['sampler']} {job.cell.nfe}")
@@ -157,13 +160,18 @@ def finish(
             waiting.append(scorers.submit(record, lab, job, made))
         for one in waiting:
             one.result()
-    _wait(lab, lambda: sum(not done(job) for job in every))
 
 
-def _wait(lab: Lab, missing: Callable[[], int]) -> None:
-    """Until the other shards have done their part."""
+def _done(lab: Lab, job: Job, pictures: frozenset[str]) -> bool:
+    """Whether a cell has its record, and a converged run that is compared with its images."""
+    lost = job.key in pictures and not _pictures(lab, job).is_file()
+    return store.has_record(lab.folder, job.key) and not lost
+
+
+def _wait(lab: Lab, jobs: Sequence[Job], pictures: frozenset[str] = frozenset()) -> None:
+    """Until the other shards have done their part of what all need."""
     said = -math.inf
-    while left := missing():
+    while left := sum(not _done(lab, job, pictures) for job in jobs):
         if time.monotonic() - said > 60:
             said = time.monotonic()
             tqdm.write(f"waiting for {left} cells of other shards in {lab.folder}")

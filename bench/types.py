@@ -249,11 +249,15 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Block:
-    """Seeds that are scored at some NFEs. Blocks must not overlap, nor touch tuning seeds."""
+    """Seeds that are scored at some NFEs. Blocks must not overlap, nor touch tuning seeds.
+
+    lines: those that are run on it; () stands for all.
+    """
 
     name: str
     seeds: range
     nfes: tuple[int, ...]
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -275,6 +279,9 @@ class Experiment:
         spans = sorted((b.seeds.start, b.seeds.stop) for b in blocks)
         if any(stop > start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False)):
             raise ValueError(f"experiment {self.name}: seed blocks overlap: {spans}")
+        strangers = {line for block in blocks for line in block.lines} - self.lines.keys()
+        if strangers:
+            raise ValueError(f"experiment {self.name}: blocks name no lines: {sorted(strangers)}")
         tuned = any(isinstance(self.on(line).schedule, Tuned) for line in self.lines)
         if tuned and self.tuning is None:
             raise ValueError(f"experiment {self.name} has tuned lines but no tuning block")

@@ -170,5 +170,9 @@ def save(out: Path, card: Card, weights: dict[str, Tensor]) -> Card:
 
 
 def compiled(model: Checkpoint) -> Checkpoint:
-    """The same checkpoint with its network through `torch.compile`: faster, equal within 1e-3."""
-    return replace(model, net=torch.compile(model.net, dynamic=False))
+    """The same checkpoint with its network through `torch.compile`: faster, equal within 1e-3.
+
+    On a GPU as a CUDA graph too, so that small batches, which fit in its cache, cost no launches.
+    """
+    mode = "reduce-overhead" if model.device.startswith("cuda") else None
+    return replace(model, net=torch.compile(model.net, dynamic=False, mode=mode))
