@@ -8,7 +8,8 @@ Read `bench/run.py` first: it is that line as code. The rooms:
     noise        counter-based Gaussian noise: a function of (seed, draw, pixel) alone
     process      VP / VE: alpha, timestep <-> sigma; eps / v / x0 -> E[x0|x]
     schedules    Native, LogSNR, Karras, ConstantRate: steps -> grid
-    rates        DataPrediction, NoisePrediction -> Rate; measured once, stored as a file
+    curves       a measured rate as a smooth positive function
+    rates        DataPrediction, NoisePrediction, FeatureFrechet, ... -> Rate; stored as a file
     samplers     DDIM, DPMpp2M: (denoise, x, grid, noise) -> x
     checkpoints  a model folder -> a network behind one Denoiser
     data         a dataset -> uint8 images
@@ -16,6 +17,7 @@ Read `bench/run.py` first: it is that line as code. The rooms:
     features     extractors, sums, references
     metrics      Frechet distance, precision, recall
     experiments  functions that list the choices
+    lab          an experiment's cells with their grids and keys
     run          the main path
     store        records on disk
     report       records -> tables and figures

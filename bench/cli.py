@@ -15,6 +15,9 @@ ModelName = Annotated[str, typer.Argument(help="a folder in --models, or a path"
 Seeds = Annotated[str, typer.Option(help="one, or first-last, inclusive")]
 JSON = Annotated[bool, typer.Option("--json", help="machine-readable")]
 Data = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST IDX files")]
+RatesOf = Annotated[
+    str, typer.Option("--rates", help="model whose measured rates schedules may name; its own")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto")]
 
 
@@ -51,20 +54,23 @@ def train(
     rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
     ema: Annotated[float, typer.Option(help="decay of the averaged weights")] = 0.9995,
     seed: Annotated[int, typer.Option()] = 0,
+    rates_of: RatesOf = "",
     data: Data = None,
+    models: Models = None,
     device: Device = "auto",
 ) -> None:
     """Train a denoiser on Fashion-MNIST; stop it and start it again at any moment."""
-    from bench import names, rates, schedules, training
+    from bench import checkpoints, names, rates, schedules, training
     from bench.data import FashionMNIST
     from bench.training import laws
     from bench.training import weighting as weightings
 
     dataset = FashionMNIST() if data is None else FashionMNIST(folder=data)
+    known = checkpoints.folder(rates_of, models or checkpoints.MODELS) if rates_of else out
     recipe = training.Recipe(
         name=out.name,
         network=training.unet(tuple(int(c) for c in channels.split(",")), layers),
-        law=names.build(law, (schedules, laws), rates.measured(out)),
+        law=names.build(law, (schedules, laws), rates.measured(known)),
         weighting=names.build(weighting, weightings),
         steps=steps, minutes=minutes, batch=batch, rate=rate, ema=ema, seed=seed,
     )  # fmt: skip
@@ -158,12 +164,13 @@ def report_(
 def sample(
     model: ModelName,
     out: Annotated[Path, typer.Argument(help="folder for PNGs, or a file ending in .npz")],
-    schedule: Annotated[str, typer.Option(help="Native, Karras(rho=7), ...")] = "Native",
+    schedule: Annotated[str, typer.Option(help="Native, Karras(rho=7), grid.json, ...")] = "Native",
     sampler: Annotated[str, typer.Option(help="DDIM, DPMpp2M, ...")] = "DPMpp2M",
     nfe: Annotated[int, typer.Option(help="function evaluations")] = 20,
     seeds: Seeds = "0-63",
     batch: Annotated[int, typer.Option(help="images at once")] = 64,
     dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16")] = "float32",
+    rates_of: RatesOf = "",
     models: Models = None,
     device: Device = "auto",
 ) -> None:
@@ -173,7 +180,7 @@ def sample(
     where = models or checkpoints.MODELS
     walk = names.build(sampler, samplers)
     checkpoint = checkpoints.load(model, _device(device), dtype, where)
-    law = _schedule(schedule, checkpoints.folder(model, where))
+    law = _schedule(schedule, checkpoints.folder(rates_of or model, where))
     wanted = _seeds(seeds)
     _write_images(out, generate.sample(checkpoint, walk, law, nfe, wanted, batch), wanted)
     typer.echo(out)
@@ -212,9 +219,12 @@ def measure(
 @app.command("schedule")
 def schedule_(
     model: ModelName,
-    schedule: Annotated[str, typer.Option(help="Karras(rho=7), ConstantRate(v_x, xi=0.5), ...")],
+    schedule: Annotated[
+        str, typer.Option(help="Karras(rho=7), ConstantRate(v_x, xi=0.5), grid.json, ...")
+    ],
     nfe: Annotated[int, typer.Option(help="steps, one evaluation each")] = 10,
     json: JSON = False,
+    rates_of: RatesOf = "",
     models: Models = None,
 ) -> None:
     """Print a grid: sigma, alpha, lambda and the model's timestep."""
@@ -226,7 +236,7 @@ def schedule_(
     where = models or checkpoints.MODELS
     card = checkpoints.read_card(checkpoints.folder(model, where))
     process = card.process.build()
-    grid = _schedule(schedule, checkpoints.folder(model, where))(nfe, process)
+    grid = _schedule(schedule, checkpoints.folder(rates_of or model, where))(nfe, process)
     columns = {
         "sigma": grid, "alpha": alpha(grid), "lambda": -torch.log(grid),
         "timestep": process.timestep(grid.clamp(min=process.sigma_min)),
@@ -324,6 +334,8 @@ def _inhabitants(room: str) -> list[str]:
 def _schedule(text: str, folder: Path) -> Any:
     from bench import names, rates, schedules
 
+    if text.endswith(".json"):
+        return schedules.load(text)
     return names.build(text, schedules, rates.measured(folder))
 
 

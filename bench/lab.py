@@ -25,6 +25,7 @@ from bench.types import (
     Scoring,
     Tuned,
     grid_of,
+    is_stochastic,
 )
 
 Chosen = dict[tuple[str, Sampler], Schedule]  # the winner of a tuned line for a sampler
@@ -209,7 +210,8 @@ def scored_jobs(
                     continue
                 row = {"line": line, "role": "score", "block": block.name}
                 row |= {"model": experiment.model}
-                anchor = anchors.get((on.model, block))
+                # a stochastic run has no one image that it should have come to
+                anchor = None if is_stochastic(sampler) else anchors.get((on.model, block))
                 jobs += [
                     _job(lab, Cell(on.model, schedule, sampler, nfe, block.seeds), row, anchor)
                     for nfe in block.nfes

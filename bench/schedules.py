@@ -9,6 +9,7 @@ one (Karras: v = sigma^(1/rho - 1); log-SNR: v = 1/sigma; native: v = dt/dsigma)
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from scipy.stats import laplace, norm
 from torch import Tensor
 
-from bench import curves
+from bench import curves, store
 from bench.types import NoiseProcess, Rate, Schedule
 
 Coordinate = Literal["sigma", "alpha", "angle", "logsnr"]
@@ -290,6 +291,20 @@ class Levels:
             nodes = np.linspace(0, 1, len(given))
             given = np.exp(np.interp(_times(steps).numpy(), nodes, np.log(given)))
         return torch.cat([torch.as_tensor(given), torch.zeros(1, dtype=torch.float64)])
+
+
+def load(path: str | Path) -> Levels:
+    """The levels that `crs-bench schedule --json` wrote; ValueError naming the file if it has none.
+
+    Any JSON object with a list "sigma" that falls to 0 will do.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no schedule {path}; first: crs-bench schedule MODEL --json > {path}")
+    content = store.read_json(Path(path))
+    try:
+        return Levels(tuple(content["sigma"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no list of sigmas that falls to 0 ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,21 @@ Noise = Callable[[], Tensor]  # a fresh standard normal draw, shaped like the st
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Walks any grid from noise to data; `order` is its order of convergence in the step."""
+    """Walks any grid from noise to data; `order` is its order of convergence in the step.
+
+    One that draws noise also says `stochastic = True`; where the order measured on uneven grids is
+    not the method's own, `convergence` gives it.
+    """
 
     order: ClassVar[int]
 
     def evals(self, grid: Tensor) -> int: ...
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor: ...
+
+
+def is_stochastic(sampler: Sampler) -> bool:
+    """Whether a sampler draws noise on its way: its attribute `stochastic`, false without one."""
+    return bool(getattr(sampler, "stochastic", False))
 
 
 class FeatureExtractor(Protocol):

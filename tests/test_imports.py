@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "noise": set(),
     "process": {"types"},
     "curves": {"types"},
-    "schedules": {"types", "process", "noise", "curves"},
+    "schedules": {"types", "process", "noise", "curves", "store"},
     "samplers": {"types", "process", "noise"},
     "metrics": {"types", "process", "noise"},
     "features": {"types", "process", "data", "store"},

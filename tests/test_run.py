@@ -150,7 +150,7 @@ def crs(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["sample", "tiny", "OUT", "--schedule", "Karas(7)"], 2, "did you mean Karras"),
         (["sample", "tiny", "OUT", "--schedule", "Karras(rh=7)"], 2, "rho"),
         (["sample", "tiny", "OUT", "--schedule", "ConstantRate(v_y)"], 2, "v_x"),
-        (["sample", "tiny", "OUT", "--sampler", "DDMI"], 2, "did you mean DDIM"),
+        (["sample", "tiny", "OUT", "--sampler", "DDIN"], 2, "did you mean DDIM"),
         (["sample", "tiny", "OUT", "--seeds", "a-b"], 2, "--seeds"),
         (["measure", "tiny", "--measure", "v_x", "--data", "nowhere"], 2, "dataset-fashion-mnist"),
         (["train", "OUT", "--channels", "8,16", "--steps", "1", "--data", "no"], 2, "IDX"),

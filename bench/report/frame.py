@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 HIGHER_IS_BETTER = {"precision", "recall"}
+MANY_LINES = 16  # schedule lines of a group; more are drawn and sorted as a sweep
 _NAMES = {"rms_error": "RMS to converged (grey levels)", "fd_error": "FD to converged"}
 
 
@@ -103,6 +104,30 @@ class Results:
         """(model, images a cell) in plan order."""
         scored = self.frame[self.frame.role == "score"]
         yield from dict.fromkeys(zip(scored.model, scored.n, strict=True))
+
+    def sweeps(self, model: str, n: int) -> bool:
+        """Whether a group has more schedule lines than curves can tell apart."""
+        return "fd" in self.metrics and self.scored(model, n).line.nunique() > MANY_LINES
+
+    def ranked(self, model: str, n: int, sampler: str) -> pd.DataFrame:
+        """Mean FD over blocks [lines, NFEs], the lowest geometric mean over the NFEs first.
+
+        Each FD over the best of its NFE, so that a line is not ahead by what it has not run; NaN
+        where no block was run, lines that were not run at all last.
+        """
+        rows = self.scored(model, n)
+        rows = rows[rows.sampler == sampler]
+        means = rows.groupby(["line", "nfe"], sort=False).fd.mean().unstack()
+        means = means.loc[list(dict.fromkeys(rows.line)), sorted(means.columns)]
+        behind = np.log(means / means.min()).mean(axis=1)
+        return means.loc[behind.sort_values(kind="stable").index]
+
+    def lines(self, model: str, n: int, sampler: str) -> list[str]:
+        """Schedule lines of a table: as `ranked` in a group of many, else in plan order."""
+        if self.sweeps(model, n):
+            return list(self.ranked(model, n, sampler).index)
+        rows = self.scored(model, n)
+        return list(dict.fromkeys(rows[rows.sampler == sampler].line))
 
     def column(
         self, model: str, n: int, sampler: str, nfe: int, metric: str

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench import store
-from bench.report.frame import HIGHER_IS_BETTER, Results, Score, label
+from bench.report.frame import HIGHER_IS_BETTER, MANY_LINES, Results, Score, label
 
 _BOLD = "Bold: best, and those within the spread of it (paired by seed block)."
 _BEST = "Bold: best."  # one block has no spread, so no ties
@@ -69,7 +69,8 @@ def protocol(results: Results) -> list[str]:
         f"{devices}; {versions}.",
         f"{label('fd', results.features)}: lower is better. Precision, recall: higher is better.",
     ]
-    names = dict.fromkeys(name for part in parts for name in part if name != "n")
+    apart = ("n", "converged")  # these differ between groups, and between blocks
+    names = dict.fromkeys(name for part in parts for name in part if name not in apart)
     mixed = [name for name in names if len({str(part.get(name)) for part in parts}) > 1]
     if mixed:
         lines.append(f"Warning: the records differ in {', '.join(mixed)}; do not compare them.")
@@ -88,7 +89,9 @@ def markdown(results: Results) -> str:
     text = [f"# {plan['title']}", *protocol(results)]
     if plan.get("note"):
         text.append(plan["note"])
-    text.append(_legend(results))
+    text.append(_legend(results.blocks))
+    if any(results.sweeps(model, n) for model, n in results.groups()):
+        text.append(_SORTED)
     if results.converged:
         text.append(_converged(results))
     for model, n in results.groups():
@@ -103,6 +106,10 @@ def markdown(results: Results) -> str:
     return "\n\n".join(text) + "\n"
 
 
+_SORTED = (
+    f"More than {MANY_LINES} schedule lines are sorted by their geometric mean of FD over the "
+    "NFEs, the lowest first, in all tables of a sampler."
+)
 _BEYOND = (
     "† below the FD of the model's own converged samples of the same seeds: what is gained there "
     "is not closeness to the model's distribution."
@@ -133,11 +140,11 @@ def _heads(results: Results) -> list[str]:
     return [label(name, results.features) for name in results.metrics if name in names]
 
 
-def _legend(results: Results) -> str:
+def _legend(blocks: int) -> str:
     """What the marks in a table mean, for as many blocks as were run."""
-    if results.blocks < 2:
+    if blocks < 2:
         return _BEST
-    more = "" if results.blocks == 2 else " (standard deviation over more)"
+    more = "" if blocks == 2 else " (standard deviation over more)"
     return f"± is half the range over two seed blocks{more}. {_BOLD}"
 
 
@@ -168,7 +175,7 @@ def _columns(
         counted = sorted(set(rows[rows.nfe == nfe].counted.dropna().astype(int)))
         true = "" if counted in ([], [nfe]) else f" ({'/'.join(map(str, counted))})"
         columns[f"{nfe}{true}"] = results.column(model, n, sampler, nfe, metric)
-    return list(dict.fromkeys(rows.line)), list(columns), columns
+    return results.lines(model, n, sampler), list(columns), columns
 
 
 def _number(
@@ -202,7 +209,9 @@ def _markdown_table(results: Results, model: str, n: int, sampler: str, metric: 
 
 
 def _escape(text: str) -> str:
-    return "".join(f"\\{sign}" if sign in "_%&#${}" else sign for sign in text)
+    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    known = words | {sign: f"\\{sign}" for sign in "_%&#${}"} | {"±": r"$\pm$", "†": r"$^\dagger$"}
+    return "".join(known.get(sign, sign) for sign in text)
 
 
 def latex(results: Results) -> str:
@@ -218,7 +227,9 @@ def latex(results: Results) -> str:
 def _latex_table(results: Results, model: str, n: int, sampler: str, metric: str) -> str:
     lines, heads, columns = _columns(results, model, n, sampler, metric)
     name = _escape(f"{label(metric, results.features)} of {model}, {sampler}, {n:,} images a cell.")
-    marks = _legend(results).replace("±", r"$\pm$")
+    seen = [score for column in columns.values() for score in column.values() if score]
+    marks = [_legend(max((score.blocks for score in seen), default=0))]
+    marks += [_BEYOND] * any(score.beyond for score in seen)
     body = [
         _escape(line)
         + " & "
@@ -232,7 +243,7 @@ def _latex_table(results: Results, model: str, n: int, sampler: str, metric: str
     return "\n".join(
         [
             r"\begin{table}\centering",
-            rf"\caption{{{name} {marks}}}",
+            rf"\caption{{{name} {_escape(' '.join(marks))}}}",
             rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
             r"\toprule",
             "NFE & " + " & ".join(heads) + r" \\",

@@ -1,0 +1,101 @@
+"""What figures share: one colour a schedule line throughout, legends, axes.
+
+Baselines are dashed and cool, constant-rate lines solid and warm (Okabe and Ito's palette).
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import cycle
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    Locator,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
+
+from bench.report.frame import Results
+
+COOL = ("#333333", "#56B4E9", "#0072B2", "#999999", "#333399", "#7F9DB9")
+WARM = ("#D55E00", "#E69F00", "#CC79A7", "#A50F15", "#8C6D00", "#F0027F")
+_MARKS = "osD^vP*X"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a schedule line is drawn."""
+
+    color: str
+    marker: str
+    linestyle: str
+
+
+def constant_rate(line: str) -> bool:
+    """Whether a line's name tells of a constant-rate grid; `trained CRS, native` has none."""
+    return line.startswith("CRS") or bool(re.search(r"\b(CRS|ConstantRate)\(", line))
+
+
+def looks(results: Results) -> dict[str, Look]:
+    """Schedule line -> look, by its place in the scored rows: the same in every figure."""
+    found: dict[str, Look] = {}
+    cool, warm = cycle(COOL), cycle(WARM)
+    rows = results.frame[results.frame.role == "score"]
+    for mark, line in zip(cycle(_MARKS), dict.fromkeys(rows.line), strict=False):
+        ours = constant_rate(line)
+        found[line] = Look(next(warm), mark, "-") if ours else Look(next(cool), mark, "--")
+    return found
+
+
+def panels(results: Results, model: str, n: int) -> tuple[Figure, list[tuple[str, Axes]]]:
+    """A figure with one panel a sampler, on one y axis."""
+    samplers = list(dict.fromkeys(results.ran(model, n).sampler))
+    figure = Figure(figsize=(max(4.6 * len(samplers), 6), 4.6), layout="constrained")
+    axes = figure.subplots(1, len(samplers), sharey=True, squeeze=False)[0]
+    return figure, list(zip(samplers, axes, strict=True))
+
+
+def legend(figure: Figure, first: Iterable[str] = ()) -> None:
+    """One legend under all panels: what any of them draws, the names of `first` before others."""
+    found: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(text, handle)
+    labels = list(dict.fromkeys([*(line for line in first if line in found), *found]))
+    if not labels:
+        return
+    longest = max(len(text) for text in labels)
+    fit = int(17 * figure.get_figwidth() / (longest + 10))  # letters of 8 pt, and a handle
+    figure.legend(
+        [found[text] for text in labels], labels, loc="outside lower center", fontsize=8,
+        ncols=max(1, min(4, len(labels), fit)), frameon=False,
+    )  # fmt: skip
+
+
+def log_axis(axes: Axes) -> None:
+    """Logarithmic y, labelled in plain numbers, as densely as its range needs; call it last."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    ticks: Locator = LogLocator(subs=(1, 2, 5))
+    if high < 4 * low:
+        ticks = MaxNLocator(6, steps=[1, 2, 5, 10])
+    elif high < 12 * low:
+        ticks = LogLocator(subs=(1, 1.5, 2, 3, 5, 7))
+    if high < 12 * low:
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(ticks)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def nfe_axis(axes: Axes, ticks: list[int]) -> None:
+    """Logarithmic x, marked at the NFEs that were run and nowhere else; call it last."""
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)

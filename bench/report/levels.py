@@ -1,0 +1,176 @@
+"""Where noise levels lie: the grids as run and the rates that they were made of, with bands.
+
+A band holds 90 % of the bootstrap replicates of a rate, at each level or step by itself.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bench.report.drawing import COOL, WARM, legend, log_axis, looks, panels
+from bench.report.frame import Results
+
+_BANDS = "bands: 90 % of the bootstrap replicates"
+
+
+def first_records(results: Results, model: str, n: int, sampler: str, nfe: int) -> dict:
+    """Schedule line -> its record in the first block that was run: the same seeds for all."""
+    rows = results.ran(model, n)
+    rows = rows[(rows.sampler == sampler) & (rows.nfe == nfe)]
+    rows = rows[rows.block == rows.block.iloc[0]] if len(rows) else rows
+    return {line: results.records[key] for line, key in zip(rows.line, rows.key, strict=True)}
+
+
+def grids(results: Results, model: str, n: int) -> Figure:
+    """The grids as run: sigma against the step, at the NFE nearest to 10, a panel a sampler."""
+    figure, each = panels(results, model, n)
+    known, bands, banded = looks(results), results.plan.get("grid_bands", {}), False
+    nfe = min(set(results.ran(model, n).nfe), key=lambda one: (abs(one - 10), one))
+    for sampler, axes in each:
+        for line, record in first_records(results, model, n, sampler, nfe).items():
+            grid, look = np.array(record["grid"]), known[line]
+            shown = grid > 0
+            axes.plot(
+                grid[shown], look.linestyle, color=look.color, marker=look.marker, ms=4, lw=1.2,
+                label=line,
+            )  # fmt: skip
+            if record["key"] in bands:
+                low, high = (np.array(side)[shown] for side in bands[record["key"]])
+                step, banded = np.arange(len(low)), True
+                axes.fill_between(step, low, high, color=look.color, alpha=0.3, lw=0)
+        axes.set_yscale("log")
+        axes.set(title=f"{sampler}, NFE {nfe}", xlabel="step")
+        axes.grid(alpha=0.3, lw=0.5)
+    each[0][1].set_ylabel(r"$\sigma$ (noise over signal); the last step goes to 0")
+    legend(figure, known)
+    if banded:
+        figure.suptitle(f"{model}; {_BANDS} of the rate", fontsize=10)
+    return figure
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rate of the plan, and the checkpoint that it is of."""
+
+    rate: dict[str, Any]
+    model: str
+
+    @property
+    def name(self) -> str:
+        return str(self.rate["name"])
+
+    @cached_property
+    def _levels(self) -> np.ndarray:
+        """[levels, 2 or 4]: sigma, v, and its band if it has one; by sigma, finite only."""
+        names = [name for name in ("sigma", "v", "v_low", "v_high") if name in self.rate]
+        levels = np.array([self.rate[name] for name in names], float).T
+        levels = levels[np.isfinite(levels).all(axis=1)]
+        return levels[np.argsort(levels[:, 0])]
+
+    @property
+    def angle(self) -> np.ndarray:
+        """atan sigma, degrees [levels]."""
+        return np.degrees(np.arctan(self._levels[:, 0]))
+
+    @cached_property
+    def per_degree(self) -> np.ndarray:
+        """v dsigma/dangle and its band [levels, 1 or 3], over the area under the first."""
+        per_angle = self._levels[:, 1:] * (1 + self._levels[:, :1] ** 2)
+        return per_angle / np.trapezoid(per_angle[:, 0], self.angle)
+
+    @property
+    def share(self) -> np.ndarray:
+        """The share of the whole below each level [levels]."""
+        v = self.per_degree[:, 0]
+        return np.concatenate([[0], np.cumsum((v[1:] + v[:-1]) / 2 * np.diff(self.angle))])
+
+    def used_by(self, record: dict[str, Any]) -> bool:
+        """Whether a cell's grid was made of this rate."""
+        cell = record["cell"]
+        return cell["model"] == self.model and _names(cell["schedule"], self.name)
+
+
+def _names(schedule: str, rate: str) -> bool:
+    return bool(re.search(rf"\({re.escape(rate)}[,)]", schedule))
+
+
+def curves(results: Results, model: str) -> list[Curve]:
+    """The plan's rates that belong to a table, those of its lines' other checkpoints included.
+
+    A plan may give one model's name to rates of several: they stand in the order in which the
+    plan's rows first use them, from which the checkpoint is told.
+    """
+    rows, rates = results.plan["rows"], results.plan["rates"]
+    cells = [(row, results.records[row["key"]]["cell"]) for row in rows
+             if row["key"] in results.records]  # fmt: skip
+    ours = {model} | {cell["model"] for row, cell in cells if row["model"] == model}
+    found = []
+    for rate in rates:
+        alike = [
+            one for one in rates if (one["model"], one["name"]) == (rate["model"], rate["name"])
+        ]
+        users = list(
+            dict.fromkeys(c["model"] for _, c in cells if _names(c["schedule"], rate["name"]))
+        )
+        told = len(alike) > 1 and len(alike) == len(users)
+        owner = users[[one is rate for one in alike].index(True)] if told else rate["model"]
+        if rate["model"] in ours:
+            found.append(Curve(rate, owner))
+    return found
+
+
+def rates(results: Results, model: str) -> Figure:
+    """Measured rates per unit angle, normalised, and the share of the whole below each angle.
+
+    Bands are of single levels, so the shares have none.
+    """
+    figure = Figure(figsize=(9.2, 4.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    right.plot([0, 90], [0, 1], ":", color="#999999", lw=1, label="uniform in angle")
+    drawn = curves(results, model)
+    owners, banded = list(dict.fromkeys(curve.model for curve in drawn)), False
+    for curve, color in zip(drawn, _colors(results, drawn), strict=True):
+        v, *band = curve.per_degree.T
+        style = {"color": color, "ls": ("-", "--", "-.", ":")[owners.index(curve.model) % 4]}
+        left.plot(curve.angle, v, lw=1.4, **style)
+        if band:
+            low, banded = np.maximum(band[0], v / 100), True
+            left.fill_between(curve.angle, low, band[1], color=color, alpha=0.25, lw=0)
+        text = _label(curve, several=len(owners) > 1)
+        right.plot(curve.angle, curve.share, lw=1.4, label=text, **style)
+    left.set_ylabel("rate per degree, unit area")
+    right.set_ylabel("share of the whole below")
+    log_axis(left)
+    for axes in (left, right):
+        axes.set(xlabel="angle = atan σ, degrees", xticks=range(0, 91, 15))
+        axes.grid(alpha=0.3, lw=0.5)
+    legend(figure)
+    tail = f"; {_BANDS}" if banded else ""
+    figure.suptitle(f"Measured rates of {' and '.join(owners)}{tail}", fontsize=10)
+    return figure
+
+
+def _colors(results: Results, drawn: Iterable[Curve]) -> list[str]:
+    """The colour of the first schedule line that uses each rate; another where it is taken."""
+    known, found = looks(results), list[str]()
+    scored = results.frame[results.frame.role == "score"]
+    cells = zip(scored.line, scored.key, strict=True)
+    pairs = [(line, results.records[key]) for line, key in cells if key in results.records]
+    for curve in drawn:
+        lines = [line for line, record in pairs if curve.used_by(record)]
+        wanted = [known[line].color for line in lines[:1]]
+        free = [color for color in (*wanted, *WARM, *COOL) if color not in found]
+        found.append((free or COOL)[0])
+    return found
+
+
+def _label(curve: Curve, several: bool) -> str:
+    """The rate's name, its checkpoint if the figure has several, and what it was measured from."""
+    known = [f"{curve.rate[what]} {what}" for what in ("images", "levels") if curve.rate.get(what)]
+    name = f"{curve.name} of {curve.model}" if several else curve.name
+    return f"{name} ({', '.join(known)})" if known else name

@@ -1,0 +1,80 @@
+"""Many schedule lines at once: FD as a table in colour, since curves of so many are unreadable."""
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from bench.report.drawing import constant_rate
+from bench.report.frame import Results, label
+
+_COLORS = colormaps["YlOrRd"]
+_RATIOS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3)  # marks of the colour bar
+
+
+def sweep(results: Results, model: str, n: int) -> Figure:
+    """Mean FD: a row a line, lowest geometric mean first, a column an NFE, a panel a sampler.
+
+    The colour is the logarithm of the ratio to the best of the column.
+    """
+    samplers = list(dict.fromkeys(results.ran(model, n).sampler))
+    tables = [results.ranked(model, n, sampler).dropna(how="all") for sampler in samplers]
+    behind = [np.log(table / table.min()) for table in tables]
+    most = max(float(one.max().max()) for one in behind)
+    top = float(np.clip(most, np.log(1.1), np.log(3)))
+    lines = max(len(table) for table in tables)
+    letters = max(len(line) for table in tables for line in table.index)
+    width = sum(0.5 * table.shape[1] + 0.075 * letters + 0.3 for table in tables)
+    figure = Figure(figsize=(max(width, 6), 0.165 * lines + 1.8), layout="constrained")
+    panels = figure.subplots(1, len(samplers), squeeze=False)[0]
+    for sampler, axes, table, ratio in zip(samplers, panels, tables, behind, strict=True):
+        _panel(axes, table, ratio, top)
+        axes.set_title(f"{sampler}, NFE", fontsize=9)
+    _color_bar(figure, list(panels), top, most)
+    name = label("fd", results.features)
+    figure.suptitle(
+        f"{name} of {model}, {n:,} images a cell: lowest geometric mean first;\n"
+        "bold: best of a column, and lines without a constant rate",
+        fontsize=10,
+    )
+    return figure
+
+
+def _panel(axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float) -> None:
+    """One sampler's lines: white where no cell was run, dark cells written in white."""
+    axes.imshow(
+        ratio.to_numpy(), cmap=_COLORS, vmin=0, vmax=top, aspect="auto", interpolation="nearest"
+    )
+    for (i, j), behind in np.ndenumerate(ratio.to_numpy()):
+        if np.isfinite(behind):
+            axes.text(
+                j, i, _number(table.iloc[i, j]), ha="center", va="center", fontsize=6.5,
+                color="white" if behind > 0.6 * top else "black",
+                fontweight="bold" if behind == 0 else "normal",
+            )  # fmt: skip
+    axes.set_xticks(range(table.shape[1]), [str(nfe) for nfe in table.columns], fontsize=7)
+    axes.set_yticks(range(len(table)), list(table.index), fontsize=7, parse_math=False)
+    for text, line in zip(axes.get_yticklabels(), table.index, strict=True):
+        text.set_fontweight("normal" if constant_rate(line) else "bold")
+    axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+
+
+def _number(value: float) -> str:
+    """Three digits, as many as a cell has room for."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def _color_bar(figure: Figure, panels: list[Axes], top: float, most: float) -> None:
+    """Below the panels, from 0 to `top`, marked in ratios; pointed if cells lie beyond."""
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, top), _COLORS), ax=panels, location="bottom", aspect=60,
+        shrink=0.6, pad=0.01, extend="max" if most > top else "neither",
+        label="times the best of the column",
+    )  # fmt: skip
+    marks = [x for x in _RATIOS if x == 1 or 0.08 * top <= np.log(x) <= top + 1e-9]
+    bar.set_ticks([float(np.log(x)) for x in marks], labels=[f"{x:g}" for x in marks])
+    bar.ax.tick_params(labelsize=7)

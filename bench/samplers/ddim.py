@@ -1,0 +1,83 @@
+"""First order: DDIM and DDPM."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from bench.types import Denoiser, Noise
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """DDIM (Song et al. 2021, Eq. 12 and 16); eta = 0 is Euler's method in sigma.
+
+    x_next = x0 + down / sigma (x - x0) + up z,  up^2 = eta^2 sigma_next^2 (1 - sigma_next^2 /
+    sigma^2),  down^2 = sigma_next^2 - up^2. One call a step.
+    """
+
+    eta: float = 0.0
+    order: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"DDIM's eta must lie between 0 and 1, not {self.eta}")
+
+    def __repr__(self) -> str:
+        return f"DDIM(eta={self.eta:g})" if self.eta else "DDIM()"
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def evals(self, grid: Tensor) -> int:
+        """Calls of the denoiser on this grid."""
+        return len(grid) - 1
+
+    def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
+        for sigma, sigma_next in pairwise(grid.tolist()):
+            x0 = denoise(x, sigma)
+            up = self.eta * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
+            down = math.sqrt(sigma_next**2 - up**2)
+            x = x0 + (down / sigma) * (x - x0)
+            if up > 0:
+                x = x + up * noise()
+        return x
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """Ancestral sampling (Ho et al. 2020, Algorithm 2) over any grid.
+
+    x_next = x0 + (sigma_next / sigma)^2 (x - x0) + up z. variance "posterior" (their beta-tilde,
+    DDIM with eta = 1): up^2 = sigma_next^2 (1 - sigma_next^2 / sigma^2); "upper" (their beta):
+    up^2 = (sigma^2 - sigma_next^2) (1 + sigma_next^2) / (1 + sigma^2). No noise in the step to 0.
+    """
+
+    variance: Literal["posterior", "upper"] = "posterior"
+    order: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.variance not in ("posterior", "upper"):
+            raise ValueError(f"unknown variance {self.variance!r}; known: posterior, upper")
+
+    def evals(self, grid: Tensor) -> int:
+        """Calls of the denoiser on this grid."""
+        return len(grid) - 1
+
+    def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
+        for sigma, sigma_next in pairwise(grid.tolist()):
+            x0 = denoise(x, sigma)
+            x = x0 + (sigma_next / sigma) ** 2 * (x - x0)
+            if sigma_next > 0:
+                x = x + self._up(sigma, sigma_next) * noise()
+        return x
+
+    def _up(self, sigma: float, sigma_next: float) -> float:
+        fall = sigma**2 - sigma_next**2
+        if self.variance == "upper":
+            return math.sqrt(fall * (1 + sigma_next**2) / (1 + sigma**2))
+        return math.sqrt(fall) * sigma_next / sigma

@@ -1,0 +1,164 @@
+"""Adams-Bashforth methods in the noise prediction d = (x - x0) / sigma, dx/dsigma = d."""
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import numpy as np
+from torch import Tensor
+
+from bench.types import Denoiser, Noise
+
+_UNIFORM = {
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}  # Adams-Bashforth on equal steps, newest first
+_Past = deque[tuple[float, Tensor]]  # (sigma, d), newest first
+
+
+def _check_order(order: int, most: int) -> None:
+    if order not in range(1, most + 1):
+        raise ValueError(f"order must lie between 1 and {most}, not {order}")
+
+
+def _weights(nodes: list[float], start: float, end: float, log: bool) -> list[float]:
+    """Integrals over sigma from start to end of the Lagrange polynomials through `nodes`.
+
+    Polynomials in log sigma, or in sigma: Gauss-Legendre quadrature, exact to rounding.
+    """
+    clock = np.log if log else np.asarray
+    at, share = np.polynomial.legendre.leggauss(12)
+    low, high = float(clock(start)), float(clock(end))
+    u = (high + low) / 2 + (high - low) / 2 * at
+    measure = (high - low) / 2 * share * (np.exp(u) if log else 1.0)
+    u_nodes = [float(clock(node)) for node in nodes]
+    weights = []
+    for i, mine in enumerate(u_nodes):
+        others = [other for j, other in enumerate(u_nodes) if j != i]
+        polynomial = np.prod([(u - other) / (mine - other) for other in others], axis=0)
+        weights.append(float((measure * polynomial).sum()))
+    return weights
+
+
+def _combine(weights: list[float], past: _Past) -> Tensor:
+    total = weights[0] * past[0][1]
+    for weight, (_, d) in zip(weights[1:], list(past)[1:], strict=True):
+        total = total + weight * d
+    return total
+
+
+@dataclass(frozen=True)
+class DEIS:
+    """tAB-DEIS (Zhang and Chen 2023, Algorithm 1 with Eq. 15): d extrapolated by the polynomial
+    through the last `order` evaluations, integrated exactly. One call a step.
+
+    variable "logrho" has polynomials in log sigma (diffusers' choice), "rho" in sigma (rhoAB).
+    The first steps use as many evaluations as there are.
+    """
+
+    order: int = 3
+    variable: Literal["logrho", "rho"] = "logrho"
+
+    def __post_init__(self) -> None:
+        _check_order(self.order, 4)
+        if self.variable not in ("logrho", "rho"):
+            raise ValueError(f"unknown variable {self.variable!r}; known: logrho, rho")
+
+    def evals(self, grid: Tensor) -> int:
+        """Calls of the denoiser on this grid."""
+        return len(grid) - 1
+
+    def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
+        past: _Past = deque(maxlen=self.order)
+        for sigma, sigma_next in pairwise(grid.tolist()):
+            x0 = denoise(x, sigma)
+            if sigma_next == 0:
+                return x0
+            past.appendleft((sigma, (x - x0) / sigma))
+            nodes = [node for node, _ in past]
+            x = x + _combine(_weights(nodes, sigma, sigma_next, self.variable == "logrho"), past)
+        return x
+
+
+@dataclass(frozen=True)
+class IPNDM:
+    """iPNDM (Zhang and Chen 2023, section 3; Liu et al. 2022): Adams-Bashforth with lower orders
+    first instead of a Runge-Kutta start. One call a step.
+
+    steps "uniform" has the textbook weights of equal steps, whatever the grid, as published: on
+    uneven grids of third and fourth order only in name. "variable" fits them to the grid (iPNDM_v),
+    which is `DEIS(variable="rho")`.
+    """
+
+    order: int = 4
+    steps: Literal["uniform", "variable"] = "uniform"
+
+    def __post_init__(self) -> None:
+        _check_order(self.order, 4)
+        if self.steps not in ("uniform", "variable"):
+            raise ValueError(f"unknown steps {self.steps!r}; known: uniform, variable")
+
+    @property
+    def convergence(self) -> int:
+        return min(self.order, 2) if self.steps == "uniform" else self.order
+
+    def evals(self, grid: Tensor) -> int:
+        """Calls of the denoiser on this grid."""
+        return len(grid) - 1
+
+    def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
+        past: _Past = deque(maxlen=self.order)
+        for sigma, sigma_next in pairwise(grid.tolist()):
+            x0 = denoise(x, sigma)
+            if sigma_next == 0:
+                return x0
+            past.appendleft((sigma, (x - x0) / sigma))
+            if self.steps == "uniform":
+                weights = [(sigma_next - sigma) * weight for weight in _UNIFORM[len(past)]]
+            else:
+                weights = _weights([node for node, _ in past], sigma, sigma_next, log=False)
+            x = x + _combine(weights, past)
+        return x
+
+
+@dataclass(frozen=True)
+class PNDM:
+    """PNDM (Liu et al. 2022, Algorithm 2, "F-PNDM"): three pseudo Runge-Kutta steps of four calls,
+    then fourth-order Adams-Bashforth with the weights of equal steps, one call a step.
+
+    Their transfer function is x + (sigma_next - sigma) d here. The Runge-Kutta midpoint lies half
+    way in sigma, where theirs is half way in timesteps: a sampler sees the grid alone.
+    """
+
+    order: ClassVar[int] = 4
+    convergence: ClassVar[int] = 2  # on uneven grids
+    warmup: ClassVar[int] = 3
+
+    def evals(self, grid: Tensor) -> int:
+        """Calls of the denoiser on this grid: 4 in each of the first three steps, but 1 to 0."""
+        steps = len(grid) - 1
+        full = steps - int(float(grid[-1]) == 0)  # the step to 0 is Euler's
+        return steps + 3 * min(self.warmup, full)
+
+    def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
+        past: _Past = deque(maxlen=4)
+
+        def slope(x: Tensor, sigma: float) -> Tensor:
+            return (x - denoise(x, sigma)) / sigma
+
+        for step, (sigma, sigma_next) in enumerate(pairwise(grid.tolist())):
+            if sigma_next == 0:
+                return denoise(x, sigma)
+            h, d = sigma_next - sigma, slope(x, sigma)
+            past.appendleft((sigma, d))
+            if step < self.warmup:
+                d2 = slope(x + h / 2 * d, sigma + h / 2)
+                d3 = slope(x + h / 2 * d2, sigma + h / 2)
+                d4 = slope(x + h * d3, sigma_next)
+                x = x + h / 6 * (d + 2 * d2 + 2 * d3 + d4)
+            else:
+                x = x + h * _combine(list(_UNIFORM[4]), past)
+        return x

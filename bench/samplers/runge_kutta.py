@@ -1,0 +1,100 @@
+"""Single-step methods of second order in the noise prediction d = (x - x0) / sigma."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+from torch import Tensor
+
+from bench.types import Denoiser, Noise
+
+
+def _two_a_step(grid: Tensor) -> int:
+    """Two calls a step, one in the step to 0."""
+    return 2 * (len(grid) - 1) - int(float(grid[-1]) == 0)
+
+
+@dataclass(frozen=True)
+class Heun:
+    """Heun's method in sigma (Karras et al. 2022, Algorithm 1): two calls a step."""
+
+    order: ClassVar[int] = 2
+
+    def evals(self, grid: Tensor) -> int:
+        """Calls of the denoiser on this grid."""
+        return _two_a_step(grid)
+
+    def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
+        for sigma, sigma_next in pairwise(grid.tolist()):
+            x = _heun_step(denoise, x, sigma, sigma_next)
+        return x
+
+
+def _heun_step(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    x0 = denoise(x, sigma)
+    if sigma_next == 0:
+        return x0
+    d = (x - x0) / sigma
+    euler = x + (sigma_next - sigma) * d
+    d_next = (euler - denoise(euler, sigma_next)) / sigma_next
+    return x + (sigma_next - sigma) * (d + d_next) / 2
+
+
+@dataclass(frozen=True)
+class EDMStochastic:
+    """EDM's stochastic sampler (Karras et al. 2022, Algorithm 2): noise is added, then Heun's step.
+
+    gamma = min(churn / steps, sqrt 2 - 1) within s_min .. s_max, else 0; the state is raised to
+    sigma_hat = (1 + gamma) sigma with noise of standard deviation s_noise. Defaults are their
+    ImageNet-64 settings (Table 5). sigma_hat may exceed the model's sigma_max only if s_max does.
+    """
+
+    churn: float = 40.0
+    s_min: float = 0.05
+    s_max: float = 50.0
+    s_noise: float = 1.003
+    order: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.churn < 0 or not 0 <= self.s_min <= self.s_max or self.s_noise < 0:
+            raise ValueError(f"{self!r}: churn, s_noise and 0 <= s_min <= s_max must hold")
+
+    def evals(self, grid: Tensor) -> int:
+        """Calls of the denoiser on this grid."""
+        return _two_a_step(grid)
+
+    def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
+        most = min(self.churn / (len(grid) - 1), math.sqrt(2) - 1)
+        for sigma, sigma_next in pairwise(grid.tolist()):
+            gamma = most if self.s_min <= sigma <= self.s_max else 0.0
+            sigma_hat = (1 + gamma) * sigma
+            if gamma > 0:
+                x = x + self.s_noise * math.sqrt(sigma_hat**2 - sigma**2) * noise()
+            x = _heun_step(denoise, x, sigma_hat, sigma_next)
+        return x
+
+
+@dataclass(frozen=True)
+class DPMSolver2:
+    """DPM-Solver-2 (Lu et al. 2022a, Algorithm 1, r = 1/2): the midpoint rule in lambda.
+
+    d is taken at sqrt(sigma sigma_next), and carried over the whole step. Two calls a step.
+    """
+
+    order: ClassVar[int] = 2
+
+    def evals(self, grid: Tensor) -> int:
+        """Calls of the denoiser on this grid."""
+        return _two_a_step(grid)
+
+    def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
+        for sigma, sigma_next in pairwise(grid.tolist()):
+            x0 = denoise(x, sigma)
+            if sigma_next == 0:
+                return x0
+            middle = math.sqrt(sigma * sigma_next)
+            half = x + (middle - sigma) / sigma * (x - x0)
+            x = x + (sigma_next - sigma) / middle * (half - denoise(half, middle))
+        return x

@@ -1,0 +1,264 @@
+"""What the figures draw, read back from their artists; sweeps, bands, LaTeX."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from test_report import RATE, cell, save, table, toy
+
+from bench import store
+from bench.report import levels, report, scores
+from bench.report.drawing import constant_rate, looks
+from bench.report.frame import MANY_LINES, Results
+from bench.report.sweep import sweep
+
+Cells = list[tuple[dict, dict | None]]
+BAND = {"v_low": [0.5, 0.4, 0.0], "v_high": [2.0, 0.75, 0.04]}
+
+
+def results(folder: Path, cells: Cells, **plan: Any) -> Results:
+    """A results folder of those cells, whose plan has those entries."""
+    save(folder, cells)
+    store.save_plan(folder, store.load_plan(folder) | plan)
+    return Results(store.load_plan(folder), store.load_records(folder))
+
+
+def with_errors(cells: Cells, fd: float = 15.0) -> Cells:
+    """The cells compared with one converged run, of that FD."""
+    row, fine = cell("converged", 200, "1", fd, role="converged")
+    assert fine
+    fine["cell"]["seeds"] = [0, 500]
+    for one, record in cells:
+        one["anchor"] = row["key"]
+        if record:
+            gap = record["metrics"]["fd"] - 10
+            record["metrics"] |= {"rms_error": gap / 2, "fd_error": gap}
+            record["protocol"]["converged"] = row["key"]
+    return [*cells, (row, fine)]
+
+
+def many(count: int = MANY_LINES + 1, **changes: Any) -> Cells:
+    """Lines 0, 1, ... of a sweep; line i has FD 100 - i at NFE 5 and 50 - i at NFE 10."""
+    top = {5: 100.0, 10: 50.0}
+    pairs = [(line, nfe) for line in range(count) for nfe in top]
+    return [cell(f"CRS(v_x, {i})", nfe, "1", top[nfe] - i, **changes) for i, nfe in pairs]
+
+
+def two_checkpoints() -> Cells:
+    """Two lines of one table, each of its own checkpoint and its own rate v_x."""
+    made = []
+    for line, model in (("trained a, CRS(v_x)", "a"), ("trained b, CRS(v_x)", "b")):
+        row, record = cell(line, 5, "1", 3.0)
+        assert record
+        record["cell"] |= {"model": model, "schedule": "ConstantRate(v_x, xi=0.5)"}
+        made.append((row, record))
+    return made
+
+
+def fills(axes: Any) -> list[PolyCollection]:
+    return [one for one in axes.collections if isinstance(one, PolyCollection)]
+
+
+def edges(fill: PolyCollection, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and upper edge of a fill at x."""
+    corners = fill.get_paths()[0].vertices
+    at = [corners[np.isclose(corners[:, 0], one), 1] for one in x]
+    return np.array([one.min() for one in at]), np.array([one.max() for one in at])
+
+
+def legend(figure: Figure) -> dict[str, Any]:
+    """Label -> colour of the legend under a figure."""
+    handles = figure.legends[0].legend_handles
+    texts = [one.get_text() for one in figure.legends[0].get_texts()]
+    colors = [one.get_color() for one in handles]  # type: ignore[union-attr]
+    return dict(zip(texts, colors, strict=True))
+
+
+def ylabels(figure: Figure) -> list[str]:
+    return [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+
+
+def test_a_rate_band_is_transformed_as_its_rate(tmp_path: Path) -> None:
+    rate = {"model": "m", "name": "v_x", **RATE, **BAND}
+    figure = levels.rates(results(tmp_path / "x", toy(), rates=[rate]), "m")
+    left, right = figure.axes
+    sigma, v = np.array(RATE["sigma"]), np.array(RATE["v"])
+    angle = np.degrees(np.arctan(sigma))
+    whole = np.trapezoid(v * (1 + sigma**2), angle)
+    line = left.lines[0].get_ydata()
+    assert line == pytest.approx(v * (1 + sigma**2) / whole)
+    low, high = edges(fills(left)[0], angle)
+    assert high / line == pytest.approx(np.array(BAND["v_high"]) / v)
+    assert low / line == pytest.approx([0.5, 0.8, 0.01])  # 0 is drawn as a hundredth of the rate
+    assert to_hex(fills(left)[0].get_facecolor()[0]) == left.lines[0].get_color().lower()
+    assert not fills(right) and "90 %" in figure.get_suptitle()
+
+
+def test_rates_without_a_band_or_with_missing_levels_are_drawn(tmp_path: Path) -> None:
+    rate = {"model": "m", "name": "v_x", **RATE} | {"sigma": [0.1, 1, 2, 10], "v": [1, 1, None, 1]}
+    figure = levels.rates(results(tmp_path / "x", toy(), rates=[rate]), "m")
+    assert not fills(figure.axes[0]) and "90 %" not in figure.get_suptitle()
+    assert len(figure.axes[0].lines[0].get_xdata()) == 3
+
+
+@pytest.mark.parametrize("names", [("m", "m"), ("a", "b")], ids=["one name", "own names"])
+def test_rates_of_one_name_are_told_apart_by_checkpoint(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    rates = [{"model": one, "name": "v_x", **RATE} for one in (*names, "stranger")]
+    rates[1]["v"] = [0.1, 0.5, 0.1]
+    found = results(tmp_path / "x", two_checkpoints(), rates=rates)
+    assert [curve.model for curve in levels.curves(found, "m")] == ["a", "b"]
+    figure = levels.rates(found, "m")
+    known = looks(found)
+    shown = {text: color for text, color in legend(figure).items() if text.startswith("v_x")}
+    assert shown == {
+        "v_x of a (8 images, 3 levels)": known["trained a, CRS(v_x)"].color,
+        "v_x of b (8 images, 3 levels)": known["trained b, CRS(v_x)"].color,
+    }
+    assert report(tmp_path / "x")
+
+
+def test_no_two_rates_have_one_colour(tmp_path: Path) -> None:
+    cells, names = [], ("v_x", "v_eps", "0.5 v_x + 0.5 v_eps")
+    for i in range(14):  # the warm colours come round after six lines
+        row, record = cell(f"CRS({i})", 5, "1", 3.0)
+        assert record
+        record["cell"]["schedule"] = f"ConstantRate({names[i // 6]}, xi=1)"
+        cells.append((row, record))
+    rates = [{"model": "m", "name": name, **RATE} for name in names]
+    colors = legend(levels.rates(results(tmp_path / "x", cells, rates=rates), "m"))
+    assert len(colors) == 4 == len(set(colors.values()))
+
+
+def test_grid_bands_stand_around_the_grid_of_their_record(tmp_path: Path) -> None:
+    cells = toy()
+    row, record = next((r, c) for r, c in cells if r["line"] == "CRS(v_x)" and r["nfe"] == 10)
+    assert record
+    grid = np.array(record["grid"])
+    found = results(
+        tmp_path / "x", cells, grid_bands={row["key"]: [list(grid * 0.9), list(grid * 1.2)]}
+    )
+    figure = levels.grids(found, "m", 500)
+    (fill,) = fills(figure.axes[0])
+    low, high = edges(fill, np.arange(10))
+    assert low == pytest.approx(grid[:-1] * 0.9) and high == pytest.approx(grid[:-1] * 1.2)
+    assert to_hex(fill.get_facecolor()[0]) == looks(found)["CRS(v_x)"].color.lower()
+    assert "90 %" in figure.get_suptitle()
+
+
+def test_errors_have_a_figure_of_their_own(tmp_path: Path) -> None:
+    found = results(tmp_path / "x", with_errors(toy()))
+    assert ylabels(scores.quality(found, "m", 500)) == ["FD-EffNet", "Precision", "Recall"]
+    figure = scores.errors(found, "m", 500)
+    assert figure
+    assert ylabels(figure) == ["FD-EffNet", "FD to converged", "RMS to converged (grey levels)"]
+    levels_drawn = [line for line in figure.axes[0].lines if line.get_label() == "converged m"]
+    assert [line.get_ydata()[0] for line in levels_drawn] == [15.0]
+    assert "converged m" in legend(figure)
+    names = {path.name for path in report(tmp_path / "x")}
+    assert {"score-vs-nfe.png", "error-vs-nfe.png", "error-vs-nfe.pdf"} <= names
+    assert "differ" not in (tmp_path / "x" / "table.md").read_text()
+
+
+def test_no_converged_run_no_error_figure(tmp_path: Path) -> None:
+    found = results(tmp_path / "x", toy())
+    assert scores.errors(found, "m", 500) is None
+    assert "error-vs-nfe.png" not in {path.name for path in report(tmp_path / "x")}
+
+
+def test_one_nfe_is_drawn_inside_its_panel(tmp_path: Path) -> None:
+    cells = [cell("a", 5, block, fd) for block, fd in (("1", 700.0), ("2", 740.0))]
+    axes = scores.quality(results(tmp_path / "x", cells), "m", 500).axes[0]
+    assert axes.get_xlim() == pytest.approx((5 / 1.15, 5 * 1.15))
+    (bar,) = axes.collections
+    assert bar.get_paths()[0].vertices[:, 1] == pytest.approx([700, 740])
+
+
+def test_many_lines_are_a_sweep_and_few_are_not(tmp_path: Path) -> None:
+    few = {path.name for path in report(save(tmp_path / "few", many(MANY_LINES)))}
+    assert "score-vs-nfe.png" in few and "sweep.png" not in few
+    made = report(save(tmp_path / "many", [*many(), *many(3, n=900)]))
+    names = {path.name for path in made if path.suffix == ".png"}
+    rest = {f"{one}-900.png" for one in ("score-vs-nfe", "precision-recall", "grids", "samples")}
+    assert names == {"sweep.png", "rates.png"} | rest
+
+
+def test_a_sweep_is_sorted_and_coloured_by_ratio(tmp_path: Path) -> None:
+    found = results(tmp_path / "x", many())
+    axes = sweep(found, "m", 500).axes[0]
+    names = [one.get_text() for one in axes.get_yticklabels()]
+    assert names == [f"CRS(v_x, {i})" for i in range(MANY_LINES, -1, -1)]
+    assert [one.get_text() for one in axes.get_xticklabels()] == ["5", "10"]
+    ratios = np.asarray(axes.images[0].get_array())
+    assert ratios[0] == pytest.approx([0, 0])
+    assert ratios[-1] == pytest.approx(np.log([100 / 84, 50 / 34]))
+    texts = {one.get_position(): one for one in axes.texts}
+    assert texts[0, 0].get_text() == "84.0" and texts[1, 16].get_text() == "50.0"
+    assert texts[0, 16].get_text() == "100" and texts[0, 0].get_fontweight() == "bold"
+    report(tmp_path / "x")
+    assert list(table(tmp_path / "x"))[1:] == names == list(table(tmp_path / "x", 2))[1:]
+    assert "sorted by their geometric mean" in (tmp_path / "x" / "table.md").read_text()
+
+
+def test_what_was_not_run_puts_no_line_ahead(tmp_path: Path) -> None:
+    cells = many()
+    for i, (row, _) in enumerate(cells):
+        if row["line"] == "CRS(v_x, 0)" and row["nfe"] == 5:  # it lacks the NFE of high FD
+            cells[i] = (row, None)
+        if row["line"] == "CRS(v_x, 1)":
+            cells[i] = (row, None)
+    found = results(tmp_path / "x", cells)
+    ranked = found.ranked("m", 500, "DDIM")
+    assert list(ranked.index[-3:]) == ["CRS(v_x, 2)", "CRS(v_x, 0)", "CRS(v_x, 1)"]
+    axes = sweep(found, "m", 500).axes[0]
+    assert len(axes.get_yticklabels()) == MANY_LINES and len(axes.texts) == 2 * MANY_LINES - 1
+
+
+def test_sweeps_and_bands_are_the_same_to_the_byte(tmp_path: Path) -> None:
+    cells = with_errors([*many(), *toy(n=900)])
+    rate = {"model": "m", "name": "v_x", **RATE, **BAND}
+    bands = {r["key"]: [c["grid"], c["grid"]] for r, c in cells if c and r["nfe"] == 10}
+    results(tmp_path / "x", cells, rates=[rate], grid_bands=bands)
+    first = {path: path.read_bytes() for path in report(tmp_path / "x")}
+    names = {path.name for path in first}
+    assert {"sweep.pdf", "rates.pdf", "grids-900.pdf", "error-vs-nfe-900.pdf"} <= names
+    assert {path: path.read_bytes() for path in report(tmp_path / "x")} == first
+
+
+@pytest.mark.parametrize(
+    ("line", "is_one"),
+    [("CRS(v_x)", True), ("trained b, CRS(v_x, xi=1)", True), ("trained CRS, native", False),
+     ("ConstantRate(v_x)", True), ("Karras(rho=7)", False)],
+)  # fmt: skip
+def test_lines_of_constant_rate(line: str, is_one: bool) -> None:
+    assert constant_rate(line) is is_one
+
+
+def test_latex_is_balanced_and_tells_of_the_dagger(tmp_path: Path) -> None:
+    save(tmp_path / "x", with_errors([*toy(), *many(n=900), cell("50% of a_b^2 ~", 5, "1", 40.0)]))
+    report(tmp_path / "x")
+    text = (tmp_path / "x" / "table.tex").read_text()
+    open_ones: list[str] = []
+    for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if what == "begin":
+            open_ones.append(name)
+        else:
+            assert open_ones.pop() == name
+    assert not open_ones and text.isascii()
+    bare = re.sub(r"\\[{}$]", "", text)
+    assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
+    for columns, body in re.findall(r"\\begin\{tabular\}\{(l+r+)\}(.*?)\\end", text, re.DOTALL):
+        rows = [row for row in body.splitlines() if row.endswith(r"\\")]
+        assert rows and all(len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1 for row in rows)
+    assert r"50\% of a\_b\textasciicircum{}2 \textasciitilde{} & 40.00" in text
+    assert r"\textbf{12.50}$^\dagger$ $\pm$ 0.50" in text
+    captions = re.findall(r"\\caption\{(.*)\}", text)
+    assert [r"$^\dagger$ below" in one for one in captions if "FD-EffNet of m, DDIM, 500" in one]
+    daggers = [r"$^\dagger$" in one for one in captions]
+    assert daggers.count(True) == 1 and not any("±" in one for one in captions)
