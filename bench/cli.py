@@ -76,6 +76,11 @@ def train(
     )  # fmt: skip
     card = training.train(recipe, dataset, out, _device(device))
     typer.echo(f"{out}: {card.training['steps']} steps in {card.training['seconds']:.0f} s")
+    if (out / "law.json").is_file():
+        from bench.report import draw_law
+
+        for path in draw_law(out):
+            typer.echo(path)
 
 
 @app.command()

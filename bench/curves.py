@@ -14,7 +14,7 @@ from bench.types import Rate
 
 
 def log_rate(rate: Rate, log_sigma: np.ndarray, floor: float, smooth: float) -> np.ndarray:
-    """log v at log_sigma, v per unit sigma; beyond the measured levels v * sigma is held.
+    """log v at log_sigma, v per unit sigma; beyond the measured levels v is held.
 
     floor: v sigma is raised to this share of its maximum. smooth: see `smoothed`.
     """
@@ -31,13 +31,16 @@ def log_rate(rate: Rate, log_sigma: np.ndarray, floor: float, smooth: float) -> 
 def smoothed(x: np.ndarray, y: np.ndarray, width: float) -> np.ndarray:
     """Local linear regression of y on x with a Gaussian kernel of standard deviation `width`.
 
-    Straight lines, so power laws of a rate, pass unchanged, to the very ends.
+    Straight lines, so power laws of a rate, pass unchanged, to the very ends. A point with no
+    neighbour in the kernel's reach stays as it is.
     """
     distance = x[None, :] - x[:, None]  # [at, from]
     weight = np.exp(-((distance / width) ** 2) / 2)
     s0, s1, s2 = ((weight * distance**power).sum(1) for power in range(3))
-    kernel = weight * (s2[:, None] - s1[:, None] * distance) / (s0 * s2 - s1**2)[:, None]
-    return kernel @ y
+    spread = s0 * s2 - s1**2
+    alone = spread <= 0  # all other weights underflow
+    kernel = weight * (s2[:, None] - s1[:, None] * distance) / np.where(alone, 1, spread)[:, None]
+    return np.where(alone, y, kernel @ y)
 
 
 def check_range(rate: Rate, sigma_min: float, sigma_max: float) -> None:

@@ -93,7 +93,7 @@ def save_plan(lab: Lab, experiment: Experiment, jobs: Sequence[Job], chosen: Cho
         lab.folder,
         {"experiment": experiment.name, "title": experiment.title, "note": experiment.note,
          "rows": [job.row for job in jobs], "chosen": picks,
-         "rates": [_curve(experiment.model, rate) for rate in used.values()],
+         "rates": [_curve(model, rate) for (model, _), rate in used.items()],
          "grid_bands": grid_bands(lab, jobs)},
     )  # fmt: skip
 
@@ -101,7 +101,8 @@ def save_plan(lab: Lab, experiment: Experiment, jobs: Sequence[Job], chosen: Cho
 def _curve(model: str, rate: Rate) -> dict[str, Any]:
     """A rate as the report draws it; the band holds 90 % of its bootstrap replicates."""
     known = {key: rate.provenance.get(key) for key in ("images", "levels", "measure")}
-    levels = {"sigma": rate.sigma.tolist(), "v": rate.v.tolist()}
+    v = [value if math.isfinite(value) else None for value in rate.v.tolist()]
+    levels = {"sigma": rate.sigma.tolist(), "v": v}
     band = {} if rate.replicates is None else {
         name: rate.replicates.quantile(share, 0).tolist()
         for name, share in (("v_low", 0.05), ("v_high", 0.95))

@@ -288,6 +288,8 @@ class Levels:
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         given = np.array(self.sigmas[:-1])
         if steps != len(given):
+            if len(given) == 1:
+                raise ValueError(f"{self!r} holds one level, too few to interpolate {steps} steps")
             nodes = np.linspace(0, 1, len(given))
             given = np.exp(np.interp(_times(steps).numpy(), nodes, np.log(given)))
         return torch.cat([torch.as_tensor(given), torch.zeros(1, dtype=torch.float64)])

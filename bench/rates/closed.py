@@ -13,6 +13,7 @@ from bench import curves
 from bench.types import Model, NoiseProcess, Rate, Schedule, rate_between
 
 _FINE = 4001  # nodes of a total
+_SAME = 1e-9  # levels of two rates this close in log sigma are one
 _FLOOR = 1e-6  # of a rate's maximum per log sigma, where rates are added up
 
 
@@ -43,7 +44,7 @@ class GaussianW2:
             x0 = torch.cat([model.encode(batch).flatten(1).double().cpu() for batch in images])
             if len(x0) < 2:
                 raise ValueError(f"{self.name}: a covariance needs at least 2 images")
-            spectrum = torch.linalg.eigvalsh(torch.cov(x0.T)).clamp(min=0)
+            spectrum = torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(x0.T))).clamp(min=0)
             mean2 = float(x0.mean(0).square().sum())
         sigma = sigmas[:, None]  # [levels, 1]
         if self.frame == "ve":
@@ -117,6 +118,8 @@ def mix(rates: Mapping[Rate, float]) -> Rate:
     whole = sum(rates.values())
     nodes = torch.cat([rate.sigma for rate in rates])
     sigma = torch.unique(nodes[(nodes >= low) & (nodes <= high)])
+    repeated = sigma.log().diff(prepend=torch.tensor([-math.inf])) < _SAME  # but for rounding
+    sigma = sigma[~repeated]
     v = sum(weight / whole * _normalised(rate, sigma, low, high) for rate, weight in rates.items())
     name = " + ".join(f"{w / whole:.3g} {rate.name}" for rate, w in rates.items())
     parts = [{"weight": w / whole, "name": r.name, **r.provenance} for r, w in rates.items()]

@@ -29,8 +29,7 @@ def to_json(rate: Rate) -> dict[str, Any]:
     """A rate as JSON content, every bit kept."""
     content = {"name": rate.name, "sigma": _written(rate.sigma), "v": _written(rate.v)}
     if rate.replicates is not None:
-        content["replicates"] = [[float(f"{v:.6g}") for v in row] for row in
-                                 rate.replicates.tolist()]  # fmt: skip
+        content["replicates"] = _written(rate.replicates)
     return content | {"provenance": rate.provenance}
 
 
@@ -48,7 +47,12 @@ def from_json(content: Any) -> Rate:
 
 def save_rate(path: Path, rate: Rate) -> Path:
     """Write a rate as a small JSON file; bootstrap replicates with six digits."""
-    return store.write_json(path, to_json(rate))
+    content = to_json(rate)
+    if rate.replicates is not None:
+        content["replicates"] = [
+            [v if v is None else float(f"{v:.6g}") for v in row] for row in content["replicates"]
+        ]
+    return store.write_json(path, content)
 
 
 def load_rate(path: Path) -> Rate:

@@ -81,13 +81,16 @@ def _keep(partial: Path | None, identity: dict, done: list[Rate]) -> None:
 
 def _joined(parts: list[Rate]) -> Rate:
     """Segments as one rate. Where two meet, a level that only repeats its neighbour (the held end
-    of `rate_between`) is dropped; otherwise the two readings of that level are averaged."""
+    of `rate_between`) is dropped; otherwise the two readings of that level are averaged. Segments
+    that share no level follow each other."""
     whole = parts[0]
     for part in parts[1:]:
         left, right = whole, part
         rows = [torch.stack([r.v, *(r.replicates if r.replicates is not None else [])])
                 for r in (left, right)]  # fmt: skip
-        if left.v[-1] == left.v[-2] and right.v[0] == right.v[1]:
+        if left.sigma[-1] * (1 + 1e-9) < right.sigma[0]:
+            sigma, values = torch.cat([left.sigma, right.sigma]), torch.cat(rows, dim=1)
+        elif left.v[-1] == left.v[-2] and right.v[0] == right.v[1]:
             sigma = torch.cat([left.sigma[:-1], right.sigma[1:]])
             values = torch.cat([rows[0][:, :-1], rows[1][:, 1:]], dim=1)
         else:

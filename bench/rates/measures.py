@@ -6,7 +6,7 @@ and gives bootstrap replicates over images.
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -168,6 +168,6 @@ def _moments(features: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
 def _on(extractor: FeatureExtractor, device: str) -> Any:
     """The extractor on the model's device, if it has a choice."""
     movable: Any = extractor
-    if any(one.name == "device" for one in fields(movable)):
+    if "device" in getattr(movable, "__dataclass_fields__", {}):
         return replace(movable, device=device)
     return extractor

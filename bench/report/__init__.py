@@ -1,10 +1,16 @@
-"""Records -> tables and figures. Reads `plan.json` and `records/`, imports the store only."""
+"""Records -> tables and figures. Reads `plan.json` and `records/`, imports the store only.
+
+`draw_law` reads a model folder's `law.json` instead.
+"""
 
 from pathlib import Path
 
 from bench import store
 from bench.report import figures, tables
 from bench.report.frame import Results
+from bench.report.law import draw_law
+
+__all__ = ["draw_law", "report"]
 
 
 def report(folder: Path) -> list[Path]:

@@ -59,8 +59,10 @@ def _of_few_lines(
 
 
 def _samples(results: Results, model: str, n: int, folder: Path) -> Figure:
-    """The same seeds under each schedule: lowest and highest NFE, a column of strips each."""
+    """The same seeds under each schedule: lowest and highest NFE of the first block of seeds, a
+    column of strips each."""
     ran = results.ran(model, n)
+    ran = ran[ran.block == ran.block.iloc[0]]
     low, high = min(ran.nfe), max(ran.nfe)
     columns = [(one, nfe) for one in dict.fromkeys(ran.sampler) for nfe in sorted({low, high})]
     lines = list(dict.fromkeys(ran.line))

@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from bench import store
+from bench.report.drawing import log_axis
 
 _CURVES = 12  # updates drawn at most
 _SHARES = {  # share of the rate below -> colour, line style: pairs around the median
@@ -98,14 +100,13 @@ def draw_law(folder: Path) -> list[Path]:
 
 def _figure(history: History) -> Figure:
     """Left the rate after each update, right how it settles."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout=ConstrainedLayoutEngine(wspace=0.08))
     left, right = figure.subplots(1, 2)
     _rates(figure, left, history)
     _quantiles(right, history)
     for axes in (left, right):
         axes.grid(alpha=0.3, lw=0.5)
-    text = textwrap.fill(history.law, 150)
-    figure.suptitle(text, fontsize=8, parse_math=False)
+    figure.suptitle(textwrap.fill(history.law, 150), fontsize=8, parse_math=False)
     return figure
 
 
@@ -113,16 +114,13 @@ def _rates(figure: Figure, axes: Axes, history: History) -> None:
     """The rate per degree, a curve an update, early ones light; a colour bar tells the step."""
     steps = history.steps
     colors = ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(0.08, 1, 256)))
-    norm = Normalize(steps[0], max(steps[-1], steps[0] + 1))
+    norm = Normalize(steps[0] if len(steps) > 1 else 0, steps[-1])  # the last is the darkest
     middle, rates = (history.angle[1:] + history.angle[:-1]) / 2, history.per_degree()
     for i in _spaced(len(steps)):
         axes.plot(middle, rates[i], color=colors(norm(steps[i])), lw=1.2)
-    axes.set(title="Rate after each update", xlabel="angle = atan σ, degrees",
+    axes.set(title="The rate after updates of the law", xlabel="angle = atan σ, degrees",
              ylabel="rate per degree, unit area", xticks=range(0, 91, 15))  # fmt: skip
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    log_axis(axes)
     bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, label="training step")
     bar.locator = MaxNLocator(6, integer=True)
     bar.update_ticks()
@@ -141,8 +139,8 @@ def _quantiles(axes: Axes, history: History) -> None:
             history.steps, history.quantile(share), style, color=color, marker=mark, ms=3, lw=1.4,
             label=f"{share:.0%}",
         )  # fmt: skip
-    axes.set(title="How the law settles", xlabel="training step",
-             ylabel="angle with that share of the rate below, degrees")  # fmt: skip
+    axes.set(title="How the law settles, at ξ = 1", xlabel="training step",
+             ylabel="angle, degrees", ylim=(0, 90), yticks=range(0, 91, 15))  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.legend(title="share below", loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8,
-                title_fontsize=8, frameon=False)  # fmt: skip
+    axes.legend(title="share of the\nrate below", loc="upper left", bbox_to_anchor=(1.01, 1),
+                fontsize=8, title_fontsize=8, frameon=False)  # fmt: skip
