@@ -56,7 +56,7 @@ def test_every_public_dataclass_is_found_by_its_name(module) -> None:
     known = names.public(module)
     assert known
     for name, kind in known.items():
-        assert kind.__name__ == name and kind.__module__ == module.__name__
+        assert kind.__name__ == name and kind.__module__.startswith(module.__name__)
         assert names._lookup(name, (module,)) is kind
 
 
@@ -111,8 +111,8 @@ def test_errors_speak_of_all_modules(text: str, says: str) -> None:
         ("Karras(rho='a')", "rho: .*float"),
         ("Karras(rho=7", "Name\\(field=value"),
         ("Karras rho=7", "Name\\(field=value|no 'Karras"),
-        ("zzzzzz", "known: Native"),
-        ("", "known: Native"),
+        ("zzzzzz", "known: .*Native"),
+        ("", "known: .*Native"),
         ("Karras(rho={[]: 1})", "Karras|literal"),
         ("nomodule:Karras", "no module 'nomodule'"),
         (":Karras", "module"),

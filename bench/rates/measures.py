@@ -68,6 +68,11 @@ def _prediction_rate(
                 changes.append((now - last).double().square().mean((1, 2, 3)))
             last = now
         squares.append(torch.stack(changes, 1).cpu())  # [n, k]
+    return _root_mean(name, sigmas, squares)
+
+
+def _root_mean(name: str, sigmas: Tensor, squares: list[Tensor]) -> Rate:
+    """Rate and replicates of squared changes [n, k] a batch: roots of their means over images."""
     if not squares:
         raise ValueError(f"{name}: no images to measure on")
     square = torch.cat(squares)
@@ -100,6 +105,53 @@ class NoisePrediction:
             return (x - x0) / sigma
 
         return _prediction_rate(self.name, model, images, sigmas, noise)
+
+
+@dataclass(frozen=True)
+class ScoreDifference:
+    """Score-optimal time (arXiv 2412.07877, its L_c), as a rate: a rival that is measured too.
+
+    sigma_next times the root mean square, a pixel, of score(x, sigma_next) - score(x, sigma) over x
+    diffused to the noisier sigma; score = (x0_hat - x) / sigma^2. Formula from two public accounts
+    of the paper, unchecked against it. Its schedule is `ConstantRate(v_score, xi=1)`.
+    """
+
+    name: ClassVar[str] = "v_score"
+
+    def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate:
+        denoise, levels = model.denoiser(), sigmas.tolist()
+        squares = []
+        for x0, eps in _draws(model, images):
+            changes = []
+            for low, high in pairwise(levels):
+                x = x0 + high * eps
+                scores = [(denoise(x, sigma) - x).double() / sigma**2 for sigma in (low, high)]
+                changes.append((scores[1] - scores[0]).square().mean((1, 2, 3)) * low**2)
+            squares.append(torch.stack(changes, 1).cpu())
+        return _root_mean(self.name, sigmas, squares)
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Entropic time (arXiv 2504.13612), as a rate: equal steps of the conditional entropy of x0.
+
+    dH/dsigma = E|x0 - x0_hat|^2 / sigma^3, a pixel, by the I-MMSE relation; derived here, not seen
+    in the paper. Its schedule is `ConstantRate(v_entropy, xi=1)`.
+    """
+
+    name: ClassVar[str] = "v_entropy"
+
+    def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate:
+        denoise, errors = model.denoiser(), []
+        for x0, eps in _draws(model, images):
+            found = [(denoise(x0 + sigma * eps, sigma) - x0).double().square().mean((1, 2, 3))
+                     for sigma in sigmas.tolist()]  # fmt: skip
+            errors.append(torch.stack(found, 1).cpu())  # [n, k]
+        if not errors:
+            raise ValueError(f"{self.name}: no images to measure on")
+        error = torch.cat(errors)
+        rows = _resampled(len(error), REPLICATES) @ error / len(error) / sigmas**3
+        return Rate(self.name, sigmas, error.mean(0) / sigmas**3, {}, rows)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,119 @@
+"""Levels from elsewhere, and schedules around schedules."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import store
+from bench.schedules.ends import times
+from bench.types import NoiseProcess, Schedule
+
+
+@dataclass(frozen=True)
+class Between:
+    """Another schedule between other ends than the process's own.
+
+    A run then starts from noise of that sigma_max alone, beside which the data should be small.
+    0 leaves an end as it is.
+    """
+
+    schedule: Schedule
+    sigma_max: float = 0.0
+    sigma_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Schedule):
+            raise ValueError(f"Between needs a schedule, not {self.schedule!r}")
+        if min(self.sigma_max, self.sigma_min) < 0:
+            raise ValueError("sigma_max and sigma_min must be above 0, or 0 for the process's own")
+
+    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        high = self.sigma_max or process.sigma_max
+        low = self.sigma_min or process.sigma_min
+        if not process.sigma_min <= low < high <= process.sigma_max:
+            raise ValueError(
+                f"{self!r}: ends {low:g} .. {high:g} do not lie within the model's "
+                f"{process.sigma_min:g} .. {process.sigma_max:g}"
+            )
+        return self.schedule(steps, _Cut(process, low, high))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A process on a part of its range."""
+
+    process: NoiseProcess
+    sigma_min: float
+    sigma_max: float
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        return self.process.timestep(sigma)
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        return self.process.sigma(timestep)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Given levels, as of a published table or of `crs-bench schedule --json`: sigmas down to 0.
+
+    With their own number of steps they are used as they are; for another number log sigma is
+    interpolated linearly in time, as Align Your Steps does with its tables (Sabour et al. 2024).
+    """
+
+    sigmas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
+        above = self.sigmas[:-1]
+        falls = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
+        if len(above) < 1 or not falls or self.sigmas[-1] != 0 or not math.isfinite(above[0]):
+            raise ValueError(f"Levels must fall strictly from above 0 to 0, not {self.sigmas}")
+
+    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        given = np.array(self.sigmas[:-1])
+        if steps != len(given):
+            if len(given) == 1:
+                raise ValueError(f"{self!r} holds one level, too few to interpolate {steps} steps")
+            nodes = np.linspace(0, 1, len(given))
+            given = np.exp(np.interp(times(steps).numpy(), nodes, np.log(given)))
+        return torch.cat([torch.as_tensor(given), torch.zeros(1, dtype=torch.float64)])
+
+
+def load(path: str | Path) -> Levels:
+    """The levels that `crs-bench schedule --json` wrote; ValueError naming the file if it has none.
+
+    Any JSON object with a list "sigma" that falls to 0 will do.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no schedule {path}; first: crs-bench schedule MODEL --json > {path}")
+    content = store.read_json(Path(path))
+    try:
+        return Levels(tuple(content["sigma"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no list of sigmas that falls to 0 ({error})") from error
+
+
+@dataclass(frozen=True)
+class Snapped:
+    """Another schedule's grid moved to the nearest integer timesteps the model was trained on."""
+
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Schedule):
+            raise ValueError(f"Snapped needs a schedule, not {self.schedule!r}")
+
+    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        grid = self.schedule(steps, process)
+        index = process.timestep(grid[:-1]).round()
+        if (index.diff() >= 0).any():
+            raise ValueError(
+                f"{self.schedule!r} with {steps} steps puts two levels on one trained timestep; "
+                "use fewer steps or do not snap"
+            )
+        return torch.cat([process.sigma(index), grid[-1:]])
