@@ -1,7 +1,9 @@
 """Closed forms are constant-rate schedules of known rates; grids keep their contract."""
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +12,18 @@ from torch import Tensor
 
 from bench.process import VE, VP
 from bench.schedules import (
+    Between,
     ConstantRate,
     Cosine,
     Karras,
     Laplace,
+    Levels,
     Linear,
     LogNormal,
     LogSNR,
     Native,
     Snapped,
+    load,
 )
 from bench.types import NoiseProcess, Rate, Schedule
 
@@ -187,7 +192,7 @@ def linear_rate(sigma: Tensor) -> Tensor:
         # the density of Laplace's law has a corner, which PCHIP cuts
         (Laplace(), lambda s: log_density(Laplace(), s.log()).exp() / s, 1e-3),
     ],
-    ids=lambda item: str(item) if isinstance(item, Schedule) else "",
+    ids=lambda item: repr(item) if is_dataclass(item) else "",
 )
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 def test_closed_forms_are_constant_rates(
@@ -209,10 +214,12 @@ def test_native_is_uniform_in_timesteps(process: NoiseProcess) -> None:
     torch.testing.assert_close(gaps, gaps.mean().expand(16), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("smooth", [0.0, 0.3])
 @pytest.mark.parametrize("seed", range(4))
-def test_xi_1_does_not_depend_on_the_coordinate(seed: int) -> None:
+def test_xi_1_does_not_depend_on_the_coordinate(seed: int, smooth: float) -> None:
+    rate = bumpy(seed, VE())
     grids = [
-        ConstantRate(bumpy(seed, VE()), 1.0, coordinate)(25, VE()) for coordinate in COORDINATES
+        ConstantRate(rate, 1.0, coordinate, smooth=smooth)(25, VE()) for coordinate in COORDINATES
     ]
     for grid in grids[1:]:
         close(grid, grids[0])
@@ -316,6 +323,9 @@ def test_a_rate_measured_on_less_than_the_range_is_refused(ends: tuple[float, fl
         ({"xi": math.inf}, "xi"),
         ({"floor": 0.0}, "floor"),
         ({"floor": 1.0}, "floor"),
+        ({"smooth": -0.1}, "smooth"),
+        ({"smooth": 2.1}, "smooth"),
+        ({"smooth": math.nan}, "smooth"),
     ],
 )
 def test_bad_fields_are_refused(arguments: dict, says: str) -> None:
@@ -354,9 +364,36 @@ def test_a_law_with_no_weight_in_the_range_is_refused(schedule: Schedule) -> Non
         schedule(10, VE())
 
 
+@pytest.mark.parametrize("smooth", [1e-4, 0.3, 2.0])
+def test_smoothing_leaves_power_laws_alone(smooth: float) -> None:
+    rate = rate_of(lambda sigma: sigma ** (1 / 7 - 1), VE(), 64)
+    close(ConstantRate(rate, smooth=smooth)(20, VE()), Karras()(20, VE()))
+
+
+def test_smoothing_takes_the_jitter_out_of_fine_grids() -> None:
+    """log v of 1 / sigma with noise of deviation 0.3 a level: steps in log sigma, all equal without
+    noise, vary by a third of that with smooth = 0.3 (3 levels each way)."""
+    process = VE(0.02, 80.0)
+    noise = 0.3 * torch.randn(101, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rate = rate_of(lambda sigma: noise.exp() / sigma, process, 101)
+    rough, fine = (
+        ConstantRate(rate, smooth=smooth)(100, process)[:-1].log().diff() for smooth in (0.0, 0.3)
+    )
+    assert fine.std() < 0.5 * rough.std()
+    assert 0.1 < (rough / rough.mean()).std() < 0.4
+
+
+def test_smoothing_is_named_where_there_is_some() -> None:
+    rate = bumpy(0, VE())
+    assert "smooth" not in repr(ConstantRate(rate))
+    assert repr(ConstantRate(rate, smooth=0.3)).endswith(", smooth=0.3)")
+
+
 def test_labels_tell_schedules_apart() -> None:
     rate = bumpy(0, VE())
     makes = [ConstantRate(rate), ConstantRate(rate, 0.5), ConstantRate(rate, floor=1e-2)]
+    makes += [ConstantRate(rate, smooth=0.3), Between(Karras(), 40.0), Between(Karras(), 0.0, 0.1)]
+    makes += [Levels((3, 1, 0)), Levels((3, 2, 0)), Between(Native(), 40.0)]
     makes += [ConstantRate(rate, coordinate="angle"), *CLOSED]
     assert len({repr(schedule) for schedule in makes}) == len(makes)
 
@@ -375,6 +412,99 @@ def test_snapped_moves_levels_to_trained_timesteps(schedule: Schedule) -> None:
 def test_snapped_refuses_to_merge_levels() -> None:
     with pytest.raises(ValueError, match="two levels on one trained timestep"):
         Snapped(Karras())(50, VP("cosine", 20))
+
+
+ENDS = [(40.0, 0.05), (0.0, 0.05), (40.0, 0.0), (0.0, 0.0)]
+
+
+@pytest.mark.parametrize("ends", ENDS, ids=str)
+@pytest.mark.parametrize("schedule", [*CLOSED, "bumpy"], ids=str)
+def test_between_is_the_schedule_of_a_narrower_process(schedule, ends: tuple) -> None:
+    """0 leaves an end as the process has it; the model's clock stays the whole process's."""
+    whole = VP("cosine", 1000, 0.01, 80.0)
+    narrow = VP("cosine", 1000, ends[1] or 0.01, ends[0] or 80.0)
+    schedule = ConstantRate(bumpy(3, whole)) if schedule == "bumpy" else schedule
+    for steps in (1, 2, 9):
+        grid = Between(schedule, *ends)(steps, whole)
+        close(grid, schedule(steps, narrow), 1e-12)
+        assert grid[0] == narrow.sigma_max and grid[-1] == 0
+
+
+@pytest.mark.parametrize("ends", [(90.0, 0.0), (0.0, 0.001), (1.0, 2.0), (2.0, 2.0), (math.inf, 0)])
+def test_between_refuses_ends_outside_the_models_range(ends: tuple) -> None:
+    with pytest.raises(ValueError, match="do not lie within the model's 0.002 .. 80"):
+        Between(Karras(), *ends)(10, VE())
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Between("Karras()"), "needs a schedule"),
+        (lambda: Between(Karras(), -1.0), "above 0, or 0"),
+        (lambda: Between(Karras(), 0.0, -1.0), "above 0, or 0"),
+        (lambda: Snapped(7), "needs a schedule"),
+        (lambda: ConstantRate("v_x"), "needs a measured Rate"),
+    ],
+)
+def test_wrong_kinds_are_refused_when_built(make, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_levels_are_exact_with_their_own_number_of_steps() -> None:
+    given = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.38, 0.234, 0.113, 0.029, 0)
+    grid = Levels(given)(11, VE())
+    assert grid.dtype == torch.float64
+    assert grid.tolist() == list(given)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 11, 40])
+def test_other_numbers_of_steps_are_log_linear_between_levels(steps: int) -> None:
+    """Straight log sigma stays straight, the ends stay, and a corner lies at its own time."""
+    straight = Levels((*np.geomspace(80, 0.02, 7), 0))(steps, VE())
+    close(straight[:-1], torch.as_tensor(np.geomspace(80, 0.02, steps)), 1e-12)
+    bent = Levels((64.0, 4.0, 2.0, 0))
+    grid = bent(steps, VE())
+    assert (grid.diff() < 0).all() and grid[-1] == 0
+    time = torch.linspace(0, 1, steps, dtype=torch.float64)
+    want = torch.where(time < 0.5, 6 - 8 * time, 3 - 2 * time).exp2()  # log2: 6 to 2, then to 1
+    close(grid[:-1], want, 1e-12)
+    assert bent(1, VE()).tolist() == pytest.approx([64.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "sigmas",
+    [(), (0,), (3,), (3, 1), (3, 3, 0), (1, 3, 0), (3, 1, 0, 0), (3, 1, -1), (math.inf, 1, 0),
+     (3, math.nan, 0)],
+)  # fmt: skip
+def test_levels_that_do_not_fall_to_0_are_refused(sigmas: tuple) -> None:
+    with pytest.raises(ValueError, match="fall strictly from above 0 to 0"):
+        Levels(sigmas)
+
+
+def test_one_level_has_one_step() -> None:
+    assert Levels((80, 0))(1, VE()).tolist() == [80, 0]
+    with pytest.raises(ValueError, match="too few to interpolate 3 steps"):
+        Levels((80, 0))(3, VE())
+    with pytest.raises(ValueError, match="at least 1 step"):
+        Levels((80, 3, 0))(0, VE())
+
+
+def test_levels_load_from_a_written_grid(tmp_path: Path) -> None:
+    grid, path = Karras()(8, VE()), tmp_path / "karras.json"
+    path.write_text(json.dumps({"model": "any", "sigma": grid.tolist()}))
+    assert torch.equal(load(path)(8, VE()), grid)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "{", "[]", "{}", '{"sigma": 3}', '{"sigma": ["a"]}', '{"sigma": [3, 4, 0]}']
+)
+def test_a_file_without_a_grid_is_named(text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match="mine.json"):
+        load(path)
 
 
 @dataclass(frozen=True)
