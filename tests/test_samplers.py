@@ -307,22 +307,21 @@ def walk(scheduler, oracle: Gaussian, grid: Tensor, scaled: bool, noise: Noise |
     return x.double()
 
 
+THEIRS = {
+    DPMpp2M(): (DPMSolverMultistepScheduler, {"solver_order": 2, "lower_order_final": False}),
+    DPMpp3M(): (DPMSolverMultistepScheduler, {"solver_order": 3, "lower_order_final": False}),
+    UniPC(1): (UniPCMultistepScheduler, {"solver_order": 1}),
+    UniPC(2): (UniPCMultistepScheduler, {"solver_order": 2}),
+    UniPC(3): (UniPCMultistepScheduler, {"solver_order": 3}),
+}
+
+
 @pytest.mark.parametrize("steps", [3, 6, 12])
-@pytest.mark.parametrize(
-    ("sampler", "scheduler"),
-    [
-        (DPMpp2M(), lambda: DPMSolverMultistepScheduler(solver_order=2, lower_order_final=False)),
-        (DPMpp3M(), lambda: DPMSolverMultistepScheduler(solver_order=3, lower_order_final=False)),
-        (UniPC(1), lambda: UniPCMultistepScheduler(solver_order=1)),
-        (UniPC(2), lambda: UniPCMultistepScheduler(solver_order=2)),
-        (UniPC(3), lambda: UniPCMultistepScheduler(solver_order=3)),
-    ],
-    ids=repr,
-)
-def test_it_is_that_of_diffusers(sampler: Sampler, scheduler, steps: int) -> None:
+@pytest.mark.parametrize("sampler", THEIRS, ids=repr)
+def test_it_is_that_of_diffusers(sampler: Sampler, steps: int) -> None:
     oracle, grid = Mixture(), Karras()(steps, Mixture().process)
-    theirs = scheduler()
-    theirs.register_to_config(prediction_type="sample", final_sigmas_type="zero")
+    kind, options = THEIRS[sampler]
+    theirs = kind(prediction_type="sample", final_sigmas_type="zero", **options)
     want = walk(custom(theirs, grid), oracle, grid, scaled=True)
     made = sampler(oracle.denoiser(), start(oracle, float(grid[0])), grid, no_noise)
     torch.testing.assert_close(made, want, rtol=0, atol=1e-5)
