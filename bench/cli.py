@@ -282,7 +282,7 @@ def score(
 
 @app.command()
 def reference(
-    out: Annotated[Path, typer.Argument(help=".npz to write")],
+    out: Annotated[str, typer.Argument(help=".npz to write, or a name to find it by")],
     features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
     images: Annotated[Path | None, typer.Option(help="folder or .npz; default: dataset")] = None,
     bank: Annotated[int, typer.Option(help="features kept for precision and recall")] = 0,
@@ -302,7 +302,8 @@ def reference(
         "dataset": str(images) if images else dataset.name, "data_digest": datasets.digest(real),
         "extractor": extractor.name, "extractor_digest": extractor.digest,
     }  # fmt: skip
-    typer.echo(room.save_reference(out, folded, provenance))
+    path = Path(out) if out.endswith(".npz") else room.reference_path(out, extractor)
+    typer.echo(room.save_reference(path, folded, provenance))
 
 
 @app.command("list")

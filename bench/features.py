@@ -291,13 +291,26 @@ def save_reference(path: str | Path, features: Features, provenance: Mapping[str
     return write_bytes(Path(path), file.getvalue())
 
 
+def reference_path(name: str, extractor: FeatureExtractor) -> Path:
+    """Where statistics that were made here are kept under a name: in the cache."""
+    return _cache() / "references" / f"{name}.{extractor.name}.npz"
+
+
+def _reference_files() -> Iterator[tuple[str, str, Path]]:
+    """(name, extractor, file) of those made here and those shipped, which win."""
+    for folder in (_cache() / "references", REFERENCES):
+        for path in sorted(folder.glob("*.npz")):
+            name, _, extractor = path.stem.rpartition(".")
+            if extractor != "images":
+                yield name, extractor, path
+
+
 def known_references() -> dict[str, list[str]]:
-    """Shipped references: name -> the extractors it has statistics for."""
+    """References by name: shipped, or made here -> the extractors it has statistics for."""
     known: dict[str, list[str]] = {}
-    for path in sorted(REFERENCES.glob("*.npz")):
-        name, _, extractor = path.stem.rpartition(".")
-        if extractor != "images":
-            known.setdefault(name, []).append(extractor)
+    for name, extractor, _ in sorted(_reference_files()):
+        if extractor not in known.setdefault(name, []):
+            known[name].append(extractor)
     return known
 
 
@@ -317,9 +330,9 @@ def _find(name_or_path: str | Path, extractor: FeatureExtractor) -> Path:
     if extractor.name not in known[text]:
         raise ValueError(
             f"reference {text} has statistics for {', '.join(known[text])}, not {extractor.name}; "
-            "choose one of those, or make a reference for it"
+            f"choose one of those, or make it: crs-bench reference {text} --features ..."
         )
-    return REFERENCES / f"{text}.{extractor.name}.npz"
+    return {(name, made): path for name, made, path in _reference_files()}[text, extractor.name]
 
 
 def load_reference(
@@ -381,16 +394,23 @@ def _foreign(arrays: _Arrays, extractor: FeatureExtractor, path: Path) -> _Momen
 
 
 def _bank_images(arrays: _Arrays, path: Path) -> np.ndarray | None:
-    """Images for the bank: `arr_0` (ADM, NHWC), or `<name>.images.npz` beside our own file."""
+    """Images for the bank: `arr_0` (ADM, NHWC), or `<name>.images.npz` beside our own file, or
+    the shipped one of that name for statistics made here."""
     if "arr_0" in arrays:
         if arrays["arr_0"].ndim != 4:
             raise ValueError(f"{path}: arr_0 must hold images, uint8 [n, h, w, c]")
         return np.ascontiguousarray(arrays["arr_0"].transpose(0, 3, 1, 2))
     beside = path.with_name(path.stem.rpartition(".")[0] + ".images.npz")
+    if path.parent == _cache() / "references" and not beside.is_file():
+        beside = REFERENCES / beside.name
     if "provenance" in arrays and beside.is_file():
         with np.load(beside) as file:
             return np.asarray(file["images"])
     return None
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("CRS_BENCH_CACHE") or Path.home() / ".cache" / "crs-bench")
 
 
 def _stride(n: int, keep: int) -> Tensor:
@@ -403,8 +423,7 @@ def _cached_features(extractor: FeatureExtractor, images: np.ndarray, keep: int)
     chosen = torch.from_numpy(images)[_stride(len(images), keep)]
     content = (hashlib.sha256(images.tobytes()).hexdigest(), extractor.name, extractor.digest)
     key = hashlib.sha256(repr((*content, images.shape, len(chosen))).encode()).hexdigest()[:20]
-    folder = Path(os.environ.get("CRS_BENCH_CACHE") or Path.home() / ".cache" / "crs-bench")
-    if (path := folder / f"bank-{key}.npy").is_file():
+    if (path := _cache() / f"bank-{key}.npy").is_file():
         return torch.from_numpy(np.load(path))
     bank = fold(extractor, chosen.split(2048), keep=len(chosen)).bank
     np.save(file := io.BytesIO(), bank.numpy())

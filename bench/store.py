@@ -45,8 +45,9 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """`write_bytes` for JSON; NaN is an error: a score that is not a number is no score."""
-    return write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    """`write_bytes` for JSON, a line an entry; NaN is an error: such a score is no score."""
+    lines = (f" {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in content.items())
+    return write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -222,6 +222,19 @@ def test_wrong_references_are_refused(tmp_path: Path) -> None:
         save_reference(path, made, {"extractor": "pixels"})
 
 
+def test_a_reference_made_here_is_found_by_its_name(tmp_path: Path, cache: Path) -> None:
+    path = features.reference_path("fashion-mnist", Pixels())
+    with pytest.raises(ValueError, match="crs-bench reference fashion-mnist"):
+        load_reference("fashion-mnist", Pixels())
+    save_reference(path, fold(Pixels(), [pictures(30, 1, 28)], keep=0), provenance(Pixels()))
+    assert path.is_relative_to(cache)
+    made = load_reference("fashion-mnist", Pixels(), keep=5)
+    assert (made.n, made.name) == (30, "fashion-mnist")
+    assert made.bank.shape == (5, made.mean.shape[0])  # of the shipped images of that name
+    assert Pixels().name in features.known_references()["fashion-mnist"]
+    assert load_reference("fashion-mnist", EffNetLite0(), keep=1).n == 60_000  # still the shipped
+
+
 def test_shipped_reference_scores_its_own_images() -> None:
     extractor = EffNetLite0()
     real = load_reference("fashion-mnist", extractor, keep=300)

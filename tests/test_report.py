@@ -108,6 +108,18 @@ def test_means_spreads_and_ties_by_hand(folder: Path) -> None:
     assert precision["CRS(v_x)"][1] == "**0.875** ± 0.005"
 
 
+def test_differences_to_the_best_are_paired_by_hand(folder: Path, tmp_path: Path) -> None:
+    report(folder)
+    text = (folder / "table.md").read_text()
+    assert "behind the best of the column, paired by seed block" in text
+    behind = table(folder, text.split("behind the best")[0].count(", NFE |"))
+    assert behind["Karras(rho=7)"][0] == "0"
+    assert behind["CRS(v_x)"][0] == "0.10 ± 0.60"  # -0.5 and 0.7
+    assert behind["CRS(v_x)"][1] == "0"
+    report(save(tmp_path / "one", [cell("a", 5, "1", 10.0), cell("b", 5, "1", 11.0)]))
+    assert "behind the best" not in (tmp_path / "one" / "table.md").read_text()
+
+
 def test_a_constant_gap_is_no_tie_however_wide_the_blocks(tmp_path: Path) -> None:
     pairs = {"a": (10.0, 20.0), "b": (11.0, 21.0)}  # spread 5, paired difference 1 +- 0
     cells = [cell(n, 5, b, fd) for n, p in pairs.items() for b, fd in zip("12", p, strict=True)]
@@ -115,6 +127,7 @@ def test_a_constant_gap_is_no_tie_however_wide_the_blocks(tmp_path: Path) -> Non
     assert table(tmp_path / "x") == {
         "DDIM, NFE": ["5"], "a": ["**15.00** ± 5.00"], "b": ["16.00 ± 5.00"],
     }  # fmt: skip
+    assert "| b | 1.00 ± 0.00 |" in (tmp_path / "x" / "table.md").read_text()
 
 
 def test_one_block_has_one_best_and_no_spread(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Each keeps the same x0 and eps at both levels, which takes their sampling noise 
 and gives bootstrap replicates over images.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from bench.features import EffNetLite0, Features
@@ -200,7 +202,7 @@ class FeatureFrechet:
 def _frechet_rates(features: list[Tensor], sigmas: Tensor, counts: Tensor | None = None) -> Tensor:
     """Root of the Frechet distance between neighbours, per unit sigma: float64 [levels - 1]."""
     moments = [_moments(level, counts) for level in features]
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, threadpool_limits(1):  # a core a distance
         squares = list(pool.map(lambda pair: frechet_distance(*pair[0], *pair[1]),
                                 pairwise(moments)))  # fmt: skip
     return torch.tensor(squares, dtype=torch.float64).sqrt() / sigmas.diff()

@@ -3,10 +3,12 @@
 Baselines are dashed and cool, constant-rate lines solid and warm (Okabe and Ito's palette).
 """
 
+import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -19,7 +21,9 @@ from matplotlib.ticker import (
     NullLocator,
     StrMethodFormatter,
 )
+from PIL import Image
 
+from bench import store
 from bench.report.frame import Results
 
 COOL = ("#333333", "#56B4E9", "#0072B2", "#999999", "#333399", "#7F9DB9")
@@ -99,3 +103,18 @@ def nfe_axis(axes: Axes, ticks: list[int]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """`stem.png`, 150 dots an inch, and `stem.pdf`; returns their paths.
+
+    The PNG in a palette of 256 colours: a third of the bytes of full colour.
+    """
+    figure.savefig(full := io.BytesIO(), format="png", dpi=150)
+    picture = Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture.save(png := io.BytesIO(), "png", optimize=True)
+    figure.savefig(pdf := io.BytesIO(), format="pdf", metadata={"CreationDate": None})
+    return [
+        store.write_bytes(stem.with_name(f"{stem.name}.{suffix}"), file.getvalue())
+        for suffix, file in (("png", png), ("pdf", pdf))
+    ]

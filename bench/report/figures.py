@@ -1,6 +1,5 @@
 """Figures as PNG and PDF, the same to the byte on each run: which there are, and the samples."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,22 +8,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from bench import store
 from bench.report import levels, scores
+from bench.report.drawing import save
 from bench.report.frame import Results
 from bench.report.sweep import sweep
 
 
 def write(results: Results, folder: Path) -> list[Path]:
     """`figures/<name>.png` and `.pdf`; returns their paths."""
-    paths = []
-    for name, figure in _figures(results, folder):
-        for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-            file = io.BytesIO()
-            figure.savefig(file, format=suffix, dpi=150, metadata=metadata)
-            path = folder / "figures" / f"{name}.{suffix}"
-            paths.append(store.write_bytes(path, file.getvalue()))
-    return paths
+    return [
+        path
+        for name, figure in _figures(results, folder)
+        for path in save(figure, folder / "figures" / name)
+    ]
 
 
 def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:

@@ -38,6 +38,7 @@ class Score:
 
     beyond: it scores better than the model's own converged samples of the same seeds, so what it
     gains there is not closeness to the model's distribution.
+    behind: differences to the best of the column, one a seed block that both have; >= 0 on average.
     """
 
     mean: float
@@ -45,6 +46,7 @@ class Score:
     blocks: int
     leads: bool
     beyond: bool = False
+    behind: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,18 +147,18 @@ class Results:
         sign = -1 if metric in HIGHER_IS_BETTER else 1
         best = min(means, key=lambda line: sign * means[line])
         ahead = self._ahead(here) if metric == "fd" else {}
-        return {
-            line: Score(
+        scores: dict[str, Score | None] = dict.fromkeys(blocks)
+        for line in means:
+            values, behind = blocks[line], sign * (blocks[line] - blocks[best]).dropna().to_numpy()
+            scores[line] = Score(
                 float(values.mean()),
                 spread(values.to_numpy()),
                 len(values),
-                line == best or _ties(sign * (values - blocks[best]).dropna().to_numpy()),
+                line == best or _ties(behind),
                 ahead.get(line, False),
+                tuple(behind),
             )
-            if len(values)
-            else None
-            for line, values in blocks.items()
-        }
+        return scores
 
     def _ahead(self, rows: pd.DataFrame) -> dict[str, bool]:
         """Schedule line -> whether its FD lies below that of its converged runs, mean of blocks."""

@@ -1,6 +1,5 @@
 """The history of a law that was estimated in training: a model folder's `law.json` as a figure."""
 
-import io
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from bench import store
-from bench.report.drawing import log_axis
+from bench.report.drawing import log_axis, save
 
 _CURVES = 12  # updates drawn at most
 _SHARES = {  # share of the rate below -> colour, line style: pairs around the median
@@ -90,12 +89,7 @@ def draw_law(folder: Path) -> list[Path]:
 
     The same to the byte each time. ValueError naming `law.json` where it is missing or broken.
     """
-    figure, paths = _figure(read_history(folder)), []
-    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        file = io.BytesIO()
-        figure.savefig(file, format=suffix, dpi=150, metadata=metadata)
-        paths.append(store.write_bytes(Path(folder) / f"law.{suffix}", file.getvalue()))
-    return paths
+    return save(_figure(read_history(folder)), Path(folder) / "law")
 
 
 def _figure(history: History) -> Figure:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bench import store
-from bench.report.frame import HIGHER_IS_BETTER, MANY_LINES, Results, Score, label
+from bench.report.frame import HIGHER_IS_BETTER, MANY_LINES, Results, Score, label, spread
 
 _BOLD = "Bold: best, and those within the spread of it (paired by seed block)."
 _BEST = "Bold: best."  # one block has no spread, so no ties
@@ -101,6 +102,7 @@ def markdown(results: Results) -> str:
             text.append(f"## {name}, {model}, {n:,} images a cell ({arrow} is better)")
             for sampler in _samplers(results, model, n):
                 text.append(_markdown_table(results, model, n, sampler, metric))
+        text += _differences(results, model, n)
     if plan["chosen"]:
         text += ["## What was tuned", _choices(results)]
     return "\n\n".join(text) + "\n"
@@ -206,6 +208,42 @@ def _markdown_table(results: Results, model: str, n: int, sampler: str, metric: 
         cells = [_number(columns[h].get(line), metric, "**{}**".format, "±") for h in heads]
         rows.append(f"| {line} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
+
+
+def _differences(results: Results, model: str, n: int) -> list[str]:
+    """FD behind the best of each column, in pairs of the same seeds: none of a single block."""
+    name, tables = label("fd", results.features), []
+    for sampler in _samplers(results, model, n) if "fd" in results.metrics else []:
+        lines, heads, columns = _columns(results, model, n, sampler, "fd")
+        paired = {h: {k: s for k, s in columns[h].items() if s and len(s.behind) > 1}
+                  for h in heads}  # fmt: skip
+        heads = [head for head in heads if len(paired[head]) > 1]
+        rows = [
+            f"| {line} | " + " | ".join(_behind(paired[head].get(line)) for head in heads) + " |"
+            for line in lines
+            if any(line in paired[head] for head in heads)
+        ]
+        if rows:
+            first = f"| {sampler}, NFE | " + " | ".join(heads) + " |"
+            tables.append("\n".join([first, "|---|" + "---:|" * len(heads), *rows]))
+    if not tables:
+        return []
+    return [
+        f"## {name} behind the best of the column, paired by seed block, {model}, {n:,} images a "
+        "cell",
+        *tables,
+    ]
+
+
+def _behind(score: Score | None) -> str:
+    """Mean and spread of the paired differences; 0 for the best itself."""
+    if score is None:
+        return ""
+    values = np.asarray(score.behind)
+    if not values.any():
+        return "0"
+    digits = _digits(float(values.mean()), "fd")
+    return f"{values.mean():.{digits}f} ± {spread(values):.{digits}f}"
 
 
 def _escape(text: str) -> str:
