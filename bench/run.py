@@ -238,7 +238,7 @@ def _fd_error(lab: Lab, anchor: Job, fake: feature_room.Features) -> float:
     truth = _truth(lab, anchor).features
     if fake.n != truth.n:
         fake = feature_room.Features.of(fake.bank[: truth.n], 0)
-    return metric_room.frechet_distance(fake.mean, fake.cov, truth.mean, truth.cov)
+    return metric_room.FrechetDistance()(fake=fake, real=truth)
 
 
 def draw(lab: Lab, job: Job, bar: tqdm) -> Made:

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from bench.features import EffNetLite0, Features
-from bench.metrics import frechet_distance
+from bench.metrics import Gaussian
 from bench.noise import normal
 from bench.types import FeatureExtractor, Model, Rate, rate_between
 
@@ -201,10 +201,9 @@ class FeatureFrechet:
 
 def _frechet_rates(features: list[Tensor], sigmas: Tensor, counts: Tensor | None = None) -> Tensor:
     """Root of the Frechet distance between neighbours, per unit sigma: float64 [levels - 1]."""
-    moments = [_moments(level, counts) for level in features]
+    gaussians = [Gaussian(*_moments(level, counts)) for level in features]
     with ThreadPoolExecutor(os.cpu_count()) as pool, threadpool_limits(1):  # a core a distance
-        squares = list(pool.map(lambda pair: frechet_distance(*pair[0], *pair[1]),
-                                pairwise(moments)))  # fmt: skip
+        squares = list(pool.map(Gaussian.distance, gaussians[:-1], gaussians[1:]))
     return torch.tensor(squares, dtype=torch.float64).sqrt() / sigmas.diff()
 
 
