@@ -1,5 +1,6 @@
 """What a run shares, and its cells with their grids and keys: all known before any sampling."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -121,8 +122,12 @@ def _job(lab: Lab, cell: Cell, row: dict[str, Any], anchor: Job | None = None) -
 
 
 def label(sampler: Sampler) -> str:
-    """A sampler as tables name it."""
-    return repr(sampler).removesuffix("()")
+    """A sampler as tables name it: with those of its fields that are not as they come."""
+    if not dataclasses.is_dataclass(sampler):
+        return repr(sampler)
+    changed = [f"{f.name}={getattr(sampler, f.name)!r}" for f in dataclasses.fields(sampler)
+               if getattr(sampler, f.name) != f.default]  # fmt: skip
+    return type(sampler).__name__ + (f"({', '.join(changed)})" if changed else "")
 
 
 def protocol_of(lab: Lab, cell: Cell, anchor: Job | None) -> dict[str, Any]:

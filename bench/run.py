@@ -289,7 +289,7 @@ def record(lab: Lab, job: Job, made: Made) -> None:
         "cell": {
             "model": cell.model,
             "schedule": repr(cell.schedule),
-            "sampler": label(cell.sampler),
+            "sampler": repr(cell.sampler),
             "nfe": cell.nfe,
             "seeds": [cell.seeds.start, cell.seeds.stop],
             "guidance": cell.guidance,

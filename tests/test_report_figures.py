@@ -13,6 +13,7 @@ from test_report import RATE, cell, save, table, toy
 
 from bench import store
 from bench.report import levels, report, scores
+from bench.report.crossing import crossing
 from bench.report.drawing import constant_rate, looks
 from bench.report.frame import MANY_LINES, Results
 from bench.report.sweep import sweep
@@ -262,3 +263,43 @@ def test_latex_is_balanced_and_tells_of_the_dagger(tmp_path: Path) -> None:
     assert [r"$^\dagger$ below" in one for one in captions if "FD-EffNet of m, DDIM, 500" in one]
     daggers = [r"$^\dagger$" in one for one in captions]
     assert daggers.count(True) == 1 and not any("±" in one for one in captions)
+
+
+def five_samplers() -> Cells:
+    """Two lines under five samplers at NFE 5 and 8; sampler i has FD 10 i and 10 i + 1, the last
+    the other way round; Heun counts 7 evaluations of 8."""
+    made = []
+    for i, sampler in enumerate(("DDIM", "DDPM", "DEIS", "Heun", "UniPC"), 1):
+        for line, fd in zip(("native", "CRS(v_x)"), (10 * i, 10 * i + 1), strict=True):
+            fd = {51: 50, 50: 51}.get(fd, fd)
+            for nfe in (5, 8):
+                counted = 7 if (sampler, nfe) == ("Heun", 8) else nfe
+                made.append(cell(line, nfe, "1", float(fd), sampler=sampler, counted=counted))
+    return made
+
+
+def test_many_samplers_are_crossed_with_the_schedules(tmp_path: Path) -> None:
+    paths = report(save(tmp_path / "x", five_samplers()))
+    text = (tmp_path / "x" / "table.md").read_text()
+    rows = [part for part in text.split("\n\n") if part.startswith("| NFE 8 |")][0].splitlines()
+    assert rows[0] == "| NFE 8 | native | CRS(v_x) |"
+    assert rows[2:5:2] == ["| DDIM | **10.00** | 11.00 |", "| DEIS | **30.00** | 31.00 |"]
+    assert rows[5] == "| Heun (7) | **40.00** | 41.00 |"
+    assert rows[6] == "| UniPC | 51.00 | **50.00** |"
+    assert {path.name for path in paths} >= {"crossing.png", "grids.png"}
+    assert not any(path.name.startswith("score-vs-nfe") for path in paths)
+    latex = (tmp_path / "x" / "table.tex").read_text()
+    assert r"NFE 8 & native & CRS(v\_x) \\" in latex
+
+
+def test_crossing_draws_each_score_and_bolds_the_best_of_a_row(tmp_path: Path) -> None:
+    figure = crossing(results(tmp_path / "x", five_samplers()), "m", 500)
+    left, right = (axes for axes in figure.axes[:3] if axes.get_visible())
+    assert [axes.get_title() for axes in (left, right)] == ["NFE 5", "NFE 8"]
+    bold = [text.get_text() for text in left.texts if text.get_fontweight() == "bold"]
+    assert bold == ["10.0", "20.0", "30.0", "40.0", "50.0"]
+    assert [text.get_text() for text in left.texts] == [
+        "10.0", "11.0", "20.0", "21.0", "30.0", "31.0", "40.0", "41.0", "51.0", "50.0",
+    ]  # fmt: skip
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert names == ["DDIM", "DDPM", "DEIS", "Heun", "UniPC"]

@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from bench.report import levels, scores
+from bench.report.crossing import crossing
 from bench.report.drawing import save
 from bench.report.frame import Results
+from bench.report.layout import crossed
 from bench.report.sweep import sweep
 
 
@@ -31,7 +33,10 @@ def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
     for model, n in groups:
         tail = "" if len(models) == 1 else f"-{model}"
         tail += "" if n == first[model] else f"-{n}"
-        if results.sweeps(model, n):
+        if crossed(results, model, n) and "fd" in results.metrics:
+            yield f"crossing{tail}", crossing(results, model, n)
+            yield f"grids{tail}", levels.grids(results, model, n)
+        elif results.sweeps(model, n):
             yield f"sweep{tail}", sweep(results, model, n)
         else:
             for name, figure in _of_few_lines(results, model, n, folder):

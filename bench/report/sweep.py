@@ -33,7 +33,7 @@ def sweep(results: Results, model: str, n: int) -> Figure:
     for sampler, axes, table, ratio in zip(samplers, panels, tables, behind, strict=True):
         _panel(axes, table, ratio, top)
         axes.set_title(f"{sampler}, NFE", fontsize=9)
-    _color_bar(figure, list(panels), top, most)
+    color_bar(figure, list(panels), top, most, "times the best of the column")
     name = label("fd", results.features)
     figure.suptitle(
         f"{name} of {model}, {n:,} images a cell: lowest geometric mean first;\n"
@@ -44,7 +44,18 @@ def sweep(results: Results, model: str, n: int) -> Figure:
 
 
 def _panel(axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float) -> None:
-    """One sampler's lines: white where no cell was run, dark cells written in white."""
+    """One sampler's lines."""
+    heat(axes, table, ratio, top, (ratio == 0).to_numpy())
+    axes.set_xticks(range(table.shape[1]), [str(nfe) for nfe in table.columns], fontsize=7)
+    axes.set_yticks(range(len(table)), list(table.index), fontsize=7, parse_math=False)
+    for text, line in zip(axes.get_yticklabels(), table.index, strict=True):
+        text.set_fontweight("normal" if constant_rate(line) else "bold")
+
+
+def heat(
+    axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float, bold: np.ndarray
+) -> None:
+    """Numbers on colours: white where no cell was run, dark cells written in white."""
     axes.imshow(
         ratio.to_numpy(), cmap=_COLORS, vmin=0, vmax=top, aspect="auto", interpolation="nearest"
     )
@@ -53,12 +64,8 @@ def _panel(axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float) -> 
             axes.text(
                 j, i, _number(table.iloc[i, j]), ha="center", va="center", fontsize=6.5,
                 color="white" if behind > 0.6 * top else "black",
-                fontweight="bold" if behind == 0 else "normal",
+                fontweight="bold" if bold[i, j] else "normal",
             )  # fmt: skip
-    axes.set_xticks(range(table.shape[1]), [str(nfe) for nfe in table.columns], fontsize=7)
-    axes.set_yticks(range(len(table)), list(table.index), fontsize=7, parse_math=False)
-    for text, line in zip(axes.get_yticklabels(), table.index, strict=True):
-        text.set_fontweight("normal" if constant_rate(line) else "bold")
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
 
@@ -68,12 +75,12 @@ def _number(value: float) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
-def _color_bar(figure: Figure, panels: list[Axes], top: float, most: float) -> None:
+def color_bar(figure: Figure, panels: list[Axes], top: float, most: float, what: str) -> None:
     """Below the panels, from 0 to `top`, marked in ratios; pointed if cells lie beyond."""
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, top), _COLORS), ax=panels, location="bottom", aspect=60,
         shrink=0.6, pad=0.01, extend="max" if most > top else "neither",
-        label="times the best of the column",
+        label=what,
     )  # fmt: skip
     marks = [x for x in _RATIOS if x == 1 or 0.08 * top <= np.log(x) <= top + 1e-9]
     bar.set_ticks([float(np.log(x)) for x in marks], labels=[f"{x:g}" for x in marks])

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bench import store
 from bench.report.frame import HIGHER_IS_BETTER, MANY_LINES, Results, Score, label, spread
+from bench.report.layout import Grid, crossed, grids
 
 _BOLD = "Bold: best, and those within the spread of it (paired by seed block)."
 _BEST = "Bold: best."  # one block has no spread, so no ties
@@ -100,8 +101,7 @@ def markdown(results: Results) -> str:
             arrow = "higher" if metric in HIGHER_IS_BETTER else "lower"
             name = label(metric, results.features)
             text.append(f"## {name}, {model}, {n:,} images a cell ({arrow} is better)")
-            for sampler in _samplers(results, model, n):
-                text.append(_markdown_table(results, model, n, sampler, metric))
+            text += [_markdown_table(grid, metric) for grid in grids(results, model, n, metric)]
         text += _differences(results, model, n)
     if plan["chosen"]:
         text += ["## What was tuned", _choices(results)]
@@ -130,8 +130,9 @@ def _converged(results: Results) -> str:
         rows.append(
             f"| {record['cell']['model']} | {low} to {high - 1} | " + " | ".join(scores) + " |"
         )
+    sampler = first["sampler"].removesuffix("()")
     return (
-        f"RMS and FD to converged compare a cell with the images that {first['sampler']} makes of "
+        f"RMS and FD to converged compare a cell with the images that {sampler} makes of "
         f"the same seeds with {record['nfe']} evaluations under `{first['schedule']}`; quantising "
         f"alone is worth 0.4 grey levels of RMS. {_BEYOND}\n\n" + "\n".join(rows)
     )
@@ -162,24 +163,6 @@ def _choices(results: Results) -> str:
     return "\n".join(rows)
 
 
-def _samplers(results: Results, model: str, n: int) -> list[str]:
-    return list(dict.fromkeys(results.scored(model, n).sampler))
-
-
-def _columns(
-    results: Results, model: str, n: int, sampler: str, metric: str
-) -> tuple[list[str], list[str], dict[str, dict[str, Score | None]]]:
-    """Schedule lines, column heads, and head -> line -> score."""
-    rows = results.scored(model, n)
-    rows = rows[rows.sampler == sampler]
-    columns = {}
-    for nfe in sorted(set(rows.nfe)):
-        counted = sorted(set(rows[rows.nfe == nfe].counted.dropna().astype(int)))
-        true = "" if counted in ([], [nfe]) else f" ({'/'.join(map(str, counted))})"
-        columns[f"{nfe}{true}"] = results.column(model, n, sampler, nfe, metric)
-    return results.lines(model, n, sampler), list(columns), columns
-
-
 def _number(
     score: Score | None, metric: str, bold: Callable[[str], str], sign: str, dagger: str = "†"
 ) -> str:
@@ -198,41 +181,39 @@ def _value(value: float, metric: str) -> str:
     return f"{value:.{_digits(value, metric)}f}"
 
 
-def _markdown_table(results: Results, model: str, n: int, sampler: str, metric: str) -> str:
-    lines, heads, columns = _columns(results, model, n, sampler, metric)
-    rows = [
-        f"| {sampler}, NFE | " + " | ".join(heads) + " |",
-        "|---|" + "---:|" * len(heads),
-    ]
-    for line in lines:
-        cells = [_number(columns[h].get(line), metric, "**{}**".format, "±") for h in heads]
-        rows.append(f"| {line} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+def _markdown_table(grid: Grid, metric: str) -> str:
+    rows = {
+        name: [_number(score, metric, "**{}**".format, "±") for score in row]
+        for name, row in grid.rows.items()
+    }
+    return _markdown_rows(grid.corner, grid.heads, rows)
+
+
+def _markdown_rows(corner: str, heads: list[str], rows: dict[str, list[str]]) -> str:
+    lines = [f"| {corner} | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
+    return "\n".join(lines)
 
 
 def _differences(results: Results, model: str, n: int) -> list[str]:
     """FD behind the best of each column, in pairs of the same seeds: none of a single block."""
-    name, tables = label("fd", results.features), []
-    for sampler in _samplers(results, model, n) if "fd" in results.metrics else []:
-        lines, heads, columns = _columns(results, model, n, sampler, "fd")
-        paired = {h: {k: s for k, s in columns[h].items() if s and len(s.behind) > 1}
-                  for h in heads}  # fmt: skip
-        heads = [head for head in heads if len(paired[head]) > 1]
-        rows = [
-            f"| {line} | " + " | ".join(_behind(paired[head].get(line)) for head in heads) + " |"
-            for line in lines
-            if any(line in paired[head] for head in heads)
-        ]
-        if rows:
-            first = f"| {sampler}, NFE | " + " | ".join(heads) + " |"
-            tables.append("\n".join([first, "|---|" + "---:|" * len(heads), *rows]))
-    if not tables:
+    if "fd" not in results.metrics or crossed(results, model, n):
         return []
-    return [
-        f"## {name} behind the best of the column, paired by seed block, {model}, {n:,} images a "
-        "cell",
-        *tables,
-    ]
+    tables = []
+    for grid in grids(results, model, n, "fd"):
+        paired = {name: [score if score and len(score.behind) > 1 else None for score in row]
+                  for name, row in grid.rows.items()}  # fmt: skip
+        columns = [
+            j for j in range(len(grid.heads)) if sum(bool(r[j]) for r in paired.values()) > 1
+        ]
+        rows = {name: [_behind(row[j]) for j in columns] for name, row in paired.items()}
+        rows = {name: cells for name, cells in rows.items() if any(cells)}
+        if rows:
+            heads = [grid.heads[j] for j in columns]
+            tables.append(_markdown_rows(grid.corner, heads, rows))
+    name = label("fd", results.features)
+    what = "behind the best of the column, paired by seed block"
+    return [f"## {name} {what}, {model}, {n:,} images a cell", *tables] if tables else []
 
 
 def _behind(score: Score | None) -> str:
@@ -257,34 +238,32 @@ def latex(results: Results) -> str:
     text = ["% needs \\usepackage{booktabs}"]
     for model, n in results.groups():
         for metric in results.metrics:
-            for sampler in _samplers(results, model, n):
-                text.append(_latex_table(results, model, n, sampler, metric))
+            name = f"{label(metric, results.features)} of {model}"
+            for grid in grids(results, model, n, metric):
+                caption = f"{name}, {grid.subject}, {n:,} images a cell."
+                text.append(_latex_table(grid, metric, caption))
     return "\n\n".join(text) + "\n"
 
 
-def _latex_table(results: Results, model: str, n: int, sampler: str, metric: str) -> str:
-    lines, heads, columns = _columns(results, model, n, sampler, metric)
-    name = _escape(f"{label(metric, results.features)} of {model}, {sampler}, {n:,} images a cell.")
-    seen = [score for column in columns.values() for score in column.values() if score]
-    marks = [_legend(max((score.blocks for score in seen), default=0))]
-    marks += [_BEYOND] * any(score.beyond for score in seen)
+def _latex_table(grid: Grid, metric: str, caption: str) -> str:
+    marks = [_legend(max((score.blocks for score in grid.scores), default=0))]
+    marks += [_BEYOND] * any(score.beyond for score in grid.scores)
+    corner = "NFE" if grid.corner.endswith("NFE") else grid.corner
     body = [
-        _escape(line)
-        + " & "
-        + " & ".join(
-            _number(columns[h].get(line), metric, r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$")
-            for h in heads
-        )
+        " & ".join([
+            _escape(name),
+            *(_number(s, metric, r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$") for s in row),
+        ])
         + r" \\"
-        for line in lines
-    ]
+        for name, row in grid.rows.items()
+    ]  # fmt: skip
     return "\n".join(
         [
             r"\begin{table}\centering",
-            rf"\caption{{{name} {_escape(' '.join(marks))}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
+            rf"\caption{{{_escape(caption)} {_escape(' '.join(marks))}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(grid.heads)}}}",
             r"\toprule",
-            "NFE & " + " & ".join(heads) + r" \\",
+            " & ".join([corner, *map(_escape, grid.heads)]) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",

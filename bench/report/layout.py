@@ -1,0 +1,71 @@
+"""Tables as data: which scores stand where, for Markdown, LaTeX and figures alike."""
+
+from dataclasses import dataclass
+
+from bench.report.frame import Results, Score
+
+MANY_SAMPLERS = 4  # more are crossed with the schedules, a table an NFE
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table: rows of scores under heads. Scores are compared down a column, or along a row."""
+
+    subject: str  # a sampler, or an NFE
+    corner: str
+    heads: list[str]
+    rows: dict[str, list[Score | None]]
+
+    @property
+    def scores(self) -> list[Score]:
+        """All that were run."""
+        return [score for row in self.rows.values() for score in row if score]
+
+
+def samplers(results: Results, model: str, n: int) -> list[str]:
+    """Samplers of a group, in plan order."""
+    return list(dict.fromkeys(results.scored(model, n).sampler))
+
+
+def crossed(results: Results, model: str, n: int) -> bool:
+    """Whether a group has so many samplers that they are crossed with the schedules."""
+    return len(samplers(results, model, n)) > MANY_SAMPLERS
+
+
+def grids(results: Results, model: str, n: int, metric: str) -> list[Grid]:
+    """Tables of a metric: a sampler each, schedule lines by NFE; or an NFE each, samplers by
+    schedule lines, where samplers are many."""
+    if crossed(results, model, n):
+        nfes = sorted(set(results.scored(model, n).nfe))
+        return [_of_nfe(results, model, n, nfe, metric) for nfe in nfes]
+    return [_of_sampler(results, model, n, one, metric) for one in samplers(results, model, n)]
+
+
+def _of_sampler(results: Results, model: str, n: int, sampler: str, metric: str) -> Grid:
+    rows = results.scored(model, n)
+    nfes = sorted(set(rows[rows.sampler == sampler].nfe))
+    columns = [results.column(model, n, sampler, nfe, metric) for nfe in nfes]
+    heads = [f"{nfe}{_counted(results, model, n, sampler, nfe)}" for nfe in nfes]
+    lines = results.lines(model, n, sampler)
+    cells = {line: [column.get(line) for column in columns] for line in lines}
+    return Grid(sampler, f"{sampler}, NFE", heads, cells)
+
+
+def _of_nfe(results: Results, model: str, n: int, nfe: int, metric: str) -> Grid:
+    lines = list(dict.fromkeys(results.scored(model, n).line))
+    cells = {}
+    for sampler in samplers(results, model, n):
+        scores = results.column(model, n, sampler, nfe, metric)
+        if metric in ("rms_error", "fd_error") and not any(scores.values()):
+            continue  # a stochastic sampler has no converged run
+        name = sampler + _counted(results, model, n, sampler, nfe)
+        cells[name] = [scores.get(line) for line in lines]
+    return Grid(f"NFE {nfe}", f"NFE {nfe}", lines, cells)
+
+
+def _counted(results: Results, model: str, n: int, sampler: str, nfe: int) -> str:
+    """The evaluations that a budget came to, in brackets, where they are others."""
+    rows = results.scored(model, n)
+    here = rows[(rows.sampler == sampler) & (rows.nfe == nfe)]
+    counted = sorted(set(here.counted.dropna().astype(int)))
+    return "" if counted in ([], [nfe]) else f" ({'/'.join(map(str, counted))})"
