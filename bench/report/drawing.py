@@ -56,9 +56,11 @@ def looks(results: Results) -> dict[str, Look]:
     return found
 
 
-def panels(results: Results, model: str, n: int) -> tuple[Figure, list[tuple[str, Axes]]]:
-    """A figure with one panel a sampler, on one y axis."""
-    samplers = list(dict.fromkeys(results.ran(model, n).sampler))
+def panels(
+    results: Results, model: str, n: int, samplers: list[str] | None = None
+) -> tuple[Figure, list[tuple[str, Axes]]]:
+    """A figure with one panel a sampler, those that were run unless told, on one y axis."""
+    samplers = samplers or list(dict.fromkeys(results.ran(model, n).sampler))
     figure = Figure(figsize=(max(4.6 * len(samplers), 6), 4.6), layout="constrained")
     axes = figure.subplots(1, len(samplers), sharey=True, squeeze=False)[0]
     return figure, list(zip(samplers, axes, strict=True))

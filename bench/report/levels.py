@@ -4,6 +4,7 @@ A band holds 90 % of the bootstrap replicates of a rate, at each level or step b
 """
 
 import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,11 +28,18 @@ def first_records(results: Results, model: str, n: int, sampler: str, nfe: int) 
 
 
 def grids(results: Results, model: str, n: int) -> Figure:
-    """The grids as run: sigma against the step, at the NFE nearest to 10, a panel a sampler."""
-    figure, each = panels(results, model, n)
+    """The grids as run: sigma against the step, at the NFE nearest to 10, a panel a sampler; those
+    that walk the same grids share one."""
+    ran = results.ran(model, n)
+    nfe = min(set(ran.nfe), key=lambda one: (abs(one - 10), one))
+    alike: dict[str, list[str]] = {}
+    for sampler in dict.fromkeys(ran[ran.nfe == nfe].sampler):
+        found = first_records(results, model, n, sampler, nfe)
+        walked = repr({line: record["grid"] for line, record in found.items()})
+        alike.setdefault(walked, []).append(sampler)
+    figure, each = panels(results, model, n, [group[0] for group in alike.values()])
     known, bands, banded = looks(results), results.plan.get("grid_bands", {}), False
-    nfe = min(set(results.ran(model, n).nfe), key=lambda one: (abs(one - 10), one))
-    for sampler, axes in each:
+    for (sampler, axes), group in zip(each, alike.values(), strict=True):
         for line, record in first_records(results, model, n, sampler, nfe).items():
             grid, look = np.array(record["grid"]), known[line]
             shown = grid > 0
@@ -44,7 +52,9 @@ def grids(results: Results, model: str, n: int) -> Figure:
                 step, banded = np.arange(len(low)), True
                 axes.fill_between(step, low, high, color=look.color, alpha=0.3, lw=0)
         axes.set_yscale("log")
-        axes.set(title=f"{sampler}, NFE {nfe}", xlabel="step")
+        names = ", ".join(group)
+        axes.set_title(f"{textwrap.fill(names, 60)}, NFE {nfe}", fontsize=9)
+        axes.set_xlabel("step")
         axes.grid(alpha=0.3, lw=0.5)
     each[0][1].set_ylabel(r"$\sigma$ (noise over signal); the last step goes to 0")
     legend(figure, known)
