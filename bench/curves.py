@@ -20,6 +20,8 @@ def log_rate(rate: Rate, log_sigma: np.ndarray, floor: float, smooth: float) -> 
     """
     level, v = np.log(rate.sigma.numpy()), rate.v.numpy()
     finite = np.isfinite(v)
+    if not (v > 0).any():
+        raise ValueError(f"rate {rate.name} is zero everywhere: nothing changes by it")
     level, per_log = level[finite], (v * np.exp(np.log(rate.sigma.numpy())))[finite]
     log_v = np.log(np.maximum(per_log, floor * per_log.max()))  # per log sigma
     if smooth > 0:

@@ -141,8 +141,8 @@ class Rate:
             raise ValueError(f"rate {self.name} has NaN or infinite entries; measure it again")
         if not ((sigma > 0).all() and (sigma.diff() > 0).all()):
             raise ValueError(f"rate {self.name}: sigma must be positive and strictly increasing")
-        if (v < 0).any() or not (v > 0).any():
-            raise ValueError(f"rate {self.name}: v must be >= 0 and not zero everywhere")
+        if (v < 0).any():
+            raise ValueError(f"rate {self.name}: v must be >= 0")
         if self.replicates is not None and self.replicates.shape[1:] != v.shape:
             raise ValueError(f"rate {self.name}: replicates must be [b, {len(v)}]")
 

@@ -153,6 +153,24 @@ def test_a_users_measure_is_a_measure() -> None:
     assert rate.provenance["measure"] == "Mine(power=2.0)"
 
 
+@dataclass(frozen=True)
+class Step:
+    """Changes above a sigma only, so that whole segments have a rate of zero."""
+
+    above: float = 1.0
+
+    def __call__(self, model, images, sigmas: Tensor) -> Rate:
+        return Rate("step", sigmas, (sigmas > self.above).double())
+
+
+def test_a_rate_may_be_zero_through_whole_segments_but_not_everywhere() -> None:
+    model = Gaussian(shape=SHAPE)
+    rate = rates.measure(model, Step(), pictures(0.3, 3), levels=41)
+    assert torch.equal(rate.v, (rate.sigma > 1).double())
+    with pytest.raises(ValueError, match="no change at any level"):
+        rates.measure(model, Step(1e9), pictures(0.3, 3), levels=41)
+
+
 # ---------------------------------------------------------------- without a network
 
 

@@ -304,7 +304,7 @@ def test_a_rate_that_vanishes_somewhere_still_gives_a_grid() -> None:
 )
 def test_bad_rates_are_refused_by_name(sigma: list, v: list, says: str) -> None:
     with pytest.raises(ValueError, match=f"mine.*{says}"):
-        Rate("mine", torch.tensor(sigma), torch.tensor(v))
+        ConstantRate(Rate("mine", torch.tensor(sigma), torch.tensor(v)))
 
 
 @pytest.mark.parametrize("ends", [(0.1, 80.0), (0.002, 40.0)])

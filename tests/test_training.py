@@ -531,3 +531,9 @@ def test_laws_differ_in_nothing_but_the_levels(
     for step, (one, two) in enumerate(zip(seen["fixed"], seen["online"], strict=True)):
         assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
         assert torch.equal(one[2], two[2]) == (step < 4)
+
+
+@pytest.mark.parametrize(("kind", "value"), [(MinSNR, -1.0), (MinSNR, 0.0), (EDM, 0.0)])
+def test_weightings_that_weigh_nothing_are_refused(kind: type, value: float) -> None:
+    with pytest.raises(ValueError, match="needs (gamma|sigma_data) > 0"):
+        kind(value)

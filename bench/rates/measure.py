@@ -59,6 +59,8 @@ def measure(
             done.append(measure(model, batches, sigmas[low : high + 1]))
             _keep(partial, identity, done)
     rate = _joined(done)
+    if not (rate.v > 0).any():
+        raise ValueError(f"{measure!r} found no change at any level of {model.name}")
     if partial:
         partial.unlink(missing_ok=True)
     return Rate(rate.name, rate.sigma, rate.v, provenance, rate.replicates)

@@ -42,6 +42,8 @@ class ConstantRate:
     def __post_init__(self) -> None:
         if not isinstance(self.rate, Rate):
             raise ValueError(f"ConstantRate needs a measured Rate, not {self.rate!r}")
+        if not (self.rate.v > 0).any():
+            raise ValueError(f"rate {self.rate.name} is zero everywhere: nothing changes by it")
         curves.log_dsigma_du(self.coordinate, np.ones(1))
         if not (math.isfinite(self.xi) and self.xi >= 0):
             raise ValueError(f"xi must be a finite number >= 0, not {self.xi}")

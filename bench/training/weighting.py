@@ -32,6 +32,10 @@ class MinSNR:
 
     gamma: float = 5.0
 
+    def __post_init__(self) -> None:
+        if not self.gamma > 0:
+            raise ValueError(f"MinSNR needs gamma > 0, not {self.gamma}")
+
     def __call__(self, sigma: Tensor, gain: Tensor) -> Tensor:
         return (1 / sigma**2).clamp(max=self.gamma) * gain
 
@@ -41,6 +45,10 @@ class EDM:
     """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on the error of x0 (Karras et al. 2022)."""
 
     sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.sigma_data > 0:
+            raise ValueError(f"EDM needs sigma_data > 0, not {self.sigma_data}")
 
     def __call__(self, sigma: Tensor, gain: Tensor) -> Tensor:
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2 * gain
