@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from bench.noise import normal
-from bench.types import Cell, Denoiser, Model, Noise, Sampler, Schedule, grid_of
+from bench.types import (
+    Cell,
+    Denoiser,
+    Model,
+    Noise,
+    Sampler,
+    Schedule,
+    VarianceDenoiser,
+    grid_of,
+)
 
 
 @dataclass
@@ -20,6 +29,23 @@ class Counted:
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         self.calls += 1
         return self.denoise(x, sigma)
+
+    def with_variance(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """E[x0|x] and the variance's v; a call as well."""
+        if not isinstance(self.denoise, VarianceDenoiser):
+            raise ValueError("this model predicts no variance of its own")
+        self.calls += 1
+        return self.denoise.with_variance(x, sigma)
+
+
+def check_fits(model: Model, sampler: Sampler) -> None:
+    """ValueError if a sampler asks for what the model does not give, before any sampling."""
+    asks = getattr(sampler, "variance", None) == "learned"
+    if asks and not isinstance(model.denoiser(), VarianceDenoiser):
+        raise ValueError(
+            f"{model.name} predicts no variance, which {sampler!r} needs; take "
+            "DDPM(variance='posterior') or 'upper', or a model whose card says learned_variance"
+        )
 
 
 def _noise(seeds: Tensor, shape: tuple[int, ...]) -> Noise:
@@ -77,5 +103,6 @@ def sample(
         raise ValueError("seeds must be non-negative integers, at least one")
     low, high = min(seeds), max(seeds)
     cell = Cell(model.name, schedule, sampler, nfe, range(low, max(high, low + 1) + 1))
+    check_fits(model, sampler)
     grid = grid_of(cell, model.process)
     return torch.cat([made.cpu() for made, _ in images(model, sampler, grid, seeds, batch)])

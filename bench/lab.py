@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bench import checkpoints, names, store
+from bench import checkpoints, generate, names, store
 from bench import features as feature_room
 from bench import metrics as metric_room
 from bench.schedules import ConstantRate
@@ -105,6 +105,7 @@ def rate_of(schedule: Schedule) -> Rate | None:
 def _job(lab: Lab, cell: Cell, row: dict[str, Any], anchor: Job | None = None) -> Job:
     model = lab.models[cell.model]
     _check_rate(cell.schedule, model)
+    generate.check_fits(model, cell.sampler)
     grid = grid_of(cell, model.process)
     key = store.digest(
         {

@@ -18,6 +18,16 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, sigma: float) -> Tensor: ...
 
 
+@runtime_checkable
+class VarianceDenoiser(Denoiser, Protocol):
+    """A denoiser that also predicts the variance of the reverse step (Nichol and Dhariwal 2021).
+
+    v float [n, c, h, w], 0 at the posterior variance and 1 at the upper one, in between in log.
+    """
+
+    def with_variance(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]: ...  # x0, v
+
+
 class NoiseProcess(Protocol):
     """A diffusion process as a sampler sees it: where sigma starts and ends, the model's clock."""
 

@@ -56,6 +56,7 @@ class Card(_Strict):
     network: dict[str, Any]  # arguments of diffusers.UNet2DModel
     process: Annotated[VPCard | VECard, Field(discriminator="kind")]
     prediction: Literal["eps", "v", "x0", "edm"]
+    learned_variance: bool = False  # the network's second half of channels says it (ADM)
     clip: bool = True  # E[x0|x] lies within the data's range [-1, 1]; keep it there
     data: Data
     training: dict[str, Any]  # recipe, steps, device, versions: a record, not read back

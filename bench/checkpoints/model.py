@@ -1,5 +1,6 @@
 """A checkpoint as a `Model`: weights loaded strictly, parameterisation behind one denoiser."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,26 @@ def network(config: dict[str, Any]) -> nn.Module:
 
 
 @dataclass(frozen=True)
+class Plain:
+    """A denoiser. predict: (x, sigma) -> E[x0|x], and what else the network says."""
+
+    predict: Callable[[Tensor, float], tuple[Tensor, Tensor]]
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        return self.predict(x, sigma)[0]
+
+
+@dataclass(frozen=True)
+class Varying(Plain):
+    """A denoiser whose network also says the variance of the step, from -1 to 1."""
+
+    def with_variance(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """E[x0|x] and v, 0 at the posterior and 1 at the upper variance: see `VarianceDenoiser`."""
+        x0, said = self.predict(x, sigma)
+        return x0, (said + 1) / 2
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A pixel-space model: state [c, h, w] is the image itself, uint8 0..255 <-> -1..1."""
 
@@ -51,16 +72,17 @@ class Checkpoint:
         sigma_data = self.process.sigma_data if isinstance(self.process, VE) else 1.0
 
         @torch.inference_mode()
-        def denoise(x: Tensor, sigma: float) -> Tensor:
+        def predict(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
             index = float(self.process.timestep(torch.tensor(sigma)))
             timestep = torch.full((len(x),), index, device=x.device)
             scaled = (x * self.process.scale(sigma)).to(self.dtype)
             scaled = scaled.contiguous(memory_format=torch.channels_last)
             output = self._predict(scaled, timestep).to(x.dtype)
-            x0 = processes.denoised(self.card.prediction, output, x, sigma, sigma_data)
-            return x0.clamp(-1, 1) if self.card.clip else x0
+            said, rest = output[:, : x.shape[1]], output[:, x.shape[1] :]
+            x0 = processes.denoised(self.card.prediction, said, x, sigma, sigma_data)
+            return x0.clamp(-1, 1) if self.card.clip else x0, rest
 
-        return denoise
+        return Varying(predict) if self.card.learned_variance else Plain(predict)
 
     def _predict(self, x: Tensor, timestep: Tensor) -> Tensor:
         """The network's output. On a CPU in chunks of one size, padded: its kernels depend on the
@@ -128,6 +150,15 @@ def load(
     what = {"weights": card.weights_sha256, "network": card.network, "clip": card.clip}
     what |= {"process": card.process.model_dump(), "prediction": card.prediction}
     shape = (card.network["in_channels"], height, width)
+    if card.learned_variance:
+        what |= {"learned_variance": True}
+    outputs = shape[0] * (2 if card.learned_variance else 1)
+    if card.network.get("out_channels", 3) != outputs:
+        raise ValueError(
+            f"{home}/card.json: a network of {shape[0]} channels "
+            f"{'with' if card.learned_variance else 'without'} learned_variance has {outputs} "
+            f"out_channels, not {card.network.get('out_channels', 3)}"
+        )
     return Checkpoint(card.name, digest(what), card.process.build(), shape, device, card, net, kind)
 
 

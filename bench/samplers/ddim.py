@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from bench.types import Denoiser, Noise
+from bench.types import Denoiser, Noise, VarianceDenoiser
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,20 @@ class DDPM:
 
     x_next = x0 + (sigma_next / sigma)^2 (x - x0) + up z. variance "posterior" (their beta-tilde,
     DDIM with eta = 1): up^2 = sigma_next^2 (1 - sigma_next^2 / sigma^2); "upper" (their beta):
-    up^2 = (sigma^2 - sigma_next^2) (1 + sigma_next^2) / (1 + sigma^2). No noise in the step to 0.
+    up^2 = (sigma^2 - sigma_next^2) (1 + sigma_next^2) / (1 + sigma^2); "learned": between the two
+    in log, pixel by pixel, as the network says (Nichol and Dhariwal 2021, Eq. 15), which must be
+    one that does (ADM's are). No noise in the step to 0.
     """
 
-    variance: Literal["posterior", "upper"] = "posterior"
+    variance: Literal["posterior", "upper", "learned"] = "posterior"
     order: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.variance not in ("posterior", "upper"):
-            raise ValueError(f"unknown variance {self.variance!r}; known: posterior, upper")
+        if self.variance not in ("posterior", "upper", "learned"):
+            raise ValueError(
+                f"unknown variance {self.variance!r}; known: posterior, upper, learned"
+            )
 
     def evals(self, grid: Tensor) -> int:
         """Calls of the denoiser on this grid."""
@@ -70,14 +74,24 @@ class DDPM:
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         for sigma, sigma_next in pairwise(grid.tolist()):
-            x0 = denoise(x, sigma)
+            x0, up = self._step(denoise, x, sigma, sigma_next)
             x = x0 + (sigma_next / sigma) ** 2 * (x - x0)
             if sigma_next > 0:
-                x = x + self._up(sigma, sigma_next) * noise()
+                x = x + up * noise()
         return x
 
-    def _up(self, sigma: float, sigma_next: float) -> float:
+    def _step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float
+    ) -> tuple[Tensor, float | Tensor]:
+        """E[x0|x] and the standard deviation of the noise to add."""
         fall = sigma**2 - sigma_next**2
+        posterior = math.sqrt(fall) * sigma_next / sigma
+        if self.variance == "posterior":
+            return denoise(x, sigma), posterior
+        upper = math.sqrt(fall * (1 + sigma_next**2) / (1 + sigma**2))
         if self.variance == "upper":
-            return math.sqrt(fall * (1 + sigma_next**2) / (1 + sigma**2))
-        return math.sqrt(fall) * sigma_next / sigma
+            return denoise(x, sigma), upper
+        if not isinstance(denoise, VarianceDenoiser):
+            raise ValueError(f"{self!r} needs a denoiser that predicts its variance")
+        x0, v = denoise.with_variance(x, sigma)
+        return x0, posterior * (upper / posterior) ** v if sigma_next > 0 else 0.0
