@@ -10,6 +10,7 @@ Read `bench/run.py` first: it is that line as code. The rooms:
     schedules    Native, LogSNR, Karras, ConstantRate: steps -> grid
     curves       a measured rate as a smooth positive function
     rates        DataPrediction, NoisePrediction, FeatureFrechet, ... -> Rate; stored as a file
+    costs        GITS, KLUB -> Costs of single steps between levels; stored as a file
     samplers     DDIM, DPMpp2M: (denoise, x, grid, noise) -> x
     checkpoints  a model folder -> a network behind one Denoiser
     data         a dataset -> uint8 images
@@ -30,7 +31,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "schedules", "samplers", "rates", "metrics", "features", "checkpoints",
+    "schedules", "samplers", "rates", "costs", "metrics", "features", "checkpoints",
     "process", "experiments", "report", "store", "training", "data",
 )  # fmt: skip
 _NAMES = {
@@ -38,6 +39,7 @@ _NAMES = {
     "sample": "bench.generate",
     "score": "bench.run",
     "Rate": "bench.types",
+    "Costs": "bench.types",
     "Cell": "bench.types",
     "Experiment": "bench.types",
 }

@@ -1,6 +1,7 @@
 """`crs-bench` (= python -m bench): one verb an action; usage errors exit 2, others 1, one line."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,10 @@ Seeds = Annotated[str, typer.Option(help="one, or first-last, inclusive")]
 JSON = Annotated[bool, typer.Option("--json", help="machine-readable")]
 Data = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST IDX files")]
 RatesOf = Annotated[
-    str, typer.Option("--rates", help="model whose measured rates schedules may name; its own")
+    str,
+    typer.Option(
+        "--rates", help="model whose measured rates and costs schedules may name; its own"
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto")]
 
@@ -194,38 +198,61 @@ def sample(
 @app.command()
 def measure(
     model: ModelName,
-    measure: Annotated[str, typer.Option(help="DataPrediction, NoisePrediction, module:Mine()")],
-    levels: Annotated[int, typer.Option(help="noise levels")] = 101,
+    measure: Annotated[
+        str, typer.Option(help="DataPrediction, NoisePrediction, GITS, KLUB, module:Mine()")
+    ],
+    levels: Annotated[int | None, typer.Option(help="noise levels; 101, of costs 61")] = None,
     images: Annotated[int, typer.Option(help="training images, evenly spaced")] = 1024,
     batch: Annotated[int, typer.Option(help="images at once")] = 256,
     data: Data = None,
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Measure a rate on a checkpoint; writes models/MODEL/rates/NAME.json. Stopped and started
-    again, it goes on at the level it had come to."""
-    from bench import checkpoints, features, names, rates, schedules
-    from bench.data import FashionMNIST
+    """Measure a rate, or costs of steps, on a checkpoint; writes models/MODEL/rates/NAME.json or
+    costs/NAME.json. A rate that is stopped and started again goes on at the level it had come
+    to."""
+    from bench import checkpoints, costs, features, names, rates, schedules
     from bench.store import digest
 
     where = models or checkpoints.MODELS
-    what = names.build(measure, (rates, features, schedules))
+    what = names.build(measure, (rates, costs, features, schedules))
+    checkpoint = checkpoints.load(model, _device(device), models=where)
+    home = checkpoints.folder(model, where)
+    how = {} if levels is None else {"levels": levels}
+    if isinstance(what, costs.CostMeasure):
+        found = costs.measure(checkpoint, what, _batches(data, images, batch), **how)
+        typer.echo(costs.save_costs(home / "costs" / f"{found.name}.json", found))
+        return
+    kept = home / "rates" / f".{digest(measure)}.partial"
+    rate = rates.measure(
+        checkpoint, what, _pictures(data, images), batch=batch, partial=kept, **how
+    )
+    typer.echo(rates.save_rate(home / "rates" / f"{rate.name}.json", rate))
+
+
+def _pictures(data: Path | None, images: int) -> Any:
+    """Training images, evenly spaced: uint8 [images, c, h, w]."""
+    from bench.data import FashionMNIST
+
     real = (FashionMNIST() if data is None else FashionMNIST(folder=data)).images()
     if not 0 < images <= len(real):
         raise ValueError(f"--images must lie between 1 and {len(real)}, not {images}")
-    chosen = real[:: len(real) // images][:images]
-    checkpoint = checkpoints.load(model, _device(device), models=where)
-    out = checkpoints.folder(model, where) / "rates"
-    kept = out / f".{digest(measure)}.partial"
-    rate = rates.measure(checkpoint, what, chosen, levels, batch, kept)
-    typer.echo(rates.save_rate(out / f"{rate.name}.json", rate))
+    return real[:: len(real) // images][:images]
+
+
+def _batches(data: Path | None, images: int, batch: int) -> Iterator[Any]:
+    """The same in batches, read when the first is asked for: some costs need no images."""
+    yield from _pictures(data, images).split(batch)
 
 
 @app.command("schedule")
 def schedule_(
     model: ModelName,
     schedule: Annotated[
-        str, typer.Option(help="Karras(rho=7), ConstantRate(v_x, xi=0.5), grid.json, ...")
+        str,
+        typer.Option(
+            help="Karras(rho=7), ConstantRate(v_x, xi=0.5), CheapestPath(gits), grid.json"
+        ),
     ],
     nfe: Annotated[int, typer.Option(help="steps, one evaluation each")] = 10,
     json: JSON = False,
@@ -311,14 +338,17 @@ def list_(
     kind: Annotated[str, typer.Argument(help="models, experiments, samplers, ...")] = "all",
     models: Models = None,
 ) -> None:
-    """What there is: models, experiments, samplers, schedules, measures, metrics, extractors."""
+    """What there is: models, experiments, samplers, schedules, measures of rates and of costs,
+    metrics, extractors."""
     from bench import checkpoints, names
 
     where = models or checkpoints.MODELS
     found = {
         "models": sorted(path.parent.name for path in where.glob("*/card.json")),
         "experiments": list(_experiments()),
-    } | {room: _inhabitants(room) for room in ("samplers", "schedules", "rates", "metrics")}
+    } | {
+        room: _inhabitants(room) for room in ("samplers", "schedules", "rates", "costs", "metrics")
+    }
     found["extractors"] = [
         n for n in _inhabitants("features") if n not in ("Features", "Reference")
     ]
@@ -338,11 +368,11 @@ def _inhabitants(room: str) -> list[str]:
 
 
 def _schedule(text: str, folder: Path) -> Any:
-    from bench import names, rates, schedules
+    from bench import costs, names, rates, schedules
 
     if text.endswith(".json"):
         return schedules.load(text)
-    return names.build(text, schedules, rates.measured(folder))
+    return names.build(text, schedules, rates.measured(folder) | costs.measured(folder))
 
 
 def _seeds(text: str) -> list[int]:

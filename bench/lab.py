@@ -12,10 +12,11 @@ from torch import Tensor
 from bench import checkpoints, generate, names, store
 from bench import features as feature_room
 from bench import metrics as metric_room
-from bench.schedules import ConstantRate
+from bench.schedules import CheapestPath, ConstantRate
 from bench.types import (
     Block,
     Cell,
+    Costs,
     Experiment,
     FeatureExtractor,
     Metric,
@@ -81,30 +82,40 @@ def extractor_of(text: str, device: str) -> FeatureExtractor:
     return replace(names.build(text, feature_room), device=device)
 
 
-def _check_rate(schedule: Schedule, model: Model) -> None:
-    """A rate of this model must be of these weights; one of another model is the user's choice."""
-    rate = rate_of(schedule)
-    if rate is None:
+def _check_measured(schedule: Schedule, model: Model) -> None:
+    """A rate or costs of this model must be of these weights; another model's are the user's
+    choice."""
+    found = _measured(schedule)
+    if found is None:
         return
-    for made_by in (rate.provenance, *rate.provenance.get("parts", [])):
+    what = "rate" if isinstance(found, Rate) else "costs"
+    for made_by in (found.provenance, *found.provenance.get("parts", [])):
         if made_by.get("model") == model.name and made_by.get("model_digest") != model.digest:
             raise ValueError(
-                f"rate {rate.name} was measured on other weights of {model.name}; "
+                f"{what} {found.name} measured on other weights of {model.name}; "
                 f"again: crs-bench measure {model.name} --measure {made_by.get('measure', '...')}"
             )
 
 
-def rate_of(schedule: Schedule) -> Rate | None:
-    """The rate that a schedule, or one that it wraps, was made from."""
+def _measured(schedule: Schedule) -> Rate | Costs | None:
+    """What a schedule, or one that it wraps, was made from."""
     inner = getattr(schedule, "schedule", None)
     if inner is not None:
-        return rate_of(inner)
+        return _measured(inner)
+    if isinstance(schedule, CheapestPath):
+        return schedule.costs
     return schedule.rate if isinstance(schedule, ConstantRate) else None
+
+
+def rate_of(schedule: Schedule) -> Rate | None:
+    """The rate that a schedule, or one that it wraps, was made from."""
+    found = _measured(schedule)
+    return found if isinstance(found, Rate) else None
 
 
 def _job(lab: Lab, cell: Cell, row: dict[str, Any], anchor: Job | None = None) -> Job:
     model = lab.models[cell.model]
-    _check_rate(cell.schedule, model)
+    _check_measured(cell.schedule, model)
     generate.check_fits(model, cell.sampler)
     grid = grid_of(cell, model.process)
     key = store.digest(

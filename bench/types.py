@@ -174,6 +174,60 @@ class RateMeasure(Protocol):
     def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """What one step costs between any two of `sigma`, measured; the steps of a schedule add up.
+
+    sigma  float64 [n], strictly decreasing, > 0
+    cost   float64 [n, n]: cost[i, j], i < j, of the step from sigma[i] to sigma[j]; all other
+           entries are ignored, and kept as 0
+    coefficient  the k-th step of a schedule, from 0, counts coefficient^k times; 1 for plain sums
+    provenance   what it was measured from: measure, model digest, images, levels, seeds
+    """
+
+    name: str
+    sigma: Tensor
+    cost: Tensor
+    coefficient: float = 1.0
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sigma = torch.as_tensor(self.sigma, dtype=torch.float64)
+        cost = torch.as_tensor(self.cost, dtype=torch.float64)
+        n = sigma.numel()
+        if sigma.ndim != 1 or n < 2 or cost.shape != (n, n):
+            raise ValueError(
+                f"costs {self.name}: sigma {list(sigma.shape)} must be [n], n at least 2, and cost "
+                f"{list(cost.shape)} [n, n]"
+            )
+        ahead = torch.ones_like(cost, dtype=torch.bool).triu(1)
+        if not (torch.isfinite(sigma).all() and torch.isfinite(cost[ahead]).all()):
+            raise ValueError(f"costs {self.name} have NaN or infinite entries; measure them again")
+        if not ((sigma > 0).all() and (sigma.diff() < 0).all()):
+            raise ValueError(f"costs {self.name}: sigma must be positive and strictly decreasing")
+        if not 0 < self.coefficient < float("inf"):
+            raise ValueError(f"costs {self.name}: coefficient must be > 0, not {self.coefficient}")
+        object.__setattr__(self, "sigma", sigma)
+        object.__setattr__(self, "cost", cost.where(ahead, 0.0))
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@runtime_checkable
+class CostMeasure(Protocol):
+    """A cost of single steps. `fine` places the levels that it is measured between, and its last
+    two attributes tell it from a `RateMeasure`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def coefficient(self) -> float: ...
+    @property
+    def fine(self) -> Schedule: ...
+    def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Costs: ...
+
+
 @dataclass(frozen=True)
 class Cell:
     """One point of a comparison: everything that decides which images are made."""

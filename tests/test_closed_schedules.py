@@ -11,8 +11,10 @@ from torch import Tensor
 
 from bench.process import VE, VP
 from bench.schedules import (
+    AlignYourSteps,
     Beta,
     Cosine,
+    DMNonUniform,
     KLOptimal,
     LinearAlpha,
     LogSNR,
@@ -27,7 +29,8 @@ PROCESSES = [VP("cosine", 1000, 0.01, 80.0), VP("linear"), VE()]
 RIVALS = [
     TimeUniform(), TimeUniform(rho=2.0), PolyExponential(), PolyExponential(2.0), Sigmoid(),
     Sigmoid(0.0, 3.0, 0.7), Beta(), Beta(2.0, 3.0), Beta(of="sigma"), KLOptimal(), KLOptimal(0.5),
-    LinearAlpha(), Quadratic(),
+    LinearAlpha(), Quadratic(), DMNonUniform(), DMNonUniform("latent"), AlignYourSteps(),
+    AlignYourSteps("sdxl"), AlignYourSteps("svd"),
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ BENCH = ROOT / "bench"
 ROOMS = {
     "types", "process", "schedules", "rates", "samplers", "checkpoints", "data", "generate",
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
-    "cli", "__main__", "lab", "curves",
+    "cli", "__main__", "lab", "curves", "costs",
 }  # fmt: skip
 
 # room -> the rooms that it may import
@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"types", "process", "noise"},
     "features": {"types", "process", "data", "store"},
     "rates": {"curves", "types", "process", "features", "metrics", "data", "noise", "store"},
+    "costs": {"types", "features", "noise", "rates", "samplers", "schedules", "store"},
     "checkpoints": {"types", "process", "names", "store"},
     "data": {"types"},
     "generate": {"types", "noise"},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import metrics, names, rates, samplers, schedules
+from bench import costs, metrics, names, rates, samplers, schedules
 from bench.rates import DataPrediction
 from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import ConstantRate, Karras, LogSNR, Native, Snapped
@@ -51,7 +51,7 @@ def test_a_measure_answers_to_its_label(text: str) -> None:
     assert names.build(text, rates) == DataPrediction()
 
 
-@pytest.mark.parametrize("module", [schedules, samplers, rates, metrics, laws, weighting])
+@pytest.mark.parametrize("module", [schedules, samplers, rates, costs, metrics, laws, weighting])
 def test_every_public_dataclass_is_found_by_its_name(module) -> None:
     known = names.public(module)
     assert known

@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.process import VE, VP
 from bench.schedules import (
     Between,
+    CheapestPath,
     ConstantRate,
     Cosine,
     Karras,
@@ -25,7 +26,7 @@ from bench.schedules import (
     Snapped,
     load,
 )
-from bench.types import NoiseProcess, Rate, Schedule
+from bench.types import Costs, NoiseProcess, Rate, Schedule
 
 COORDINATES = ["sigma", "alpha", "angle", "logsnr"]
 PROCESSES = [VP(), VP("scaled_linear"), VP("cosine", 1000, 0.01, 80.0), VE()]
@@ -44,6 +45,13 @@ def bumpy(seed: int, process: NoiseProcess) -> Rate:
     return rate_of(lambda sigma: (2 * noise).exp() / sigma, process, 40)
 
 
+def costs_of(process: NoiseProcess) -> Costs:
+    """Random ones, between 101 levels."""
+    sigma = torch.as_tensor(np.geomspace(process.sigma_max, process.sigma_min, 101))
+    cost = torch.rand(101, 101, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return Costs("random", sigma, cost)
+
+
 def close(grid: Tensor, want: Tensor, rtol: float = 1e-6) -> None:
     torch.testing.assert_close(grid, want, rtol=rtol, atol=0)
 
@@ -51,10 +59,12 @@ def close(grid: Tensor, want: Tensor, rtol: float = 1e-6) -> None:
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 100])
 @pytest.mark.parametrize(
-    "schedule", [*CLOSED, "bumpy 0.5", "bumpy 1", "bumpy 2"], ids=lambda s: str(s)
+    "schedule", [*CLOSED, "bumpy 0.5", "bumpy 1", "bumpy 2", "cheapest"], ids=lambda s: str(s)
 )
 def test_grid_contract(schedule: Schedule | str, steps: int, process: NoiseProcess) -> None:
-    if isinstance(schedule, str):
+    if schedule == "cheapest":
+        schedule = CheapestPath(costs_of(process))
+    elif isinstance(schedule, str):
         schedule = ConstantRate(bumpy(3, process), float(schedule.split()[1]))
     grid = schedule(steps, process)
     assert grid.dtype == torch.float64

@@ -3,13 +3,14 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench import store
-from bench.schedules.ends import times
+from bench.schedules.ends import times, with_ends
 from bench.types import NoiseProcess, Schedule
 
 
@@ -96,6 +97,41 @@ def load(path: str | Path) -> Levels:
         return Levels(tuple(content["sigma"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no list of sigmas that falls to 0 ({error})") from error
+
+
+_ALIGNED = {
+    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+
+
+@dataclass(frozen=True)
+class AlignYourSteps:
+    """The published tables of Align Your Steps (Sabour et al. 2024, arXiv 2404.14507, Table 3).
+
+    Noise levels that the authors optimised for 10 steps of Stable Diffusion 1.5, SDXL or Stable
+    Video Diffusion; other numbers interpolate log sigma linearly, as they recommend. A table has 11
+    levels, from sigma_max to sigma_min, and here one more step leads to 0: 11 steps are the table.
+
+    It is stretched affinely in log sigma to the process's ends, by next to nothing for the model it
+    was made for. On any other process it is off its model: levels that were optimal elsewhere. To
+    optimise for a model of one's own, measure `costs.KLUB` and take `CheapestPath`. Numbers as in
+    diffusers' `AysSchedules`, the last level as on the authors' page.
+    """
+
+    table: Literal["sd15", "sdxl", "svd"] = "sd15"
+
+    def __post_init__(self) -> None:
+        if self.table not in _ALIGNED:
+            raise ValueError(f"unknown table {self.table!r}; known: {', '.join(_ALIGNED)}")
+
+    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        given = np.log(_ALIGNED[self.table])
+        share = (given - given[-1]) / (given[0] - given[-1])  # 1 .. 0
+        high, low = math.log(process.sigma_max), math.log(process.sigma_min)
+        place = np.interp(times(steps).numpy(), np.linspace(0, 1, len(share)), share)
+        return with_ends(torch.as_tensor(np.exp(low + place * (high - low))), process)
 
 
 @dataclass(frozen=True)
