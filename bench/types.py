@@ -57,8 +57,8 @@ class Sampler(Protocol):
     not the method's own, `convergence` gives it.
     """
 
-    order: ClassVar[int]
-
+    @property
+    def order(self) -> int: ...
     def evals(self, grid: Tensor) -> int: ...
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor: ...
 
