@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+costs = typer.Typer(no_args_is_help=True, help="What the bench itself costs, on this machine.")
+app.add_typer(costs, name="bench")
 
 Results = Annotated[Path, typer.Option(help="folder that holds one folder an experiment")]
 Models = Annotated[Path | None, typer.Option(help="folder that holds one folder a model")]
@@ -365,6 +367,39 @@ def _inhabitants(room: str) -> list[str]:
     from bench import names
 
     return sorted(names.public(importlib.import_module(f"bench.{room}")))
+
+
+@costs.command("sampler")
+def bench_sampler(
+    network: Annotated[str, typer.Option(help="adm-256, latent, tiny: random weights")] = "tiny",
+    batch: Annotated[int, typer.Option(help="images at once; 0: what fits of 500, 4 on a CPU")] = 0,
+    nfe: Annotated[int, typer.Option(help="function evaluations")] = 10,
+    repeats: Annotated[int, typer.Option(help="times a line is read, after a warm-up")] = 3,
+    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16")] = "float32",
+    compile: Annotated[bool, typer.Option(help="ours with torch.compile too")] = False,
+    json: Annotated[Path | None, typer.Option(help="file for all readings")] = None,
+    device: Device = "auto",
+) -> None:
+    """Seconds of our samplers and of diffusers' loop, beside the network's calls alone."""
+    from dataclasses import asdict
+
+    from bench import benchmarks, checkpoints, store
+    from bench.run import device_name, versions
+
+    model = benchmarks.untrained(network, _device(device), dtype)
+    trial = benchmarks.Trial(model, nfe, batch or benchmarks.widest_batch(model), repeats)
+    lines = benchmarks.measure(trial, checkpoints.compiled if compile else None)
+    name = device_name(model.device)
+    typer.echo(f"{network}, batch {trial.batch}, {dtype}, {name}")
+    typer.echo(benchmarks.table(trial, lines))
+    if json:
+        weights = sum(weight.numel() for weight in model.net.parameters())
+        content = {
+            "device": name, "versions": versions(), "network": network, "parameters": weights,
+            "dtype": dtype, "batch": trial.batch, "nfe": nfe, "repeats": repeats,
+            "lines": [asdict(line) for line in lines],
+        }  # fmt: skip
+        typer.echo(store.write_json(json, content))
 
 
 def _schedule(text: str, folder: Path) -> Any:

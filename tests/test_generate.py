@@ -1,6 +1,7 @@
 """The same bytes for any batch size; calls are counted; bad requests stop before they start."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import pytest
@@ -47,6 +48,32 @@ def test_batch_size_changes_no_byte(sampler: Sampler, model: Checkpoint) -> None
     assert made[64].dtype == torch.uint8 and made[64].shape == (64, 1, 28, 28)
     assert torch.equal(made[7], made[64])
     assert len({image.numpy().tobytes() for image in made[64]}) == 64
+
+
+@dataclass(frozen=True)
+class Restless:
+    """A sampler of a user's own: Euler's step, half of which is taken back with fresh noise."""
+
+    order: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True
+
+    def evals(self, grid: Tensor) -> int:
+        return len(grid) - 1
+
+    def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
+        for sigma, sigma_next in pairwise(grid.tolist()):
+            x0 = denoise(x, sigma)
+            x = x0 + 0.8 * (sigma_next / sigma) * (x - x0) + 0.6 * sigma_next * noise()
+        return x
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS, DDIM(eta=1.0), Restless()], ids=repr)
+def test_five_or_twelve_at_once_are_the_same_bytes(sampler: Sampler, model: Checkpoint) -> None:
+    five, twelve = (
+        generate.sample(model, sampler, Karras(), 6, range(12), batch) for batch in (5, 12)
+    )
+    assert torch.equal(five, twelve)
+    assert len({image.numpy().tobytes() for image in twelve}) == 12
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)

@@ -15,7 +15,7 @@ BENCH = ROOT / "bench"
 ROOMS = {
     "types", "process", "schedules", "rates", "samplers", "checkpoints", "data", "generate",
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
-    "cli", "__main__", "lab", "curves", "costs",
+    "cli", "__main__", "lab", "curves", "costs", "benchmarks",
 }  # fmt: skip
 
 # room -> the rooms that it may import
@@ -39,7 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "training": ROOMS - {"run", "experiments", "cli", "report"},
     "experiments": ROOMS - {"cli", "run", "report"},
     "lab": ROOMS - {"run", "experiments", "cli", "report", "training"},
-    "run": ROOMS - {"cli"},
+    "run": ROOMS - {"cli", "benchmarks"},
+    "benchmarks": ROOMS - {"cli"},
     "cli": ROOMS - {"__main__"},
     "__main__": {"cli"},
 }

@@ -1,0 +1,222 @@
+"""Seconds from noise to the final state: ours, diffusers' own loop, and the network alone.
+
+All on one network, batch and number of calls, read in turns so that a machine's drift falls on all
+alike. Both sides draw their noise within the time; none decodes or quantises.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+
+from bench import generate
+from bench.checkpoints import Checkpoint
+from bench.checkpoints.model import CPU_CHUNK
+from bench.samplers import (
+    DDIM,
+    DDPM,
+    DEIS,
+    DPMpp2M,
+    DPMpp2MSDE,
+    DPMpp3M,
+    EDMStochastic,
+    Heun,
+    UniPC,
+)
+from bench.schedules import Karras
+from bench.types import Cell, Sampler, grid_of
+
+SAMPLERS: tuple[Any, ...] = (
+    DDIM(), DPMpp2M(), UniPC(), DPMpp3M(), DEIS(), Heun(), DDPM(), DPMpp2MSDE(), EDMStochastic(),
+)  # fmt: skip
+LARGEST = 500  # images at once on a GPU, fewer where they do not fit
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Times of one line, each of a whole batch from noise to the final state.
+
+    overhead is (median - network) / network, of as many calls of the network alone.
+    """
+
+    by: str  # network, bench, diffusers; compiled network, compiled bench
+    what: str
+    calls: int  # of the network
+    seconds: tuple[float, ...] = ()  # of each repeat
+    median: float = 0.0
+    overhead: float | None = None  # None for the network alone
+    difference: float | None = None  # greatest, from eager, in units of [-1, 1]
+    grey_levels: int | None = None  # greatest, from eager, once quantised to uint8
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the lines of a comparison share. ValueError: nfe, batch or repeats below 1."""
+
+    model: Checkpoint
+    nfe: int
+    batch: int
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("nfe", "batch", "repeats"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"--{name} must be at least 1, not {value}")
+
+    def network(self) -> Work:
+        """The network itself on inputs that are ready: [batch, c, h, w] and timesteps [batch]."""
+        model = self.model
+        x = torch.randn(self.batch, *model.shape).to(model.device, model.dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
+        timestep = torch.full((self.batch,), 500.0, device=model.device)
+
+        @torch.inference_mode()
+        def work() -> None:
+            for _ in range(self.nfe):
+                model.net(x, timestep)
+
+        return work
+
+    def grid(self, sampler: Sampler) -> Tensor:
+        """float64 [steps + 1], of the most steps that `nfe` calls allow."""
+        cell = Cell(self.model.name, Karras(), sampler, self.nfe, range(2))
+        return grid_of(cell, self.model.process)
+
+    def ours(self, sampler: Sampler) -> Work:
+        """The final states of seeds 0 .. batch - 1, float32 [batch, c, h, w]."""
+        grid, seeds = self.grid(sampler), range(self.batch)
+        return lambda: next(generate.images(self.model, sampler, grid, seeds, self.batch))[0]
+
+    def theirs(self, scheduler: Any) -> Work:
+        """The loop of diffusers' pipelines, in the network's dtype: [batch, c, h, w]."""
+        model, shape = self.model, (self.batch, *self.model.shape)
+
+        @torch.no_grad()
+        def work() -> Tensor:
+            x = torch.randn(shape, device=model.device, dtype=model.dtype)
+            x = x * scheduler.init_noise_sigma
+            scheduler.set_timesteps(self.nfe, device=model.device)
+            for t in scheduler.timesteps:
+                output = model.net(scheduler.scale_model_input(x, t), t).sample
+                x = scheduler.step(output, t, x).prev_sample
+            return x
+
+        return work
+
+    def read(self, lines: list[tuple[Reading, Work]]) -> list[Reading]:
+        """The lines with their times, after a turn that does not count; the network comes first."""
+        turns = [[self._seconds(work) for _, work in lines] for _ in range(self.repeats + 1)][1:]
+        alone = statistics.median(turn[0] for turn in turns) / self.nfe
+        read: list[Reading] = []
+        for (line, _), seconds in zip(lines, zip(*turns, strict=True), strict=True):
+            median = statistics.median(seconds)
+            over = median / (alone * line.calls) - 1 if read else None
+            read.append(replace(line, seconds=seconds, median=median, overhead=over))
+        return read
+
+    def _seconds(self, work: Work) -> float:
+        self._wait()
+        start = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.model.device.startswith("cuda"):
+            torch.cuda.synchronize(self.model.device)
+
+    def lines(self, samplers: tuple[Sampler, ...], by: str = "") -> list[tuple[Reading, Work]]:
+        """The network alone, then ours."""
+        alone = Reading(f"{by}network", self.model.name, self.nfe)
+        return [(alone, self.network())] + [
+            (Reading(f"{by}bench", repr(s), s.evals(self.grid(s))), self.ours(s)) for s in samplers
+        ]
+
+
+def _schedulers() -> dict[str, Any]:
+    """diffusers' schedulers for the same process, and which sampler of ours each is."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+    v: dict[str, Any] = {"prediction_type": "v_prediction"}
+    karras = v | {"use_karras_sigmas": True}
+    return {
+        "DDIM": DDIMScheduler(**v),
+        "DPMpp2M": DPMSolverMultistepScheduler(**karras),
+        "UniPC": UniPCMultistepScheduler(**karras),
+        "DPMpp2MSDE": DPMSolverMultistepScheduler(**karras, algorithm_type="sde-dpmsolver++"),
+    }
+
+
+def measure(
+    trial: Trial,
+    compiled: Callable[[Checkpoint], Checkpoint] | None = None,
+    samplers: tuple[Sampler, ...] = SAMPLERS,
+) -> list[Reading]:
+    """The network alone, ours, diffusers'; with `compiled` the network and ours once more."""
+    theirs = [
+        (Reading("diffusers", name, trial.nfe), trial.theirs(scheduler))
+        for name, scheduler in _schedulers().items()
+    ]
+    found = trial.read(trial.lines(samplers) + theirs)
+    if compiled is None:
+        return found
+    eager = [trial.ours(s)().cpu() for s in samplers]
+    torch.cuda.empty_cache()  # room for the memory that CUDA graphs keep for themselves
+    fast = replace(trial, model=compiled(trial.model))
+    alone, *ours = fast.read(fast.lines(samplers, "compiled "))
+    apart = [_apart(fast.ours(s)().cpu(), x) for s, x in zip(samplers, eager, strict=True)]
+    return [*found, alone, *(replace(a, **b) for a, b in zip(ours, apart, strict=True))]
+
+
+def _apart(have: Tensor, want: Tensor) -> dict[str, Any]:
+    """Greatest differences of two final states, and of the images that they are quantised to."""
+    grey = [(x * 127.5 + 127.5).round().clamp(0, 255) for x in (have, want)]
+    return {
+        "difference": float((have - want).abs().max()),
+        "grey_levels": int((grey[0] - grey[1]).abs().max()),
+    }
+
+
+def widest_batch(model: Checkpoint) -> int:
+    """4 on a CPU; on a GPU 500, halved until the network and samplers with a past fit."""
+    if not model.device.startswith("cuda"):
+        return 4
+    batch, multistep = LARGEST, SAMPLERS[2]
+    while True:
+        trial = Trial(model, 4, batch)
+        try:
+            for work in (trial.ours(multistep), trial.theirs(_schedulers()["UniPC"])):
+                work()
+            return batch
+        except RuntimeError:  # out of memory, or a kernel that counts no further than 2^31
+            if batch == 1:
+                raise
+        torch.cuda.empty_cache()
+        batch //= 2
+
+
+def table(trial: Trial, lines: list[Reading]) -> str:
+    """One row a line."""
+    names = "by", "what", "calls", "seconds", "overhead", "from eager", "grey levels"
+    rows = []
+    for line in lines:
+        over = "" if line.overhead is None else f"{line.overhead:+.2%}"
+        apart = (
+            ("", "") if line.difference is None else (f"{line.difference:.2g}", line.grey_levels)
+        )
+        rows.append((line.by, line.what, line.calls, f"{line.median:.4g}", over, *apart))
+    text = tabulate(rows, names, disable_numparse=True)
+    if trial.model.device.startswith("cuda") or trial.batch % CPU_CHUNK == 0:
+        return text
+    return (
+        f"{text}\non a CPU our network calls are of {CPU_CHUNK} images, padded, so that no byte "
+        f"depends on the batch; at batch {trial.batch} that is in our overhead"
+    )

@@ -1,0 +1,131 @@
+"""`crs-bench bench`: every line is read, counted and written down; no speed is asserted."""
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bench import benchmarks, cli
+from bench.benchmarks import NETWORKS, Trial, measure, untrained
+from bench.checkpoints import Checkpoint, compiled, network
+from bench.samplers import DDIM, Heun
+
+
+def bench(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Exit status of `crs-bench bench ...`."""
+    monkeypatch.setattr(sys, "argv", ["crs-bench", "bench", *words])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    return exit.value.code
+
+
+def test_the_command_reads_every_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "readings.json"
+    words = "--network", "tiny", "--nfe", "5", "--repeats", "2", "--device", "cpu", "--json"
+    assert bench(monkeypatch, "sampler", *words, str(out)) == 0
+    printed, content = capsys.readouterr().out, json.loads(out.read_text())
+    assert content["batch"] == 4 and content["nfe"] == 5 and content["dtype"] == "float32"
+    assert content["device"].startswith("CPU") and "diffusers" in content["versions"]
+    lines = content["lines"]
+    assert [line["by"] for line in lines] == ["network"] + ["bench"] * 9 + ["diffusers"] * 4
+    assert {line["what"] for line in lines} >= {"tiny", "DDIM()", "Heun()", "DPMpp2MSDE()"}
+    for line in lines:
+        assert line["what"] in printed
+        assert line["calls"] == 5 and len(line["seconds"]) == 2
+        assert all(0 < second < math.inf for second in line["seconds"])
+        assert (line["overhead"] is None) == (line["by"] == "network")
+        assert line["by"] == "network" or -1 < line["overhead"] < math.inf
+        assert line["difference"] is line["grey_levels"] is None
+
+
+def test_another_network_is_read_beside_the_first_and_compared_with_it() -> None:
+    class Off(nn.Module):
+        """The network, its output moved a little."""
+
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> object:
+            return type(self.net(x, t))(sample=self.net(x, t).sample + 0.5)
+
+    def moved(model: Checkpoint) -> Checkpoint:
+        return replace(model, net=Off(model.net))
+
+    trial = Trial(untrained("tiny"), nfe=4, batch=3, repeats=1)
+    for prepare, differs in ((lambda model: model, False), (moved, True)):
+        *_, alone, ddim, heun = measure(trial, prepare, (DDIM(), Heun()))
+        assert (alone.by, ddim.by, heun.by) == ("compiled network",) + ("compiled bench",) * 2
+        assert alone.difference is None and alone.overhead is None
+        assert (ddim.calls, heun.calls) == (4, 3)
+        for line in (ddim, heun):
+            assert (line.difference > 0) == (line.grey_levels > 0) == differs
+
+
+@pytest.mark.slow
+def test_the_compiled_network_makes_the_same_states() -> None:
+    trial = Trial(untrained("tiny"), nfe=3, batch=2, repeats=1)
+    *_, line = measure(trial, compiled, (DDIM(),))
+    assert line.by == "compiled bench" and line.difference < 0.05
+
+
+def test_final_states_are_not_quantised_and_depend_on_the_seed_alone() -> None:
+    model = untrained("tiny")
+    states = Trial(model, 3, 4).ours(DDIM())()
+    assert states.dtype == torch.float32 and states.shape == (4, *model.shape)
+    assert len(states.unique()) > 256
+    assert torch.equal(states, Trial(untrained("tiny"), 3, 4).ours(DDIM())())
+
+
+@pytest.mark.parametrize(("name", "millions"), [("adm-256", 550), ("latent", 270), ("tiny", 0)])
+def test_networks_are_of_their_sizes(name: str, millions: int) -> None:
+    with torch.device("meta"):
+        net = network(NETWORKS[name])
+    weights = sum(weight.numel() for weight in net.parameters()) / 1e6
+    assert weights == pytest.approx(millions, rel=0.15, abs=1)
+    size, channels = NETWORKS[name]["sample_size"], NETWORKS[name]["in_channels"]
+    x = torch.empty(2, channels, size, size, device="meta")
+    assert net(x, torch.empty(2, device="meta")).sample.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--network", "adm"), "did you mean adm-256"),
+        (("--dtype", "int8"), "unknown dtype 'int8'"),
+        (("--nfe", "0"), "--nfe must be at least 1, not 0"),
+        (("--batch", "-1"), "--batch must be at least 1, not -1"),
+        (("--repeats", "0"), "--repeats must be at least 1, not 0"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    words: tuple[str, ...],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bench(monkeypatch, "sampler", "--device", "cpu", *words) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_the_widest_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ours(trial: Trial, sampler: object):
+        def work() -> None:
+            if trial.batch > 70:
+                raise torch.OutOfMemoryError("too large")
+
+        return work
+
+    monkeypatch.setattr(Trial, "ours", ours)
+    monkeypatch.setattr(Trial, "theirs", ours)
+    model = untrained("tiny")
+    assert benchmarks.widest_batch(model) == 4
+    assert benchmarks.widest_batch(replace(model, device="cuda")) == 62
