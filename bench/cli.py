@@ -160,15 +160,31 @@ def report_(
     results: Results = Path("results"),
 ) -> None:
     """Tables and figures from the records alone."""
-    from bench import names
     from bench.report import report
+
+    for path in report(_folder_of(experiment, results)):
+        typer.echo(path)
+
+
+def _folder_of(experiment: str, results: Path) -> Path:
+    from bench import names
 
     known = sorted(path.parent.name for path in results.glob("*/plan.json"))
     if experiment not in known:
         raise ValueError(f"no results of {experiment!r} in {results}"
                          f"{names.nearest(experiment, known)}")  # fmt: skip
-    for path in report(results / experiment):
-        typer.echo(path)
+    return results / experiment
+
+
+@app.command()
+def pack(
+    experiment: Annotated[str, typer.Argument(help="an experiment that was run")],
+    results: Results = Path("results"),
+) -> None:
+    """Gather an experiment's records in one compressed file, to be shipped; runs go on from it."""
+    from bench import store
+
+    typer.echo(store.pack_records(_folder_of(experiment, results)))
 
 
 @app.command()

@@ -55,6 +55,7 @@ class Job:
     key: str
     row: dict[str, Any]
     anchor: "Job | None" = field(default=None, repr=False)  # the converged run it is compared with
+    strip: int = 0  # of its images are kept for the figure
 
     @property
     def cost(self) -> int:
@@ -113,7 +114,9 @@ def rate_of(schedule: Schedule) -> Rate | None:
     return found if isinstance(found, Rate) else None
 
 
-def _job(lab: Lab, cell: Cell, row: dict[str, Any], anchor: Job | None = None) -> Job:
+def _job(
+    lab: Lab, cell: Cell, row: dict[str, Any], anchor: Job | None = None, strip: int = 0
+) -> Job:
     model = lab.models[cell.model]
     _check_measured(cell.schedule, model)
     generate.check_fits(model, cell.sampler)
@@ -130,7 +133,7 @@ def _job(lab: Lab, cell: Cell, row: dict[str, Any], anchor: Job | None = None) -
         }
     )
     row = row | {"nfe": cell.nfe, "n": len(cell.seeds), "sampler": label(cell.sampler), "key": key}
-    return Job(cell, grid, key, row | ({"anchor": anchor.key} if anchor else {}), anchor)
+    return Job(cell, grid, key, row | ({"anchor": anchor.key} if anchor else {}), anchor, strip)
 
 
 def label(sampler: Sampler) -> str:
@@ -229,8 +232,11 @@ def scored_jobs(
                 row |= {"model": experiment.model}
                 # a stochastic run has no one image that it should have come to
                 anchor = None if is_stochastic(sampler) else anchors.get((on.model, block))
+                strip = lab.scoring.strip if block is experiment.blocks[0] else 0
                 jobs += [
-                    _job(lab, Cell(on.model, schedule, sampler, nfe, block.seeds), row, anchor)
+                    _job(
+                        lab, Cell(on.model, schedule, sampler, nfe, block.seeds), row, anchor, strip
+                    )
                     for nfe in block.nfes
                 ]
     return jobs

@@ -244,7 +244,7 @@ def _fd_error(lab: Lab, anchor: Job, fake: feature_room.Features) -> float:
 def draw(lab: Lab, job: Job, bar: tqdm) -> Made:
     """Stream a cell's images into features."""
     fine = job.row["role"] == "converged"
-    keep = {"converged": len(job.cell.seeds), "score": lab.scoring.strip}.get(job.row["role"], 0)
+    keep = len(job.cell.seeds) if fine else job.strip
     first: list[Tensor] = []
     counted: set[int] = set()
     errors = _Errors(_truth(lab, job.anchor)) if job.anchor else None
@@ -267,10 +267,9 @@ def draw(lab: Lab, job: Job, bar: tqdm) -> Made:
     fake = feature_room.fold(lab.extractor, stream(), keep=lab.scoring.bank)
     seconds = time.perf_counter() - start
     images = torch.cat(first) if first else torch.empty(0, dtype=torch.uint8)
-    strip = images[: lab.scoring.strip if job.row["role"] == "score" else 0]
     return Made(
-        fake, strip, images if fine else None, errors.mean() if errors else None, max(counted),
-        seconds,
+        fake, images[: job.strip], images if fine else None, errors.mean() if errors else None,
+        max(counted), seconds,
     )  # fmt: skip
 
 

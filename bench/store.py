@@ -1,10 +1,16 @@
-"""Keys and records: one JSON file a cell, written whole or not at all. Standard library only."""
+"""Keys and records: one JSON file a cell, whole or absent, or all of them packed in one file.
 
+Standard library only.
+"""
+
+import gzip
 import hashlib
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +84,49 @@ def save_record(folder: Path, record: Mapping[str, Any], strip: bytes | None) ->
     return write_json(folder / "records" / f"{record['key']}.json", record)
 
 
+def pack_records(folder: Path) -> Path:
+    """Gather the single records of a folder in one compressed file, a record a line, and delete
+    them: a tenth of the bytes. Read like them; a single record made later goes before it."""
+    records = load_records(folder)
+    lines = "".join(json.dumps(records[key]) + "\n" for key in sorted(records))
+    path = write_bytes(folder / "records" / _PACK, gzip.compress(lines.encode(), mtime=0))
+    for key in records:
+        (folder / "records" / f"{key}.json").unlink(missing_ok=True)
+    return path
+
+
 def load_records(folder: Path) -> dict[str, dict[str, Any]]:
     """All finished records of an experiment folder, by key."""
-    found = {path.stem: read_json(path) for path in sorted((folder / "records").glob("*.json"))}
-    for key, record in found.items():
-        if record.get("key") != key:
-            raise ValueError(f"{folder}/records/{key}.json holds the record of another cell")
+    found = dict(_packed(folder))
+    for path in sorted((folder / "records").glob("*.json")):
+        record = read_json(path)
+        if record.get("key") != path.stem:
+            raise ValueError(f"{path} holds the record of another cell")
+        found[path.stem] = record
     return found
 
 
 def has_record(folder: Path, key: str) -> bool:
     """Whether that cell is finished."""
-    return (folder / "records" / f"{key}.json").is_file()
+    return (folder / "records" / f"{key}.json").is_file() or key in _packed(folder)
+
+
+_PACK = "records.jsonl.gz"
+
+
+def _packed(folder: Path) -> dict[str, dict[str, Any]]:
+    """The records of a folder's compressed file, if it has one."""
+    path = folder / "records" / _PACK
+    return _unpacked(path, path.stat().st_mtime_ns) if path.is_file() else {}
+
+
+@lru_cache(maxsize=4)
+def _unpacked(path: Path, changed: int) -> dict[str, dict[str, Any]]:
+    try:
+        records = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        return {record["key"]: record for record in records}
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch it again or delete it") from error
 
 
 def save_plan(folder: Path, plan: Mapping[str, Any]) -> Path:

@@ -186,7 +186,7 @@ def test_many_lines_are_a_sweep_and_few_are_not(tmp_path: Path) -> None:
     assert "score-vs-nfe.png" in few and "sweep.png" not in few
     made = report(save(tmp_path / "many", [*many(), *many(3, n=900)]))
     names = {path.name for path in made if path.suffix == ".png"}
-    rest = {f"{one}-900.png" for one in ("score-vs-nfe", "precision-recall", "grids", "samples")}
+    rest = {f"{one}-900.png" for one in ("score-vs-nfe", "precision-recall", "grids")}
     assert names == {"sweep.png", "rates.png"} | rest
 
 

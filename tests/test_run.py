@@ -1,6 +1,7 @@
 """The main path end to end: a tiny random network, real features, real files."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def test_every_cell_has_a_record_and_the_counted_nfe(undisturbed: Path) -> None:
         assert record["nfe"] == row["nfe"] == len(record["grid"]) - 1
         assert record["metrics"]["fd"] > 0
         strip = undisturbed / "records" / f"{row['key']}.png"
-        assert strip.is_file() == (row["role"] == "score")  # only scored cells are drawn
+        assert strip.is_file() == (row["block"] == "1" and row["role"] == "score")  # is drawn
 
 
 def test_tuned_line_takes_the_lowest_fd_on_the_tuning_seeds(undisturbed: Path) -> None:
@@ -112,6 +113,18 @@ def test_second_run_samples_nothing_and_changes_nothing(
     run.run(experiment(models), undisturbed.parent, models, "cpu", same)
     after = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
     assert before == after
+
+
+def test_a_packed_run_goes_on_and_reports_the_same(
+    undisturbed: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "res" / "tiny")
+    assert crs(monkeypatch, "pack", "tiny", "--results", str(tmp_path / "res")) == 0
+    assert not list((tmp_path / "res" / "tiny" / "records").glob("*.json"))
+    monkeypatch.setattr(run, "draw", lambda *_: pytest.fail("a finished cell was run again"))
+    run.run(experiment(models), tmp_path / "res", models, "cpu", same)
+    for name in ("table.md", "table.csv", "plan.json"):
+        assert (tmp_path / "res" / "tiny" / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
 def test_a_killed_run_goes_on_to_the_same_table(

@@ -131,6 +131,26 @@ def test_records_come_back_by_key(tmp_path: Path) -> None:
     assert list(found) == ["k1", "k2"] and found["k2"]["metrics"] == {"fd": 1.5}
 
 
+def test_packed_records_are_read_like_single_ones(tmp_path: Path) -> None:
+    for key in ("k2", "k1"):
+        store.save_record(tmp_path, {"key": key, "metrics": {"fd": 0.1}}, b"png")
+    before = store.load_records(tmp_path)
+    path = store.pack_records(tmp_path)
+    assert sorted(one.name for one in path.parent.iterdir()) == ["k1.png", "k2.png", path.name]
+    assert store.load_records(tmp_path) == before and store.has_record(tmp_path, "k2")
+    assert not store.has_record(tmp_path, "k3")
+    packed = path.read_bytes()
+    assert store.pack_records(tmp_path).read_bytes() == packed  # again, the same bytes
+    store.save_record(tmp_path, {"key": "k2", "metrics": {"fd": 0.2}}, None)  # run again, later
+    store.save_record(tmp_path, {"key": "k3", "metrics": {"fd": 0.3}}, None)
+    assert [r["metrics"]["fd"] for r in store.load_records(tmp_path).values()] == [0.1, 0.2, 0.3]
+    store.pack_records(tmp_path)
+    assert [r["metrics"]["fd"] for r in store.load_records(tmp_path).values()] == [0.1, 0.2, 0.3]
+    path.write_bytes(packed[:-9])
+    with pytest.raises(ValueError, match="records.jsonl.gz is damaged"):
+        store.load_records(tmp_path)
+
+
 def test_the_record_marks_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise KeyboardInterrupt

@@ -110,10 +110,10 @@ def nfe_axis(axes: Axes, ticks: list[int]) -> None:
 def save(figure: Figure, stem: Path) -> list[Path]:
     """`stem.png`, 150 dots an inch, and `stem.pdf`; returns their paths.
 
-    The PNG in a palette of 256 colours: a third of the bytes of full colour.
+    The PNG in a palette of 128 colours: a third of the bytes of full colour.
     """
     figure.savefig(full := io.BytesIO(), format="png", dpi=150)
-    picture = Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture = Image.open(full).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     picture.save(png := io.BytesIO(), "png", optimize=True)
     figure.savefig(pdf := io.BytesIO(), format="pdf", metadata={"CreationDate": None})
     return [

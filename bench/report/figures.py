@@ -39,15 +39,15 @@ def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
         elif results.sweeps(model, n):
             yield f"sweep{tail}", sweep(results, model, n)
         else:
-            for name, figure in _of_few_lines(results, model, n, folder):
+            for name, figure in _of_few_lines(results, model, n):
                 yield name + tail, figure
+            if n == first[model]:
+                yield f"samples{tail}", _samples(results, model, n, folder)
         if n == first[model] and levels.curves(results, model):
             yield f"rates{tail}", levels.rates(results, model)
 
 
-def _of_few_lines(
-    results: Results, model: str, n: int, folder: Path
-) -> Iterator[tuple[str, Figure]]:
+def _of_few_lines(results: Results, model: str, n: int) -> Iterator[tuple[str, Figure]]:
     """What a group of few schedule lines is drawn as."""
     yield "score-vs-nfe", scores.quality(results, model, n)
     errors = scores.errors(results, model, n)
@@ -56,7 +56,6 @@ def _of_few_lines(
     if {"precision", "recall"} <= set(results.metrics):
         yield "precision-recall", scores.precision_recall(results, model, n)
     yield "grids", levels.grids(results, model, n)
-    yield "samples", _samples(results, model, n, folder)
 
 
 def _samples(results: Results, model: str, n: int, folder: Path) -> Figure:
