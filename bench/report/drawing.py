@@ -26,7 +26,7 @@ from PIL import Image
 from bench import store
 from bench.report.frame import Results
 
-COOL = ("#333333", "#56B4E9", "#0072B2", "#999999", "#333399", "#7F9DB9")
+COOL = ("#333333", "#56B4E9", "#0072B2", "#999999", "#333399", "#7F9DB9", "#00838F", "#9575CD")
 WARM = ("#D55E00", "#E69F00", "#CC79A7", "#A50F15", "#8C6D00", "#F0027F")
 _MARKS = "osD^vP*X"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bench.report.drawing import COOL, WARM, legend, log_axis, looks, panels
 from bench.report.frame import Results
@@ -55,6 +56,7 @@ def grids(results: Results, model: str, n: int) -> Figure:
         names = ", ".join(group)
         axes.set_title(f"{textwrap.fill(names, 60)}, NFE {nfe}", fontsize=9)
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3, lw=0.5)
     each[0][1].set_ylabel(r"$\sigma$ (noise over signal); the last step goes to 0")
     legend(figure, known)

@@ -62,14 +62,19 @@ def protocol(results: Results) -> list[str]:
     def each(name: str) -> str:
         return _each([f"{part.get(name)}" for part in parts])
 
+    neighbours = (
+        f", {each('bank')} features for precision and recall, k = {each('k')}"
+        if HIGHER_IS_BETTER & set(results.metrics)
+        else ""
+    )
     devices = _each([record["device"] for record in results.done])
     versions = _each([f"{k} {v}" for one in results.done for k, v in one["versions"].items()])
     lines = [
-        f"Features {each('features')}; reference {each('reference')} (N = {each('reference_n')}, "
-        f"{each('bank')} features for precision and recall, k = {each('k')}); {each('n')} images "
-        f"a cell; quantiser {each('quantiser')}; network in {each('dtype')}; "
-        f"{devices}; {versions}.",
-        f"{label('fd', results.features)}: lower is better. Precision, recall: higher is better.",
+        f"Features {each('features')}; reference {each('reference')} (N = {each('reference_n')}"
+        f"{neighbours}); {each('n')} images a cell; quantiser {each('quantiser')}; network in "
+        f"{each('dtype')}; {devices}; {versions}.",
+        f"{label('fd', results.features)}: lower is better."
+        + " Precision, recall: higher is better." * bool(neighbours),
     ]
     apart = ("n", "converged")  # these differ between groups, and between blocks
     names = dict.fromkeys(name for part in parts for name in part if name not in apart)
