@@ -102,10 +102,10 @@ def test_means_spreads_and_ties_by_hand(folder: Path) -> None:
     assert fd["native"] == ["31.00 ± 1.00", "21.00 ± 1.00"]
     # best mean at NFE 5 is Karras, 20.40; CRS is behind by -0.5 and 0.7: 0.1 on average +- 0.6
     assert fd["Karras(rho=7)"] == ["**20.40** ± 0.10", ""]
-    assert fd["CRS(v_x)"] == ["**20.50** ± 0.50", "**12.50** ± 0.50"]
+    assert fd["CRS(v_x)"] == ["**20.50** ± 0.50", "12.50 ± 0.50"]  # Karras may yet be the best
     precision = table(folder, 1)
     assert precision["native"][0] == "0.690 ± 0.010"
-    assert precision["CRS(v_x)"][1] == "**0.875** ± 0.005"
+    assert precision["CRS(v_x)"] == ["**0.795** ± 0.005", "0.875 ± 0.005"]
 
 
 def test_differences_to_the_best_are_paired_by_hand(folder: Path, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_csv_is_long_and_leaves_what_was_not_run_empty(folder: Path) -> None:
 def test_latex_is_escaped_and_bold(folder: Path) -> None:
     report(folder)
     text = (folder / "table.tex").read_text()
-    assert r"CRS(v\_x) & \textbf{20.50} $\pm$ 0.50 & \textbf{12.50} $\pm$ 0.50 \\" in text
+    assert r"CRS(v\_x) & \textbf{20.50} $\pm$ 0.50 & 12.50 $\pm$ 0.50 \\" in text
     assert r"Karras(rho=7) & \textbf{20.40} $\pm$ 0.10 &  \\" in text
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 3
 

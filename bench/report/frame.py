@@ -34,8 +34,9 @@ def spread(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Score:
-    """A cell of a table: mean and spread over its blocks; `leads` if best, or not told from it.
+    """A cell of a table: mean and spread over its blocks.
 
+    leads: best of its column, or not told from it; none leads before the column was run whole.
     beyond: it scores better than the model's own converged samples of the same seeds, so what it
     gains there is not closeness to the model's distribution.
     behind: differences to the best of the column, one a seed block that both have; >= 0 on average.
@@ -146,6 +147,7 @@ class Results:
             return dict.fromkeys(blocks)
         sign = -1 if metric in HIGHER_IS_BETTER else 1
         best = min(means, key=lambda line: sign * means[line])
+        whole = bool(here.counted.notna().all())  # the best of some may not be the best of all
         ahead = self._ahead(here) if metric == "fd" else {}
         scores: dict[str, Score | None] = dict.fromkeys(blocks)
         for line in means:
@@ -154,7 +156,7 @@ class Results:
                 float(values.mean()),
                 spread(values.to_numpy()),
                 len(values),
-                line == best or _ties(behind),
+                whole and (line == best or _ties(behind)),
                 ahead.get(line, False),
                 tuple(behind),
             )

@@ -11,8 +11,11 @@ from bench import store
 from bench.report.frame import HIGHER_IS_BETTER, MANY_LINES, Results, Score, label, spread
 from bench.report.layout import Grid, crossed, grids
 
-_BOLD = "Bold: best, and those within the spread of it (paired by seed block)."
-_BEST = "Bold: best."  # one block has no spread, so no ties
+_BOLD = (
+    "Bold: best, and those within the spread of it (paired by seed block), once all it is compared "
+    "with was run."
+)
+_BEST = "Bold: best, once all it is compared with was run."  # one block has no spread, so no ties
 _CELL = ["model", "sampler", "line", "nfe", "counted", "block", "role", "n"]
 
 
