@@ -92,6 +92,7 @@ def save_plan(lab: Lab, experiment: Experiment, jobs: Sequence[Job], chosen: Cho
     store.save_plan(
         lab.folder,
         {"experiment": experiment.name, "title": experiment.title, "note": experiment.note,
+         "published": experiment.published,
          "rows": [job.row for job in jobs], "chosen": picks,
          "rates": [_curve(model, rate) for (model, _), rate in used.items()],
          "grid_bands": grid_bands(lab, jobs)},

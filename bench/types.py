@@ -346,6 +346,7 @@ class Experiment:
     tuning: Block | None = None
     scoring: Scoring = field(default_factory=Scoring)
     note: str = ""
+    published: str = ""  # data set of `published.csv` whose numbers stand beside ours
 
     def __post_init__(self) -> None:
         blocks = [*self.blocks, *([self.tuning] if self.tuning else [])]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from test_report import RATE, cell, save, table, toy
 
 from bench import store
-from bench.report import levels, report, scores
+from bench.report import levels, published, report, scores
 from bench.report.crossing import crossing
 from bench.report.drawing import constant_rate, looks
 from bench.report.frame import MANY_LINES, Results
@@ -303,3 +303,52 @@ def test_crossing_draws_each_score_and_bolds_the_best_of_a_row(tmp_path: Path) -
     ]  # fmt: skip
     names = [label.get_text() for label in left.get_yticklabels()]
     assert names == ["DDIM", "DDPM", "DEIS", "Heun", "UniPC"]
+
+
+PUBLISHED = """model,dataset,space,sampler,schedule,nfe,fid,precision,recall,note,source
+Theirs,Horses,pixel,ddim,native,5,30.5,,,,a paper
+Headline,Horses,pixel,,,,2.03,0.7,0.5,an abstract,b | c
+Theirs,Cats,pixel,ddim,native,5,99,,,,a paper
+"""
+
+
+def test_published_numbers_stand_beside_ours(tmp_path: Path) -> None:
+    (tmp_path / "published.csv").write_text(PUBLISHED)
+    folder = save(tmp_path / "x", toy(protocol={"features": "inception-v3-compat"}))
+    assert "Published" not in (report(folder) and (folder / "table.md").read_text())
+    store.save_plan(folder, store.load_plan(folder) | {"published": "Horses"})
+    report(folder)
+    text = (folder / "table.md").read_text()
+    assert "## Published for Horses" in text and "| 99 |" not in text
+    assert "| Theirs | ddim | native | 5 | 30.5 |  |  |  | a paper |" in text
+    assert "| Headline |  |  |  | 2.03 | 0.7 | 0.5 | an abstract | b / c |" in text
+    rows = published.read(folder, "Horses")
+    axes = scores.quality(
+        Results(store.load_plan(folder), store.load_records(folder), rows), "m", 500
+    ).axes[0]
+    (cross,) = (line for line in axes.lines if line.get_label() == "published")
+    assert cross.get_xydata().tolist() == [[5.0, 30.5]]
+    (level,) = (line for line in axes.lines if line.get_label() == "published: Headline")
+    assert set(level.get_ydata()) == {2.03}
+
+
+def test_published_fids_are_not_drawn_over_other_features(tmp_path: Path) -> None:
+    folder = save(tmp_path / "x", toy())
+    (tmp_path / "published.csv").write_text(PUBLISHED)
+    rows = published.read(folder, "Horses")
+    found = Results(store.load_plan(folder), store.load_records(folder), rows)
+    labels = [str(line.get_label()) for line in scores.quality(found, "m", 500).axes[0].lines]
+    assert not any(label.startswith("published") for label in labels)
+
+
+def test_a_published_file_without_a_column_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "published.csv").write_text("model,dataset\na,b\n")
+    with pytest.raises(ValueError, match="published.csv has no column sampler"):
+        published.read(tmp_path / "x", "b")
+
+
+def test_the_shipped_published_rows_have_numbers_and_sources() -> None:
+    root = Path(__file__).resolve().parents[1]
+    rows = published.read(root / "results" / "x", "LSUN Horse 256")
+    assert {row["fid"] for row in rows} >= {"2.57", "2.03"}
+    assert all(row["source"] for row in rows)

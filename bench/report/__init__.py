@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from bench import store
-from bench.report import figures, tables
+from bench.report import figures, published, tables
 from bench.report.frame import Results
 from bench.report.law import draw_law
 
@@ -20,7 +20,9 @@ def report(folder: Path) -> list[Path]:
     ValueError if nothing was run yet.
     """
     folder = Path(folder)
-    results = Results(store.load_plan(folder), store.load_records(folder))
+    plan = store.load_plan(folder)
+    others = published.read(folder, plan.get("published", ""))
+    results = Results(plan, store.load_records(folder), others)
     if not results.done:
         name = results.plan["experiment"]
         raise ValueError(f"nothing of {name} was run yet; first: crs-bench run {name}")

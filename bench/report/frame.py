@@ -4,7 +4,7 @@ Per column the blocks of two schedules hold the same seeds, so they are compared
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -56,6 +56,7 @@ class Results:
 
     plan: dict[str, Any]
     records: dict[str, dict[str, Any]]
+    published: list[dict[str, str]] = field(default_factory=list)  # rows of others
 
     @cached_property
     def done(self) -> list[dict[str, Any]]:

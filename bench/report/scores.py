@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.report import published
 from bench.report.drawing import legend, log_axis, looks, nfe_axis, panels
 from bench.report.frame import HIGHER_IS_BETTER, Results, label
 
@@ -48,6 +49,7 @@ def _against_nfe(
             nfe_axis(axes, sorted(set(results.ran(model, n).nfe)))
         if metric == "fd":
             _converged_levels(row, results, model, n)
+            _published(row, results)
         if metric not in HIGHER_IS_BETTER:
             log_axis(row[0])
         row[0].set_ylabel(label(metric, results.features))
@@ -102,6 +104,18 @@ def _converged_levels(row: Iterable[Axes], results: Results, model: str, n: int)
         for (color, style), (name, values) in zip(cycle(_LEVELS), levels.items(), strict=False):
             level = float(np.mean(values))
             axes.axhline(level, color=color, lw=1.2, ls=style, label=f"converged {name}")
+
+
+def _published(row: Iterable[Axes], results: Results) -> None:
+    """FIDs of others, beside ours where ours is one: crosses, or levels where NFE is not said."""
+    if label("fd", results.features) != "FID":
+        return
+    points = np.array(published.points(results.published)).reshape(-1, 2)
+    for axes in row:
+        if len(points):
+            axes.plot(*points.T, "x", color="#777777", ms=5, label="published")
+        for name, level in published.levels(results.published):
+            axes.axhline(level, color="#777777", lw=0.8, ls=":", label=f"published: {name}")
 
 
 def precision_recall(results: Results, model: str, n: int) -> Figure:

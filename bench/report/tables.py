@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench import store
+from bench.report import published
 from bench.report.frame import HIGHER_IS_BETTER, MANY_LINES, Results, Score, label, spread
 from bench.report.layout import Grid, crossed, grids
 
@@ -111,6 +112,7 @@ def markdown(results: Results) -> str:
             text.append(f"## {name}, {model}, {n:,} images a cell ({arrow} is better)")
             text += [_markdown_table(grid, metric) for grid in grids(results, model, n, metric)]
         text += _differences(results, model, n)
+    text += published.markdown(results.published, plan.get("published", ""))
     if plan["chosen"]:
         text += ["## What was tuned", _choices(results)]
     return "\n\n".join(text) + "\n"
