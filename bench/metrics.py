@@ -47,7 +47,19 @@ class Gaussian:
 
     @cached_property
     def root(self) -> np.ndarray:
-        """L [dim, rank] with L L^T = cov, by Cholesky with pivots, cut at its rank (dpstrf)."""
+        """L [dim, rank] with L L^T = cov.
+
+        numpy's Cholesky first: it lets other threads run meanwhile, which scipy's dpstrf does not.
+        Where it fails, or a pivot is within a thousand times of rounding, the covariance may be
+        singular, and its rank is cut by Cholesky with pivots: a root of noise of 1e-17 is 3e-9.
+        """
+        rounding = len(self.cov) * np.finfo(np.float64).eps * self.cov.diagonal().max(initial=0)
+        try:
+            root = np.linalg.cholesky(self.cov)
+            if (np.square(root.diagonal()) > 1e3 * rounding).all():
+                return root
+        except np.linalg.LinAlgError:  # not positive definite: fewer images than dimensions
+            pass
         factor, pivots, rank, _ = lapack.dpstrf(self.cov, lower=1)
         root = np.empty((len(self.cov), rank))
         root[pivots - 1] = np.tril(factor)[:, :rank]

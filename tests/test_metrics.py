@@ -97,6 +97,16 @@ def test_singular_covariances_of_few_images() -> None:
     assert frechet_distance(zero, none, zero, torch.outer(b, b)) == pytest.approx(float(b @ b))
 
 
+@pytest.mark.parametrize("n", [6, 12, 13, 14, 60])
+def test_the_root_does_not_turn_rounding_into_rank(n: int) -> None:
+    few = Set(normal(n, 12, 7) * torch.logspace(0, -3, 12) + 0.3)
+    gaussian = metrics.Gaussian(few.mean, few.cov)
+    assert gaussian.root.shape == (12, min(n - 1, 12))
+    assert np.allclose(gaussian.root @ gaussian.root.T, gaussian.cov, rtol=1e-12, atol=1e-15)
+    twice = torch.cat([few.bank, few.bank[:, :4]], 1)  # columns that repeat: rank 12 of 16
+    assert metrics.Gaussian(Set(twice).mean, Set(twice).cov).root.shape == (16, min(n - 1, 12))
+
+
 def test_equal_covariances_leave_the_shift() -> None:
     real = Set(normal(300, 40, 6))
     assert frechet_distance(real.mean, real.cov, real.mean, real.cov) == pytest.approx(0, abs=1e-10)
