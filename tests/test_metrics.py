@@ -171,8 +171,8 @@ def test_equals_brute_force_float64(pair: str, k: int) -> None:
 def test_blocks_do_not_change_the_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, real = PAIRS["ties"]
     whole = precision_recall(fake=fake, real=real)
-    monkeypatch.setattr(metrics, "_PAIRS", 2000)
-    monkeypatch.setattr(metrics, "_EXTRA", 0)  # every row takes the slow way
+    monkeypatch.setattr(metrics.neighbours, "_PAIRS", 2000)
+    monkeypatch.setattr(metrics.neighbours, "_EXTRA", 0)  # every row takes the slow way
     assert precision_recall(fake=fake, real=real) == whole
     assert precision_recall(fake=PAIRS["offset"][0], real=PAIRS["offset"][1]) == brute(
         *PAIRS["offset"], 3
