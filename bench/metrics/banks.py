@@ -25,6 +25,8 @@ class Rows:
     @property
     def cov(self) -> Tensor:
         """Unbiased covariance, float64 [dim, dim]."""
+        if self.n < 2:
+            raise ValueError(f"a covariance needs at least 2 features, not {self.n}; add images")
         centred = self.bank.double() - self.mean
         return centred.T @ centred / (self.n - 1)
 

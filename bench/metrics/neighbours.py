@@ -1,4 +1,4 @@
-"""Metrics of nearest neighbours: precision and recall, exact in float64."""
+"""Metrics of nearest neighbours, exact in float64: precision, recall, density, coverage."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -94,6 +94,27 @@ def _inside(queries: _Points, balls: _Points, radii: Tensor) -> Tensor:
     return inside
 
 
+def _strictly_inside(queries: _Points, balls: _Points, radii: Tensor) -> tuple[int, Tensor]:
+    """Pairs of a query in a ball (centre, squared radius), border excluded: how many there are,
+    and which balls have a query, bool [balls]."""
+    hit = torch.zeros(len(balls.exact), dtype=torch.bool, device=radii.device)
+    quick = radii.to(balls.quick.dtype)
+    reach = radii * (1 - 1e-12)  # a tie of exact numbers stays one, as in `_inside`
+    count = 0
+    for rows in queries.blocks(balls):
+        distance, error = _bounds(rows, queries, balls)
+        gap, margin = distance - quick, error + 2e-12 * quick
+        sure = gap < -margin  # [rows, balls]
+        count += int(sure.sum())
+        hit |= sure.any(0)
+        pairs = (gap.abs() <= margin).nonzero()  # near ties
+        for i, j in (part.unbind(1) for part in pairs.split(4096)):
+            near = j[_distances(queries.exact[rows[i]], balls.exact[j]) < reach[j]]
+            count += len(near)
+            hit[near] = True
+    return count, hit
+
+
 def check_neighbours(fake: Tensor, real: Tensor, k: int) -> None:
     """ValueError unless two banks are fit for k nearest neighbours."""
     check_banks(fake, real)
@@ -124,6 +145,22 @@ def precision_recall(*, fake: Tensor, real: Tensor, k: int = 3) -> tuple[float, 
     return _share(fake, real, k), _share(real, fake, k)
 
 
+def density_coverage(*, fake: Tensor, real: Tensor, k: int = 5) -> tuple[float, float]:
+    """Density and coverage (Naeem et al. 2020, eq. 5-6): (density, coverage).
+
+    Density: the mean number of real balls that a fake point lies in, over k; a ball reaches from a
+    real point to its k-th nearest real neighbour, border excluded, `<`. It may exceed 1. Coverage:
+    share of real balls with a fake point. fake, real: float [n, dim] on one device. For M fake and
+    N real points of one law density is 1 and coverage 1 - C(N - 1, k) / C(N + M - 1, k), on
+    average. The outcome is float64's.
+    """
+    check_neighbours(fake, real, k)
+    centre = real.double().mean(0)
+    balls = _Points.of(real, centre)
+    count, hit = _strictly_inside(_Points.of(fake, centre), balls, _radii(balls, k))
+    return count / (k * len(fake)), int(hit.sum()) / len(hit)
+
+
 @dataclass(frozen=True)
 class Precision:
     """Share of fake features among the real ones: quality. See `precision_recall`."""
@@ -148,3 +185,28 @@ class Recall:
     def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
         check_neighbours(fake.bank, real.bank, self.k)
         return _share(real.bank, fake.bank, self.k)
+
+
+@dataclass(frozen=True)
+class Density:
+    """Real balls around a fake feature, over k: quality, blind to outliers of the real set. See
+    `density_coverage`."""
+
+    k: int = 5
+    name: ClassVar[str] = "density"
+    higher_is_better: ClassVar[bool] = True
+
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
+        return density_coverage(fake=fake.bank, real=real.bank, k=self.k)[0]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Share of real features with a fake one beside them: variety. See `density_coverage`."""
+
+    k: int = 5
+    name: ClassVar[str] = "coverage"
+    higher_is_better: ClassVar[bool] = True
+
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
+        return density_coverage(fake=fake.bank, real=real.bank, k=self.k)[1]
