@@ -105,13 +105,13 @@ class FrechetDistance:
     higher_is_better: ClassVar[bool] = False
 
     def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
-        return _gaussian(fake).distance(_gaussian(real))
+        return gaussian_of(fake).distance(gaussian_of(real))
 
 
 _GAUSSIANS: WeakKeyDictionary[FeatureStatistics, Gaussian] = WeakKeyDictionary()
 
 
-def _gaussian(features: FeatureStatistics) -> Gaussian:
+def gaussian_of(features: FeatureStatistics) -> Gaussian:
     """The Gaussian of a set of features, fitted once as long as the set lives."""
     if features not in _GAUSSIANS:
         _GAUSSIANS[features] = Gaussian(features.mean, features.cov)
