@@ -1,5 +1,6 @@
 """Metrics against closed forms, 50-digit arithmetic, brute force, and a peer."""
 
+import math
 from dataclasses import dataclass
 
 import mpmath
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from bench import metrics
-from bench.metrics import frechet_distance, precision_recall
+from bench.metrics import KID, density_coverage, frechet_distance, precision_recall
+from bench.metrics.banks import Rows
+from bench.types import Metric
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,16 @@ def test_singular_covariances_of_few_images() -> None:
     assert frechet_distance(zero, none, zero, torch.outer(b, b)) == pytest.approx(float(b @ b))
 
 
+@pytest.mark.parametrize("n", [6, 12, 13, 14, 60])
+def test_the_root_does_not_turn_rounding_into_rank(n: int) -> None:
+    few = Set(normal(n, 12, 7) * torch.logspace(0, -3, 12) + 0.3)
+    gaussian = metrics.Gaussian(few.mean, few.cov)
+    assert gaussian.root.shape == (12, min(n - 1, 12))
+    assert np.allclose(gaussian.root @ gaussian.root.T, gaussian.cov, rtol=1e-12, atol=1e-15)
+    twice = torch.cat([few.bank, few.bank[:, :4]], 1)  # columns that repeat: rank 12 of 16
+    assert metrics.Gaussian(Set(twice).mean, Set(twice).cov).root.shape == (16, min(n - 1, 12))
+
+
 def test_equal_covariances_leave_the_shift() -> None:
     real = Set(normal(300, 40, 6))
     assert frechet_distance(real.mean, real.cov, real.mean, real.cov) == pytest.approx(0, abs=1e-10)
@@ -161,8 +174,8 @@ def test_equals_brute_force_float64(pair: str, k: int) -> None:
 def test_blocks_do_not_change_the_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, real = PAIRS["ties"]
     whole = precision_recall(fake=fake, real=real)
-    monkeypatch.setattr(metrics, "_PAIRS", 2000)
-    monkeypatch.setattr(metrics, "_EXTRA", 0)  # every row takes the slow way
+    monkeypatch.setattr(metrics.neighbours, "_PAIRS", 2000)
+    monkeypatch.setattr(metrics.neighbours, "_EXTRA", 0)  # every row takes the slow way
     assert precision_recall(fake=fake, real=real) == whole
     assert precision_recall(fake=PAIRS["offset"][0], real=PAIRS["offset"][1]) == brute(
         *PAIRS["offset"], 3
@@ -184,6 +197,8 @@ def test_mode_collapse_pins_the_order_of_arguments() -> None:
     sets = {"fake": collapsed, "real": Set(real)}
     assert metrics.Precision()(**sets) == 1.0
     assert metrics.Recall()(**sets) < 0.05
+    assert metrics.Density()(**sets) > 0.9
+    assert metrics.Coverage()(**sets) < 0.05
     assert precision_recall(fake=collapsed.bank, real=real)[1] == metrics.Recall()(**sets)
 
 
@@ -203,6 +218,126 @@ def test_bad_banks_are_named() -> None:
         metrics.Recall(k=3)(fake=Set(real[:0]), real=Set(real))
 
 
+# ---------------------------------------------------------------- density and coverage
+
+
+def brute_density(fake: Tensor, real: Tensor, k: int) -> tuple[float, float]:
+    """The definition with whole float64 distance matrices, ties at the border left out."""
+    fake, real = fake.double(), real.double()
+    own = (real[:, None] - real).square().sum(-1)
+    radii = own.sort(1).values[:, k]
+    inside = (fake[:, None] - real).square().sum(-1) < radii * (1 - 1e-12)  # [fake, real]
+    return int(inside.sum()) / (k * len(fake)), int(inside.any(0).sum()) / len(real)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_density_and_coverage_equal_brute_force(pair: str, k: int) -> None:
+    fake, real = PAIRS[pair]
+    assert density_coverage(fake=fake, real=real, k=k) == brute_density(fake, real, k)
+    assert density_coverage(fake=real, real=fake, k=k) == brute_density(real, fake, k)
+
+
+def test_density_and_coverage_equal_prdc() -> None:
+    prdc = pytest.importorskip("prdc")
+    fake, real = normal(700, 16, 0) * 0.9, normal(600, 16, 1)
+    peer = prdc.compute_prdc(real.double().numpy(), fake.double().numpy(), nearest_k=5)
+    found = density_coverage(fake=fake, real=real)
+    assert found == pytest.approx((peer["density"], peer["coverage"]), abs=1e-9)
+
+
+def test_blocks_do_not_change_density(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, real = PAIRS["ties"]
+    monkeypatch.setattr(metrics.neighbours, "_PAIRS", 2000)
+    assert density_coverage(fake=fake, real=real) == brute_density(fake, real, 5)
+
+
+def test_density_and_coverage_of_one_law_have_a_closed_form() -> None:
+    k, n, m = 3, 30, 20
+    draws = [
+        density_coverage(fake=normal(m, 4, 2 * i), real=normal(n, 4, 2 * i + 1), k=k)
+        for i in range(400)
+    ]
+    expected = 1.0, 1 - math.comb(n - 1, k) / math.comb(n + m - 1, k)
+    found, error = np.mean(draws, 0), np.std(draws, 0) / 20
+    assert (np.abs(found - expected) < 4 * error).all() and (error < 0.02).all()
+
+
+def test_density_is_not_fooled_by_a_real_outlier() -> None:
+    # one real outlier makes a huge ball: precision is fooled by it, density hardly
+    real = torch.cat([normal(400, 4, 0), torch.full((1, 4), 60.0)])
+    sets = {"fake": Set(normal(300, 4, 1) + 30), "real": Set(real)}
+    assert metrics.Precision()(**sets) > 0.99
+    assert metrics.Density()(**sets) < 0.25
+
+
+# ---------------------------------------------------------------- kernel distance
+
+
+def brute_mmd(x: np.ndarray, y: np.ndarray) -> float:
+    """The definition, pair by pair."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    n, m = len(x), len(y)
+    own_x = sum(kernel(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    own_y = sum(kernel(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return own_x + own_y - 2 * sum(kernel(a, b) for a in x for b in y) / (n * m)
+
+
+def test_kernel_distance_equals_double_loops() -> None:
+    fake, real = normal(25, 6, 0) * 1.2 + 0.3, normal(25, 6, 1)
+    expected = brute_mmd(fake.double().numpy(), real.double().numpy())
+    one = KID(subsets=3, subset_size=25)  # every subset is the whole set
+    value, error = one.estimate(fake=Set(fake), real=Set(real))
+    assert value == pytest.approx(expected, rel=1e-12) and error < 1e-14
+    assert one(fake=Set(fake), real=Set(real)) == value
+
+
+def test_kernel_distance_equals_torch_fidelity() -> None:
+    peer = pytest.importorskip("torch_fidelity.metric_kid")
+    fake, real = normal(400, 20, 0) + 0.2, normal(300, 20, 1)
+    mine = KID(subsets=20, subset_size=100)
+    for features, close in ((fake.double(), 1e-12), (fake, 1e-6)):  # theirs computes in float32
+        same = real.to(features.dtype)
+        theirs = peer.kid_features_to_metric(
+            features, same, kid_subsets=20, kid_subset_size=100, verbose=False
+        )
+        value, error = mine.estimate(fake=Set(features), real=Set(same))
+        assert value == pytest.approx(theirs["kernel_inception_distance_mean"], abs=close)
+        spread = theirs["kernel_inception_distance_std"]  # over n, not n - 1
+        assert error == pytest.approx(spread / 19**0.5, abs=close)
+    assert KID() == KID(subsets=100, subset_size=1000, seed=2020)  # theirs, too
+
+
+def test_kernel_distance_is_unbiased() -> None:
+    # dim 1, N(mu, 1) against N(0, 1): E k(x, x') - 2 E k(x, y) + E k(y, y') by moments of (t + 1)^3
+    mu = 0.5
+    m2, m3 = 1 + mu**2, mu**3 + 3 * mu  # second and third moments of x; those of y are 1 and 0
+    expected = (m3**2 + 3 * m2**2 + 3 * mu**2 + 1) - 2 * (3 * m2 + 1) + (3 + 1)
+    draws = [
+        KID(1, 20)(fake=Set(normal(20, 1, 2 * i) + mu), real=Set(normal(20, 1, 2 * i + 1)))
+        for i in range(2000)
+    ]
+    assert abs(np.mean(draws) - expected) < 4 * np.std(draws) / 2000**0.5
+    same = [KID(1, 20)(fake=Set(normal(20, 3, 2 * i)), real=Set(normal(20, 3, 2 * i + 1)))
+            for i in range(500)]  # fmt: skip
+    assert min(same) < 0 and abs(np.mean(same)) < 4 * np.std(same) / 500**0.5
+
+
+def test_kernel_distance_needs_enough_features() -> None:
+    real = Set(normal(50, 4, 0))
+    with pytest.raises(ValueError, match="of 1000 features, but fake has 50; .*subset_size=50"):
+        KID()(fake=real, real=real)
+    with pytest.raises(ValueError, match="but real has 40"):
+        KID(subset_size=50)(fake=real, real=Set(real.bank[:40]))
+    with pytest.raises(ValueError, match="at least 1 subset of 2"):
+        KID(subset_size=1)
+    with pytest.raises(ValueError, match="at least 2 subsets"):
+        KID(1, 50).estimate(fake=real, real=real)
+
+
 # ---------------------------------------------------------------- metrics
 
 
@@ -212,6 +347,8 @@ def test_bad_banks_are_named() -> None:
         (metrics.FrechetDistance(), "fd", False),
         (metrics.Precision(k=2), "precision", True),
         (metrics.Recall(k=2), "recall", True),
+        (metrics.Density(k=2), "density", True),
+        (metrics.Coverage(k=2), "coverage", True),
     ],
 )
 def test_metrics_are_keyword_only_and_labelled(metric: object, name: str, rises: bool) -> None:
@@ -227,3 +364,45 @@ def test_distance_sees_only_the_moments() -> None:
     fake, real = Set(normal(90, 5, 0)), Set(normal(80, 5, 1))
     expected = frechet_distance(np.asarray(fake.mean), fake.cov, real.mean, real.cov)
     assert metrics.FrechetDistance()(fake=fake, real=real) == expected
+
+
+def test_the_shipped_records_hash_these_forms() -> None:
+    forms = [metrics.FrechetDistance(), metrics.Precision(k=3), metrics.Recall(k=3)]
+    assert list(map(repr, forms)) == ["FrechetDistance()", "Precision(k=3)", "Recall(k=3)"]
+
+
+ALL = [
+    metrics.FrechetDistance(),
+    metrics.Precision(),
+    metrics.Recall(),
+    metrics.Density(),
+    metrics.Coverage(),
+    KID(2, 20),
+]
+
+
+@pytest.mark.parametrize("metric", ALL, ids=lambda metric: metric.name)
+def test_bad_input_is_one_clear_line(metric: Metric) -> None:
+    real = normal(40, 4, 0)
+    broken = {
+        "none": real[:0],
+        "one": real[:1],
+        "nan": torch.cat([real[:39], real[:1] / 0]),
+        "width": real[:, :3],
+    }
+    for what, bank in broken.items():
+        with pytest.raises(ValueError) as caught:
+            metric(fake=Rows(bank), real=Rows(real))
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 200, what
+        with pytest.raises(ValueError):
+            metric(fake=Rows(real), real=Rows(bank))
+
+
+@pytest.mark.parametrize("metric", ALL, ids=lambda metric: metric.name)
+def test_a_metric_does_not_know_the_order_of_images(metric: Metric) -> None:
+    fake, real = normal(40, 4, 0), normal(60, 4, 1)
+    if isinstance(metric, KID):  # its subsets are of rows
+        metric = KID(2, 40)
+        real = real[:40]
+    there = metric(fake=Rows(fake), real=Rows(real))
+    assert metric(fake=Rows(fake.flip(0)), real=Rows(real.flip(0))) == pytest.approx(there)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-HIGHER_IS_BETTER = {"precision", "recall"}
+HIGHER_IS_BETTER = {"precision", "recall", "density", "coverage"}
 MANY_LINES = 16  # schedule lines of a group; more are drawn and sorted as a sweep
 _NAMES = {"rms_error": "RMS to converged (grey levels)", "fd_error": "FD to converged"}
 

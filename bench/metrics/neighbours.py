@@ -1,98 +1,13 @@
-"""Scores of generated against real features: Frechet distance, precision, recall.
-
-A metric is a frozen dataclass called with `fake=` and `real=`, and sees only what
-`FeatureStatistics` has, so that it serves every extractor.
-"""
+"""Metrics of nearest neighbours, exact in float64: precision, recall, density, coverage."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
-from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from scipy.linalg import lapack
 from torch import Tensor
 
+from bench.metrics.banks import check_banks
 from bench.types import FeatureStatistics
-
-# ---------------------------------------------------------------- Frechet distance
-
-
-def _float64(values: Tensor | ArrayLike, what: str) -> np.ndarray:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
-    array = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{what} has NaN or infinite entries; look at the features it came from")
-    return array
-
-
-class Gaussian:
-    """Mean [dim] and covariance [dim, dim] of features, float64 on the CPU, and the covariance's
-    root, found once: a reference meets every cell of a run.
-
-    ValueError: NaN or infinite entries, shapes that do not fit.
-    """
-
-    def __init__(self, mean: Tensor | ArrayLike, cov: Tensor | ArrayLike, which: str = ""):
-        self.mean, covariance = _float64(mean, f"mu{which}"), _float64(cov, f"cov{which}")
-        if self.mean.ndim != 1 or covariance.shape != (len(self.mean), len(self.mean)):
-            raise ValueError(
-                f"mu{which} {list(self.mean.shape)} and cov{which} {list(covariance.shape)} must "
-                "be [dim] and [dim, dim] of one dim"
-            )
-        self.cov = (covariance + covariance.T) / 2
-
-    @cached_property
-    def root(self) -> np.ndarray:
-        """L [dim, rank] with L L^T = cov, by Cholesky with pivots, cut at its rank (dpstrf)."""
-        factor, pivots, rank, _ = lapack.dpstrf(self.cov, lower=1)
-        root = np.empty((len(self.cov), rank))
-        root[pivots - 1] = np.tril(factor)[:, :rank]
-        return root
-
-    def distance(self, other: "Gaussian") -> float:
-        """Squared Frechet distance: see `frechet_distance`."""
-        if self.mean.shape != other.mean.shape:
-            raise ValueError(
-                f"mu1 has {len(self.mean)} dimensions and mu2 {len(other.mean)}; use one extractor "
-                "for both"
-            )
-        shift = float(np.square(self.mean - other.mean).sum())
-        traces = float(np.trace(self.cov) + np.trace(other.cov))
-        value = shift + traces - 2 * _trace_root(self.root, other.root)
-        return max(value, 0.0)  # equal covariances round to -1e-12
-
-
-def _trace_root(root1: np.ndarray, root2: np.ndarray) -> float:
-    """tr (S1 S2)^(1/2) = the sum of the singular values of L1^T L2, where S = L L^T.
-
-    S1 S2 and (L1^T L2)(L1^T L2)^T share their nonzero eigenvalues. No root is taken of a
-    non-symmetric matrix, which fails near singular covariances, nor of an eigenvalue, which turns
-    a rounding of 1e-17 into 3e-9 where N <= dim. At dim 1280 it takes under half a second.
-    """
-    inner = root1.T @ root2  # [rank1, rank2]
-    # numpy's, not scipy's: it lets other threads sample the next cell meanwhile
-    return float(np.linalg.svd(inner, compute_uv=False).sum()) if inner.size else 0.0
-
-
-def frechet_distance(
-    mu1: Tensor | ArrayLike,
-    cov1: Tensor | ArrayLike,
-    mu2: Tensor | ArrayLike,
-    cov2: Tensor | ArrayLike,
-) -> float:
-    """Squared Frechet (Wasserstein-2) distance between N(mu1, cov1) and N(mu2, cov2).
-
-    |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)   (Dowson and Landau 1982; FID: Heusel et
-    al. 2017, eq. 6). Float64 on the CPU, whatever comes in: float32 here costs 1e-4 to 3e-2.
-    """
-    return Gaussian(mu1, cov1, "1").distance(Gaussian(mu2, cov2, "2"))
-
-
-# ---------------------------------------------------------------- precision and recall
 
 _PAIRS = 2**22  # distances held at once
 _EXTRA = 16  # candidates beyond the k-th neighbour that are rechecked
@@ -179,24 +94,36 @@ def _inside(queries: _Points, balls: _Points, radii: Tensor) -> Tensor:
     return inside
 
 
-def _check_banks(fake: Tensor, real: Tensor, k: int) -> None:
+def _strictly_inside(queries: _Points, balls: _Points, radii: Tensor) -> tuple[int, Tensor]:
+    """Pairs of a query in a ball (centre, squared radius), border excluded: how many there are,
+    and which balls have a query, bool [balls]."""
+    hit = torch.zeros(len(balls.exact), dtype=torch.bool, device=radii.device)
+    quick = radii.to(balls.quick.dtype)
+    reach = radii * (1 - 1e-12)  # a tie of exact numbers stays one, as in `_inside`
+    count = 0
+    for rows in queries.blocks(balls):
+        distance, error = _bounds(rows, queries, balls)
+        gap, margin = distance - quick, error + 2e-12 * quick
+        sure = gap < -margin  # [rows, balls]
+        count += int(sure.sum())
+        hit |= sure.any(0)
+        pairs = (gap.abs() <= margin).nonzero()  # near ties
+        for i, j in (part.unbind(1) for part in pairs.split(4096)):
+            near = j[_distances(queries.exact[rows[i]], balls.exact[j]) < reach[j]]
+            count += len(near)
+            hit[near] = True
+    return count, hit
+
+
+def check_neighbours(fake: Tensor, real: Tensor, k: int) -> None:
+    """ValueError unless two banks are fit for k nearest neighbours."""
+    check_banks(fake, real)
     for name, bank in (("fake", fake), ("real", real)):
-        if bank.ndim != 2 or not bank.is_floating_point():
-            raise ValueError(
-                f"{name} features must be float [n, dim], not {bank.dtype} {list(bank.shape)}"
-            )
         if k < 1 or len(bank) <= k:
             raise ValueError(
                 f"{k} nearest neighbours need k >= 1 and more than k features, but {name} has "
                 f"{len(bank)}; keep a larger bank or choose another k"
             )
-        if not torch.isfinite(bank).all():
-            raise ValueError(f"{name} features have NaN or infinite entries; look at the images")
-    if fake.shape[1] != real.shape[1]:
-        raise ValueError(
-            f"fake features have {fake.shape[1]} dimensions and real {real.shape[1]}; "
-            "use one extractor for both"
-        )
 
 
 def _share(queries: Tensor, manifold: Tensor, k: int) -> float:
@@ -214,32 +141,24 @@ def precision_recall(*, fake: Tensor, real: Tensor, k: int = 3) -> tuple[float, 
     neighbour, `<=`. Recall: the same with the sets exchanged. fake, real: float [n, dim] on one
     device. Distances come in blocks; near ties are decided in float64, so the outcome is float64's.
     """
-    _check_banks(fake, real, k)
+    check_neighbours(fake, real, k)
     return _share(fake, real, k), _share(real, fake, k)
 
 
-# ---------------------------------------------------------------- metrics
+def density_coverage(*, fake: Tensor, real: Tensor, k: int = 5) -> tuple[float, float]:
+    """Density and coverage (Naeem et al. 2020, eq. 5-6): (density, coverage).
 
-
-@dataclass(frozen=True)
-class FrechetDistance:
-    """Frechet distance between Gaussians fitted to the features; named after its extractor."""
-
-    name: ClassVar[str] = "fd"
-    higher_is_better: ClassVar[bool] = False
-
-    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
-        return _gaussian(fake).distance(_gaussian(real))
-
-
-_GAUSSIANS: WeakKeyDictionary[FeatureStatistics, Gaussian] = WeakKeyDictionary()
-
-
-def _gaussian(features: FeatureStatistics) -> Gaussian:
-    """The Gaussian of a set of features, fitted once as long as the set lives."""
-    if features not in _GAUSSIANS:
-        _GAUSSIANS[features] = Gaussian(features.mean, features.cov)
-    return _GAUSSIANS[features]
+    Density: the mean number of real balls that a fake point lies in, over k; a ball reaches from a
+    real point to its k-th nearest real neighbour, border excluded, `<`. It may exceed 1. Coverage:
+    share of real balls with a fake point. fake, real: float [n, dim] on one device. For M fake and
+    N real points of one law density is 1 and coverage 1 - C(N - 1, k) / C(N + M - 1, k), on
+    average. The outcome is float64's.
+    """
+    check_neighbours(fake, real, k)
+    centre = real.double().mean(0)
+    balls = _Points.of(real, centre)
+    count, hit = _strictly_inside(_Points.of(fake, centre), balls, _radii(balls, k))
+    return count / (k * len(fake)), int(hit.sum()) / len(hit)
 
 
 @dataclass(frozen=True)
@@ -251,7 +170,7 @@ class Precision:
     higher_is_better: ClassVar[bool] = True
 
     def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
-        _check_banks(fake.bank, real.bank, self.k)
+        check_neighbours(fake.bank, real.bank, self.k)
         return _share(fake.bank, real.bank, self.k)
 
 
@@ -264,5 +183,30 @@ class Recall:
     higher_is_better: ClassVar[bool] = True
 
     def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
-        _check_banks(fake.bank, real.bank, self.k)
+        check_neighbours(fake.bank, real.bank, self.k)
         return _share(real.bank, fake.bank, self.k)
+
+
+@dataclass(frozen=True)
+class Density:
+    """Real balls around a fake feature, over k: quality, blind to outliers of the real set. See
+    `density_coverage`."""
+
+    k: int = 5
+    name: ClassVar[str] = "density"
+    higher_is_better: ClassVar[bool] = True
+
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
+        return density_coverage(fake=fake.bank, real=real.bank, k=self.k)[0]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Share of real features with a fake one beside them: variety. See `density_coverage`."""
+
+    k: int = 5
+    name: ClassVar[str] = "coverage"
+    higher_is_better: ClassVar[bool] = True
+
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
+        return density_coverage(fake=fake.bank, real=real.bank, k=self.k)[1]

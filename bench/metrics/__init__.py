@@ -1,0 +1,36 @@
+"""Scores of generated against real features: Frechet and kernel distance, nearest neighbours.
+
+A metric is a frozen dataclass called with `fake=` and `real=`, and sees only what
+`FeatureStatistics` has, so that it serves every extractor.
+
+`interval` says how sure a score is, and `paired_interval` the difference of two.
+"""
+
+from bench.metrics.bootstrap import interval, paired_interval
+from bench.metrics.frechet import FrechetDistance, Gaussian, frechet_distance
+from bench.metrics.infinity import FIDInfinity
+from bench.metrics.kernel import KID
+from bench.metrics.neighbours import (
+    Coverage,
+    Density,
+    Precision,
+    Recall,
+    density_coverage,
+    precision_recall,
+)
+
+__all__ = [
+    "KID",
+    "Coverage",
+    "Density",
+    "FIDInfinity",
+    "FrechetDistance",
+    "Gaussian",
+    "Precision",
+    "Recall",
+    "density_coverage",
+    "frechet_distance",
+    "interval",
+    "paired_interval",
+    "precision_recall",
+]
