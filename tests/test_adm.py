@@ -17,7 +17,7 @@ SMALL = {
     "attention_resolutions": (16, 8), "num_head_channels": 16,
 }  # fmt: skip
 
-# of the network at 64: three levels, attention at two, two residual blocks each
+# three levels, attention at the lower two, two residual blocks each
 DEEPER = SMALL | {"channel_mult": (1, 2, 2), "num_res_blocks": 2}
 
 
@@ -168,11 +168,8 @@ def in_diffusers(key: str, levels: int, per: int) -> str:
             number = (levels - 1 - level) * (per + 1) + i
             up = f"up_blocks.{levels - 1 - level}"
             fixed[f"output_blocks.{number}.0"] = f"{up}.resnets.{i}"
-            attends = level > 0
             fixed[f"output_blocks.{number}.1"] = f"{up}.attentions.{i}"
-            fixed[f"output_blocks.{number}.{1 + attends}"] = f"{up}.upsamplers.0"
-            if attends:
-                fixed[f"output_blocks.{number}.1"] = f"{up}.attentions.{i}"
+            fixed[f"output_blocks.{number}.2"] = f"{up}.upsamplers.0"
     inner = {
         "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj",
         "out_layers.0": "norm2", "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
@@ -206,8 +203,8 @@ def test_it_agrees_with_diffusers_where_that_has_the_same_network(classes: int) 
     other = UNet2DModel(
         sample_size=32, in_channels=3, out_channels=6, block_out_channels=(32, 64, 64),
         layers_per_block=2, attention_head_dim=16, attn_norm_num_groups=32, norm_eps=1e-5,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
         downsample_type="resnet", upsample_type="resnet", resnet_time_scale_shift="scale_shift",
         num_class_embeds=classes or None, freq_shift=0, flip_sin_to_cos=True,
     ).eval()  # fmt: skip

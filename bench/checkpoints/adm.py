@@ -1,10 +1,10 @@
 """The ADM network (Dhariwal and Nichol 2021, arXiv 2105.05233) of openai/guided-diffusion's flags.
 
 Written from the architecture's description, with the parameter names of the published files, so
-that they load strictly and as they are. Not diffusers' `UNet2DModel`: its attention has one width
-of head for all levels, where ImageNet 128 has four heads at each, and a network cast to half casts
-all of it, where this one's norms, embeddings and last layer stay float32, as published. Only what
-the published diffusion models use is here: residual up- and downsampling, scale-shift norms.
+that they load strictly and as they are. Not diffusers' `UNet2DModel`: it has heads of one width at
+all levels, where ImageNet 128 has four heads at each, and its half casts all of it, where this
+one's norms, embeddings and last layer stay float32, as published. Only what the published diffusion
+models use is here: residual up- and downsampling, scale-shift norms.
 """
 
 import math
@@ -118,7 +118,7 @@ class ADM(nn.Module):
             raise ValueError("labels are for networks with num_classes, which need them")
         if class_labels is not None:
             embedding = embedding + self.label_emb(class_labels)
-        x, skips = x.to(self.middle_block[1].qkv.weight.dtype), []
+        x, skips = x.to(next(self.input_blocks.parameters()).dtype), []  # the convolutions'
         for block in self.input_blocks:
             x = _through(block, x, embedding)
             skips.append(x)

@@ -46,7 +46,9 @@ class Preset(BaseModel):
         about |= {"published_sha256": self.sha256}
         return Card(
             name=name, family="adm", network=self.flags.model_dump(mode="json"),
-            process=VPCard(kind="vp", betas=self.betas, timesteps=self.timesteps),
+            process=VPCard.model_validate(
+                {"kind": "vp", "betas": self.betas, "timesteps": self.timesteps}
+            ),
             prediction="eps", learned_variance=self.flags.learn_sigma,
             data=Data(name=self.data, digest="", licence="see the data's own terms"),
             training=record | about, licence=self.licence, weights_sha256="",
