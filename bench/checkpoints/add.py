@@ -2,6 +2,7 @@
 
 import pickle
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -87,11 +88,12 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             raise ValueError(f"{file} is not a safetensors file: {_line(error)}") from error
     try:
         mapped = zipfile.is_zipfile(file)  # files older than torch 1.6 cannot be
-        found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings(action="ignore"):  # of pickles that it then refuses
+            found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{file} is not tensors alone: reading it would run its code, which is refused; "
-            "where you trust it, save its state dict as .safetensors and add that"
+            f"{file} is refused: reading it would run its code, or it is damaged; fetch it again, "
+            "or, where you trust it, save its state dict as .safetensors and add that"
         ) from error
     except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
         raise ValueError(f"{file} is damaged or no torch file: {_line(error)}") from error
