@@ -188,6 +188,22 @@ def pack(
 
 
 @app.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="weights as published: .pt or .safetensors")],
+    preset: Annotated[str, typer.Option(help="lsun-256, imagenet-64, ..., or a .json of flags")],
+    name: Annotated[str, typer.Option(help="of the model folder to make")],
+    family: Annotated[str, typer.Option(help="of networks: adm")] = "adm",
+    models: Models = None,
+) -> None:
+    """Make a model of a published checkpoint; runs no code of the file and checks every key."""
+    from bench import checkpoints, names
+
+    if family != "adm":
+        raise ValueError(f"no files are added of family {family!r}{names.nearest(family, ['adm'])}")
+    typer.echo(checkpoints.add(file, preset, name, models or checkpoints.MODELS))
+
+
+@app.command()
 def sample(
     model: ModelName,
     out: Annotated[Path, typer.Argument(help="folder for PNGs, or a file ending in .npz")],
@@ -375,6 +391,9 @@ def list_(
     for name, members in found.items():
         if kind in ("all", name):
             typer.echo(f"{name}: {', '.join(members)}")
+    if kind == "models":
+        for line in checkpoints.preset_lines(where):
+            typer.echo(line)
 
 
 def _inhabitants(room: str) -> list[str]:

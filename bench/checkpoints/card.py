@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.process import VE, VP, Process
 from bench.store import write_json
@@ -41,6 +41,45 @@ class VECard(_Strict):
         return VE(self.sigma_min, self.sigma_max, self.sigma_data)
 
 
+class ADMFlags(_Strict):
+    """What decides an ADM network: openai/guided-diffusion's flags, by its names, of models with
+    resblock_updown and use_scale_shift_norm."""
+
+    image_size: int = Field(gt=0)
+    in_channels: int = Field(3, gt=0)
+    num_channels: int = Field(gt=0)
+    channel_mult: tuple[float, ...] = Field(min_length=1)
+    num_res_blocks: int = Field(gt=0)
+    attention_resolutions: tuple[int, ...]
+    num_head_channels: int = Field(0, ge=0)  # channels a head, or ...
+    num_heads: int = Field(0, ge=0)  # ... heads, at every level
+    num_classes: int = Field(0, ge=0)  # 0: unconditional
+    learn_sigma: bool = True
+    use_new_attention_order: bool = False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, the image's own resolution first."""
+        return tuple(int(mult * self.num_channels) for mult in self.channel_mult)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ADMFlags":
+        if bool(self.num_head_channels) == bool(self.num_heads):
+            raise ValueError("give num_head_channels or num_heads, one of the two")
+        if self.image_size % 2 ** (len(self.widths) - 1):
+            raise ValueError(f"image_size {self.image_size} cannot be halved between all levels")
+        if wrong := [c for c in (self.num_channels, *self.widths) if c == 0 or c % 32]:
+            raise ValueError(f"channels of each level must be multiples of 32, not {wrong[0]}")
+        levels = [w for i, w in enumerate(self.widths) if self._attends(i)]
+        if wrong := [w for w in levels if w % (self.num_head_channels or self.num_heads)]:
+            raise ValueError(f"{wrong[0]} channels do not divide into heads as asked")
+        return self
+
+    def _attends(self, level: int) -> bool:
+        last = level == len(self.widths) - 1  # the middle block always does
+        return last or self.image_size >> level in self.attention_resolutions
+
+
 class Data(_Strict):
     """What it was trained on: name, SHA-256 of the uint8 bytes, licence."""
 
@@ -53,7 +92,8 @@ class Card(_Strict):
     """A checkpoint's card. `weights_sha256` is checked at every load."""
 
     name: str
-    network: dict[str, Any]  # arguments of diffusers.UNet2DModel
+    family: Literal["unet2d", "adm"] = "unet2d"
+    network: dict[str, Any]  # arguments of diffusers.UNet2DModel, or `ADMFlags`
     process: Annotated[VPCard | VECard, Field(discriminator="kind")]
     prediction: Literal["eps", "v", "x0", "edm"]
     learned_variance: bool = False  # the network's second half of channels says it (ADM)
@@ -62,6 +102,22 @@ class Card(_Strict):
     training: dict[str, Any]  # recipe, steps, device, versions: a record, not read back
     licence: str = "Apache-2.0"
     weights_sha256: str
+
+    @model_validator(mode="after")
+    def _adm(self) -> "Card":
+        if self.family == "adm" and self.flags.learn_sigma != self.learned_variance:
+            raise ValueError("learned_variance must be the network's learn_sigma")
+        return self
+
+    @property
+    def flags(self) -> ADMFlags:
+        """The network's arguments, of family adm."""
+        return ADMFlags.model_validate(self.network)
+
+    @property
+    def classes(self) -> int:
+        """Classes that it is conditioned on; 0 for none."""
+        return self.flags.num_classes if self.family == "adm" else 0
 
 
 def read_card(folder: Path) -> Card:

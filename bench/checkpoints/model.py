@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench import process as processes
+from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import Card, read_card, write_card
 from bench.names import nearest
 from bench.process import VE, Process
@@ -62,13 +63,15 @@ class Checkpoint:
     shape: tuple[int, int, int]
     device: str
     card: Card
-    net: Any  # (x, timestep [n]) -> object with .sample
+    net: Any  # (x, timestep [n]), and class_labels [n] if it has classes -> object with .sample
     dtype: torch.dtype
 
     def denoiser(self, labels: Tensor | None = None) -> Denoiser:
-        """E[x0|x] of x = x0 + sigma eps; x float [n, c, h, w] on the model's device."""
-        if labels is not None:
-            raise ValueError(f"{self.name} is unconditional: it takes no labels")
+        """E[x0|x] of x = x0 + sigma eps; x float [n, c, h, w] on the model's device.
+
+        labels: the class of each image, integers [n], for a class-conditional model alone.
+        """
+        classes = self._classes(labels)
         sigma_data = self.process.sigma_data if isinstance(self.process, VE) else 1.0
 
         @torch.inference_mode()
@@ -77,23 +80,54 @@ class Checkpoint:
             timestep = torch.full((len(x),), index, device=x.device)
             scaled = (x * self.process.scale(sigma)).to(self.dtype)
             scaled = scaled.contiguous(memory_format=torch.channels_last)
-            output = self._predict(scaled, timestep).to(x.dtype)
+            if classes is not None and len(classes) != len(x):
+                raise ValueError(f"{self.name}: {len(classes)} labels for {len(x)} images")
+            output = self._predict(scaled, timestep, classes).to(x.dtype)
             said, rest = output[:, : x.shape[1]], output[:, x.shape[1] :]
             x0 = processes.denoised(self.card.prediction, said, x, sigma, sigma_data)
             return x0.clamp(-1, 1) if self.card.clip else x0, rest
 
         return Varying(predict) if self.card.learned_variance else Plain(predict)
 
-    def _predict(self, x: Tensor, timestep: Tensor) -> Tensor:
+    def _classes(self, labels: Tensor | None) -> Tensor | None:
+        """`labels` on the model's device; ValueError if they are not what the model takes."""
+        classes = self.card.classes
+        if not classes:
+            if labels is not None:
+                raise ValueError(f"{self.name} is unconditional: it takes no labels")
+            return None
+        if labels is None:
+            raise ValueError(
+                f"{self.name} is class-conditional: call denoiser(labels) with a class of "
+                f"0..{classes - 1} for each image; crs-bench sample takes unconditional models"
+            )
+        if labels.ndim != 1 or labels.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"{self.name} takes integer labels [n], got {labels.dtype} "
+                             f"{list(labels.shape)}")  # fmt: skip
+        if len(labels) and not (0 <= int(labels.min()) <= int(labels.max()) < classes):
+            raise ValueError(f"{self.name} has classes 0..{classes - 1}; a label lies outside")
+        return labels.to(self.device)
+
+    def _predict(self, x: Tensor, timestep: Tensor, classes: Tensor | None) -> Tensor:
         """The network's output. On a CPU in chunks of one size, padded: its kernels depend on the
         batch, and a seed's image must not."""
         if x.device.type != "cpu":
-            return self.net(x, timestep).sample
+            return self._output(x, timestep, classes)
         padding = -len(x) % CPU_CHUNK
         full = torch.cat([x, x[:1].expand(padding, -1, -1, -1)])
         full = full.contiguous(memory_format=torch.channels_last)
         step = timestep[:1].expand(CPU_CHUNK)
-        return torch.cat([self.net(part, step).sample for part in full.split(CPU_CHUNK)])[: len(x)]
+        parts = full.split(CPU_CHUNK)
+        of: tuple[Tensor | None, ...] = (None,) * len(parts)
+        if classes is not None:
+            of = torch.cat([classes, classes[:1].expand(padding)]).split(CPU_CHUNK)
+        outputs = [self._output(part, step, c) for part, c in zip(parts, of, strict=True)]
+        return torch.cat(outputs)[: len(x)]
+
+    def _output(self, x: Tensor, timestep: Tensor, classes: Tensor | None) -> Tensor:
+        if classes is None:
+            return self.net(x, timestep).sample
+        return self.net(x, timestep, class_labels=classes).sample
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w] -> float32 in [-1, 1] on the model's device."""
@@ -137,21 +171,48 @@ def load(
         raise ValueError(f"unknown dtype {dtype!r}; known: float32, float16, bfloat16")
     home = folder(name, models)
     card = read_card(home)
+    net, shape = _adm(home, card) if card.family == "adm" else _unet2d(home, card)
+    kind = getattr(torch, dtype)
+    if isinstance(net, ADM):
+        net = net.to(device).cast(kind)
+    else:
+        net = nn.Module.to(net, device=device, dtype=kind)
+    net = nn.Module.to(net, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return Checkpoint(
+        card.name, digest(_identity(card)), card.process.build(), shape, device, card, net, kind
+    )
+
+
+def _identity(card: Card) -> dict[str, Any]:
+    """What decides a model's images, for its digest."""
+    what = {"weights": card.weights_sha256, "network": card.network, "clip": card.clip}
+    what |= {"process": card.process.model_dump(), "prediction": card.prediction}
+    if card.learned_variance:
+        what |= {"learned_variance": True}
+    if card.family != "unet2d":
+        what |= {"family": card.family}
+    return what
+
+
+def _adm(home: Path, card: Card) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The network, loaded, and the image's shape."""
+    flags = card.flags
+    with torch.device("meta"):
+        net = ADM(flags)
+    net.load_state_dict(_weights(home / _WEIGHTS, card, net.state_dict()), assign=True)
+    return net, (flags.in_channels, flags.image_size, flags.image_size)
+
+
+def _unet2d(home: Path, card: Card) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The network, loaded, and the image's shape."""
     net = network(card.network)
     net.load_state_dict(_weights(home / _WEIGHTS, card, net.state_dict()))
-    kind = getattr(torch, dtype)
-    net = nn.Module.to(net, device=device, dtype=kind).to(memory_format=torch.channels_last)
-    net = net.eval().requires_grad_(False)
     missing = {"sample_size", "in_channels"} - card.network.keys()
     if missing:
         raise ValueError(f"{home}/card.json: network must say {', '.join(sorted(missing))}")
     size = card.network["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
-    what = {"weights": card.weights_sha256, "network": card.network, "clip": card.clip}
-    what |= {"process": card.process.model_dump(), "prediction": card.prediction}
     shape = (card.network["in_channels"], height, width)
-    if card.learned_variance:
-        what |= {"learned_variance": True}
     outputs = shape[0] * (2 if card.learned_variance else 1)
     if card.network.get("out_channels", 3) != outputs:
         raise ValueError(
@@ -159,7 +220,7 @@ def load(
             f"{'with' if card.learned_variance else 'without'} learned_variance has {outputs} "
             f"out_channels, not {card.network.get('out_channels', 3)}"
         )
-    return Checkpoint(card.name, digest(what), card.process.build(), shape, device, card, net, kind)
+    return net, shape
 
 
 def _weights(path: Path, card: Card, want: dict[str, Tensor]) -> dict[str, Tensor]:

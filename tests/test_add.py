@@ -1,0 +1,252 @@
+"""Published files to model folders: safely, strictly, and then sampled."""
+
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import bench
+from bench import checkpoints, cli, store
+from bench.checkpoints import PRESETS, Preset
+from bench.checkpoints.adm import ADM
+from bench.checkpoints.presets import preset
+from bench.samplers import DDPM
+from bench.schedules import Karras
+from bench.types import VarianceDenoiser
+
+FLAGS = {
+    "image_size": 16, "num_channels": 32, "channel_mult": (1, 1), "num_res_blocks": 1,
+    "attention_resolutions": (8,), "num_head_channels": 16,
+}  # fmt: skip
+
+
+def weights(**flags: object) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return ADM(Preset.model_validate({"flags": FLAGS | flags}).flags).state_dict()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    """A preset of a network that a CPU runs, and next to it its `tiny.pt`."""
+    torch.save(weights(), tmp_path / "tiny.pt")
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps({"flags": FLAGS, "data": "none"}))
+    return str(path)
+
+
+def crs(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["crs-bench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_from_a_file_to_images(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    models = tmp_path / "models"
+    asked = ("add", tmp_path / "tiny.pt", "--family", "adm", "--preset", tiny)
+    asked += ("--name", "my-tiny", "--models", models)
+    assert crs(monkeypatch, *asked) == 0
+    for sampler in ("DDPM(variance='learned')", "DPMpp2M"):
+        out = tmp_path / f"{sampler[:4]}.npz"
+        wanted = ("--sampler", sampler, "--nfe", 4, "--seeds", "0-2", "--models", models)
+        assert crs(monkeypatch, "sample", "my-tiny", out, *wanted, "--device", "cpu") == 0
+        assert out.is_file()
+    capsys.readouterr()
+    assert crs(monkeypatch, *asked) == 2
+    said = capsys.readouterr().err
+    assert "is there already" in said and said.count("\n") == 1
+    assert not list(models.glob(".*"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tensors_come_through_exactly(dtype: torch.dtype, tiny: str, tmp_path: Path) -> None:
+    given = {key: value.to(dtype) for key, value in weights().items()}
+    torch.save(given, tmp_path / "a.pt")
+    torch.save(given, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    save_file(given, tmp_path / "a.safetensors")
+    digests = set()
+    for i, name in enumerate(("a.pt", "old.pt", "a.safetensors")):
+        home = checkpoints.add(tmp_path / name, tiny, f"m{i}", tmp_path / "models")
+        stored = load_file(home / "model.safetensors")
+        assert stored.keys() == given.keys()
+        assert all(torch.equal(stored[k], v) and stored[k].dtype == dtype for k, v in given.items())
+        card = checkpoints.read_card(home)
+        assert card.weights_sha256 == store.file_digest(home / "model.safetensors")
+        assert card.training["file_sha256"] == store.file_digest(tmp_path / name)
+        assert card.family == "adm" and card.learned_variance and card.prediction == "eps"
+        model = checkpoints.load(home)
+        loaded = model.net.state_dict()
+        assert all(torch.equal(loaded[key], value.float()) for key, value in given.items())
+        assert not model.net.training and not any(p.requires_grad for p in model.net.parameters())
+        digests.add(model.digest)
+    assert len(digests) == 1
+
+
+def test_the_denoiser_is_the_network_behind_its_edge(tiny: str, tmp_path: Path) -> None:
+    given = {k: v + 0.02 * torch.randn(v.shape) for k, v in weights().items()}
+    torch.save(given, tmp_path / "a.pt")
+    model = checkpoints.load(checkpoints.add(tmp_path / "a.pt", tiny, "m", tmp_path / "models"))
+    assert model.shape == (3, 16, 16)
+    sigma = float(model.process.sigma(torch.tensor(500.0)))
+    x = sigma * torch.randn(2, 3, 16, 16)
+    net = ADM(model.card.flags)
+    net.load_state_dict(given)
+    with torch.no_grad():
+        raw = net(x / (1 + sigma**2) ** 0.5, torch.full((2,), 500.0)).sample
+    denoise = model.denoiser()
+    assert isinstance(denoise, VarianceDenoiser)
+    x0, v = denoise.with_variance(x, sigma)
+    torch.testing.assert_close(x0, (x - sigma * raw[:, :3]).clamp(-1, 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(v, (raw[:, 3:] + 1) / 2, rtol=1e-4, atol=1e-4)
+    half = checkpoints.load(tmp_path / "models" / "m", dtype="bfloat16").denoiser()(x, sigma)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, x0, rtol=0, atol=0.1 * sigma)
+    made = bench.sample(model, DDPM("learned"), Karras(), 3, range(3), batch=2)
+    assert torch.equal(made, bench.sample(model, DDPM("learned"), Karras(), 3, range(3), batch=3))
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, at: Path) -> None:
+        self.at = at
+
+    def __reduce__(self) -> tuple:
+        return (open, (str(self.at), "w"))
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "pickle"])
+def test_code_in_a_file_is_refused_and_not_run(form: str, tiny: str, tmp_path: Path) -> None:
+    ran, path = tmp_path / "ran", tmp_path / "evil.pt"
+    content = weights() | {"evil": Evil(ran)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(Evil(ran)))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(ValueError, match="refused: reading it would run its code.*safetensors"):
+        checkpoints.add(path, tiny, "m", tmp_path / "models")
+    assert not ran.exists() and not (tmp_path / "models").exists()
+    torch.load(path, weights_only=False) if form != "pickle" else pickle.loads(path.read_bytes())
+    assert ran.exists()  # it would have
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: w.pop("out.2.bias"), "; 1 missing: out.2.bias$"),
+        (lambda w: w.update(other=torch.zeros(1)), "; 1 extra: other$"),
+        (
+            lambda w: w.update({"out.2.bias": torch.zeros(3)}),
+            r"; 1 mis-shaped: out.2.bias \[3\] for \[6\]$",
+        ),
+        (lambda w: w.update({"out.2.bias": torch.zeros(6).int()}), "1 mis-shaped: out.2.bias"),
+        (lambda w: w.clear(), r"missing: .*, \.\.\.$"),
+        (lambda w: w.update(x=torch.zeros(1), **{"out.0.bias": torch.zeros(1)}), "extra: x; 1 mis"),
+        (lambda w: w.update(step=3), "no plain state dict"),
+    ],
+)
+def test_other_keys_and_shapes_are_listed(change, says: str, tiny: str, tmp_path: Path) -> None:
+    given = weights()
+    change(given)
+    torch.save(given, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=says):
+        checkpoints.add(tmp_path / "a.pt", tiny, "m", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut short"])
+def test_damaged_files_are_one_line(name: str, content: bytes, tiny: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        checkpoints.add(tmp_path / name, tiny, "m", tmp_path / "models")
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "of", "name", "says"),
+    [
+        ("tiny.pt", "lsun-257", "m", "did you mean lsun-256"),
+        ("tiny.pt", "gone.json", "m", "gone.json is not a valid preset"),
+        ("gone.pt", "lsun-horse", "m", "no file .*fetch https://openaipublic.*/lsun_horse.pt"),
+        ("tiny.pt", "imagenet-256-uncond", "m", "not the published file"),
+        ("tiny.pt", "lsun-256", "m", "not of this preset's network"),
+        ("tiny.pt", "lsun-256", "../m", "plain folder name"),
+        ("tiny.pt", "lsun-256", "", "plain folder name"),
+    ],
+)
+def test_what_cannot_be_added_is_said(
+    file: str, of: str, name: str, says: str, tiny: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        checkpoints.add(tmp_path / file, of, name, tmp_path / "models")
+
+
+def test_classes_want_labels(tiny: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    given = {k: v + 0.05 * torch.randn(v.shape) for k, v in weights(num_classes=4).items()}
+    torch.save(given, tmp_path / "c.pt")
+    Path(tiny).write_text(json.dumps({"flags": FLAGS | {"num_classes": 4}}))
+    home = checkpoints.add(tmp_path / "c.pt", tiny, "classes", tmp_path / "models")
+    model, x = checkpoints.load(home), torch.randn(3, 3, 16, 16)
+    labels = torch.tensor([0, 3, 1])
+    found = model.denoiser(labels)(x, 1.0)
+    alone = torch.cat([model.denoiser(labels[i : i + 1])(x[i : i + 1], 1.0) for i in range(3)])
+    torch.testing.assert_close(found, alone)
+    assert not torch.allclose(found, model.denoiser(labels.flip(0))(x, 1.0))
+    with pytest.raises(ValueError, match=r"class-conditional: call denoiser\(labels\) .* 0\.\.3"):
+        model.denoiser()
+    with pytest.raises(ValueError, match="a label lies outside"):
+        model.denoiser(torch.tensor([0, 4, 1]))
+    with pytest.raises(ValueError, match="takes integer labels"):
+        model.denoiser(torch.tensor([0.0]))
+    with pytest.raises(ValueError, match="3 labels for 2 images"):
+        model.denoiser(labels)(x[:2], 1.0)
+    out = tmp_path / "out"
+    assert crs(monkeypatch, "sample", home, out, "--device", "cpu", "--seeds", "0") == 2
+    assert "class-conditional" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["network"].update(num_heads=2), "one of the two"),
+        (lambda c: c["network"].update(layers=2), "layers"),
+        (lambda c: c.update(learned_variance=False), "learn_sigma"),
+        (lambda c: c.update(family="dit"), "family"),
+    ],
+)
+def test_bad_cards_are_named(change, says: str, tiny: str, tmp_path: Path) -> None:
+    home = checkpoints.add(tmp_path / "tiny.pt", tiny, "m", tmp_path / "models")
+    card = json.loads((home / "card.json").read_text())
+    change(card)
+    (home / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=f"(?s)card.json is not a valid card.*{says}"):
+        checkpoints.load(home)
+
+
+def test_presets_make_cards_and_are_listed(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name, chosen in PRESETS.items():
+        card = preset(name).card(name, {})
+        assert card.flags == chosen.flags and card.classes == chosen.flags.num_classes
+        assert card.process.betas == ("cosine" if name == "imagenet-64" else "linear")
+        assert Preset.model_validate_json(chosen.model_dump_json()) == chosen
+    models = tmp_path / "models"
+    home = checkpoints.add(tmp_path / "tiny.pt", tiny, "my-horse", models)
+    card = checkpoints.read_card(home)
+    made = card.model_copy(update={"training": card.training | {"file": "lsun_horse.pt"}})
+    checkpoints.write_card(home, made)
+    assert crs(monkeypatch, "list", "models", "--models", models) == 0
+    said = capsys.readouterr().out
+    assert "models: my-horse\n" in said
+    assert "preset lsun-horse: present as my-horse\n" in said
+    assert "preset lsun-cat: absent; fetch https://openaipublic.blob.core.windows.net" in said
+    assert said.count("absent") == len(PRESETS) - 2
