@@ -374,7 +374,7 @@ def list_(
 ) -> None:
     """What there is: models, experiments, samplers, schedules, measures of rates and of costs,
     metrics, extractors."""
-    from bench import checkpoints, names
+    from bench import checkpoints, lab, names
 
     where = models or checkpoints.MODELS
     found = {
@@ -383,9 +383,8 @@ def list_(
     } | {
         room: _inhabitants(room) for room in ("samplers", "schedules", "rates", "costs", "metrics")
     }
-    found["extractors"] = [
-        n for n in _inhabitants("features") if n not in ("Features", "Reference")
-    ]
+    extractors = lab.extractors()
+    found["extractors"] = sorted(name for name, why in extractors.items() if not why)
     if kind != "all" and kind not in found:
         raise ValueError(f"nothing called {kind!r} to list{names.nearest(kind, found)}")
     for name, members in found.items():
@@ -394,6 +393,10 @@ def list_(
     if kind == "models":
         for line in checkpoints.preset_lines(where):
             typer.echo(line)
+    if kind in ("all", "extractors"):
+        for name, why in sorted(extractors.items()):
+            if why:
+                typer.echo(f"  not usable here: {name}: {why}")
 
 
 def _inhabitants(room: str) -> list[str]:

@@ -79,8 +79,23 @@ def open_lab(
 
 
 def extractor_of(text: str, device: str) -> FeatureExtractor:
-    """A feature extractor from its written form, on `device`."""
-    return replace(names.build(text, feature_room), device=device)
+    """A feature extractor from its written form, on `device` if it has one to be on."""
+    made = names.build(text, feature_room)
+    fields = {one.name for one in dataclasses.fields(made)}
+    return replace(made, device=device) if "device" in fields else made
+
+
+def extractors() -> dict[str, str]:
+    """Every extractor as it comes, by class name -> why it cannot be used here, or ""."""
+    found = {}
+    for name, kind in names.public(feature_room).items():
+        if "__call__" in dir(kind):  # `Features` and `Reference` are none
+            try:
+                kind()
+                found[name] = ""
+            except ValueError as error:
+                found[name] = str(error)
+    return found
 
 
 def _check_measured(schedule: Schedule, model: Model) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -48,6 +49,8 @@ def build(
     if ":" in name:
         path, _, attribute = name.rpartition(":")
         module, text = _import(path), attribute + (f"({rest}" if rest else "")
+    elif re.fullmatch(r"[\w-]+", name) and rest:
+        text = name.replace("-", "_") + f"({rest}"  # `inception-v3-compat(...)` is a name too
     rooms = module if isinstance(module, tuple) else (module,)
     if not rest and text not in (values or {}):
         return _make(_lookup(text, rooms), [], {})

