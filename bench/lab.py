@@ -79,8 +79,9 @@ def open_lab(
 
 
 def extractor_of(text: str, device: str) -> FeatureExtractor:
-    """A feature extractor from its written form, on `device`."""
-    return replace(names.build(text, feature_room), device=device)
+    """A feature extractor from its written form, on `device` if it has that field."""
+    extractor = names.build(text, feature_room)
+    return replace(extractor, device=device) if hasattr(extractor, "device") else extractor
 
 
 def _check_measured(schedule: Schedule, model: Model) -> None:
