@@ -16,7 +16,7 @@ Read `bench/run.py` first: it is that line as code. The rooms:
     data         a dataset -> uint8 images
     generate     a cell -> a stream of uint8 images
     features     extractors, sums, references
-    metrics      Frechet distance, precision, recall
+    metrics      Frechet and kernel distance, nearest neighbours, intervals
     experiments  functions that list the choices
     lab          an experiment's cells with their grids and keys
     run          the main path

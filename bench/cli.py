@@ -1,5 +1,6 @@
 """`crs-bench` (= python -m bench): one verb an action; usage errors exit 2, others 1, one line."""
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -318,12 +319,19 @@ def schedule_(
         typer.echo("  ".join(f"{value:12.6g}" for value in row))
 
 
+def _forms(text: str) -> list[str]:
+    """Written forms, split at the commas outside their brackets: `fd,KID(10, 500)` is two."""
+    return [form.strip() for form in re.split(r",(?![^()]*\))", text)]
+
+
 @app.command()
 def score(
     images: Annotated[Path, typer.Argument(help="folder of PNGs, or .npz with arr_0")],
     reference: Annotated[str, typer.Argument(help="shipped name or .npz")] = "fashion-mnist",
     features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
-    metrics: Annotated[str, typer.Option(help="comma-separated")] = "fd,precision,recall",
+    metrics: Annotated[
+        str, typer.Option(help="fd,precision,recall,kid,density(k=5),coverage,fd_infinity")
+    ] = "fd,precision,recall",
     json: JSON = False,
     device: Device = "auto",
 ) -> None:
@@ -332,7 +340,7 @@ def score(
     from bench import run as path
 
     found = data.read_images(images)
-    scores = path.score(found, reference, features, metrics.split(","), _device(device))
+    scores = path.score(found, reference, features, _forms(metrics), _device(device))
     result = {"n": len(found), "features": features, "reference": reference, **scores}
     if json:
         _print_json(result)

@@ -126,8 +126,8 @@ def test_interval_of_a_mean_is_the_textbook_one() -> None:
 
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_interval_of_the_distance_covers_as_often_as_it_says(level: float) -> None:
-    # its mean over sets of 150 images, bias in N included: |shift|^2 + dim / n + of covariances
-    dim, n, trials = 2, 150, 150
+    # of its mean over sets of 300 images, bias in N included
+    dim, n, trials = 2, 300, 400
     real, shift = Law(dim), 0.5
     many = [FrechetDistance()(fake=Rows(normal(n, dim, i) + shift), real=real)
             for i in range(10_000, 14_000)]  # fmt: skip
@@ -135,7 +135,7 @@ def test_interval_of_the_distance_covers_as_often_as_it_says(level: float) -> No
     hits = 0
     for i in range(trials):
         low, high = interval(
-            FrechetDistance(), Rows(normal(n, dim, i) + shift), real, 150, seed=i, level=level
+            FrechetDistance(), Rows(normal(n, dim, i) + shift), real, 120, seed=i, level=level
         )
         hits += low < truth < high
     error = (level * (1 - level) / trials) ** 0.5

@@ -1,5 +1,6 @@
 """The main path end to end: a tiny random network, real features, real files."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -253,6 +255,29 @@ def test_sample_score_schedule_from_the_command_line(
     assert scores[0] == scores[1] and '"fd"' in scores[0]
     crs(monkeypatch, "schedule", "tiny", "--schedule", text, "--nfe", "4", "--models", str(models))
     assert len(capsys.readouterr().out.strip().splitlines()) == 6
+
+
+def test_score_takes_any_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    draw = np.random.default_rng(0)
+    for name, brightest in (("real", 256), ("fake", 200)):
+        np.savez(tmp_path / name, arr_0=draw.integers(0, brightest, (1000, 3, 3, 3), np.uint8))
+    fake, real, saved = (str(tmp_path / f"{name}.npz") for name in ("fake", "real", "reference"))
+    how = ["--features", "flatten", "--device", "cpu"]
+    crs(monkeypatch, "reference", saved, "--images", real, "--bank", "1000", *how)
+    scores = []
+    for metrics in ("fd,kid,density,coverage,fd_infinity", "fd, KID(3, 900), Density(k=3)"):
+        capsys.readouterr()
+        crs(monkeypatch, "score", fake, saved, "--json", "--metrics", metrics, *how)
+        scores.append(json.loads(capsys.readouterr().out))
+    assert {"fd", "kid", "density", "coverage", "fd_infinity"} < scores[0].keys()
+    assert scores[0]["kid"] == pytest.approx(scores[1]["kid"], rel=0.2)
+    assert 0 < scores[0]["fd_infinity"] < scores[0]["fd"] == scores[1]["fd"]
+    few = str(tmp_path / "few.npz")
+    np.savez(few, arr_0=draw.integers(0, 256, (9, 3, 3, 3), np.uint8))
+    assert crs(monkeypatch, "score", few, saved, "--metrics", "kid", *how) == 2
+    assert "subsets of 1000 features, but fake has 9" in capsys.readouterr().err
 
 
 def test_key_depends_on_what_decides_the_images(models: Path, tmp_path: Path) -> None:
