@@ -79,7 +79,6 @@ def open_lab(
 
 
 def extractor_of(text: str, device: str) -> FeatureExtractor:
-<<<<<<< HEAD
     """A feature extractor from its written form, on `device` if it has one to be on."""
     made = names.build(text, feature_room)
     fields = {one.name for one in dataclasses.fields(made)}
@@ -97,11 +96,6 @@ def extractors() -> dict[str, str]:
             except ValueError as error:
                 found[name] = str(error)
     return found
-=======
-    """A feature extractor from its written form, on `device` if it has that field."""
-    extractor = names.build(text, feature_room)
-    return replace(extractor, device=device) if hasattr(extractor, "device") else extractor
->>>>>>> metrics
 
 
 def _check_measured(schedule: Schedule, model: Model) -> None:
