@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import metrics
+from bench import metrics, names
 from bench.metrics import KID, density_coverage, frechet_distance, precision_recall
 from bench.metrics.banks import Rows
+from bench.report.frame import HIGHER_IS_BETTER
 from bench.types import Metric
 
 
@@ -406,3 +407,14 @@ def test_a_metric_does_not_know_the_order_of_images(metric: Metric) -> None:
         real = real[:40]
     there = metric(fake=Rows(fake), real=Rows(real))
     assert metric(fake=Rows(fake.flip(0)), real=Rows(real.flip(0))) == pytest.approx(there)
+
+
+def test_the_report_knows_what_rises() -> None:
+    kinds = names.public(metrics).values()
+    rising = {kind.name for kind in kinds if kind.higher_is_better}  # type: ignore[attr-defined]
+    assert rising == HIGHER_IS_BETTER
+
+
+def test_every_metric_answers_to_its_label() -> None:
+    labels = {"fd", "precision", "recall", "density", "coverage", "kid", "fd_infinity"}
+    assert {type(names.build(label, metrics)).name for label in labels} == labels

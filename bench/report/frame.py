@@ -13,7 +13,12 @@ import pandas as pd
 
 HIGHER_IS_BETTER = {"precision", "recall", "density", "coverage"}
 MANY_LINES = 16  # schedule lines of a group; more are drawn and sorted as a sweep
-_NAMES = {"rms_error": "RMS to converged (grey levels)", "fd_error": "FD to converged"}
+_NAMES = {
+    "rms_error": "RMS to converged (grey levels)",
+    "fd_error": "FD to converged",
+    "kid": "KID",
+    "fd_infinity": "FD at infinite N",
+}
 
 
 def label(metric: str, features: str) -> str:
