@@ -326,7 +326,7 @@ def _forms(text: str) -> list[str]:
 
 @app.command()
 def score(
-    images: Annotated[Path, typer.Argument(help="folder of PNGs, or .npz with arr_0")],
+    images: Annotated[Path, typer.Argument(help="folder or .zip of PNGs, .npy, .npz with arr_0")],
     reference: Annotated[str, typer.Argument(help="shipped name or .npz")] = "fashion-mnist",
     features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
     metrics: Annotated[
@@ -353,22 +353,35 @@ def score(
 def reference(
     out: Annotated[str, typer.Argument(help=".npz to write, or a name to find it by")],
     features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
-    images: Annotated[Path | None, typer.Option(help="folder or .npz; default: dataset")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder, .zip, .npy or .npz; default: dataset")
+    ] = None,
+    preprocess: Annotated[
+        str, typer.Option(help="of --images: none, adm-lsun, ldm, 'ldm(size=128)'")
+    ] = "none",
     bank: Annotated[int, typer.Option(help="features kept for precision and recall")] = 0,
     data: Data = None,
     device: Device = "auto",
 ) -> None:
-    """Fold a set of real images into a reference file."""
+    """Fold a set of real images into a reference file, a batch at a time."""
+    import hashlib
+
     from bench import data as datasets
     from bench import features as room
+    from bench import names
     from bench.run import extractor_of
 
+    prepare = names.build(preprocess, datasets.preprocess)
     extractor = extractor_of(features, _device(device))
     dataset = datasets.FashionMNIST() if data is None else datasets.FashionMNIST(folder=data)
-    real = datasets.read_images(images) if images else dataset.images()
-    folded = room.fold(extractor, real.split(256), keep=bank)
+    if images is None and prepare != datasets.AsIs():
+        raise ValueError(f"--preprocess {preprocess} prepares --images: give their folder")
+    real = datasets.stream(images, 256, prepare) if images else dataset.images().split(256)
+    digest = hashlib.sha256()
+    folded = room.fold(extractor, datasets.hashed(real, digest), keep=bank)
     provenance = {
-        "dataset": str(images) if images else dataset.name, "data_digest": datasets.digest(real),
+        "dataset": str(images) if images else dataset.name, "data_digest": digest.hexdigest(),
+        "preprocess": prepare.name,
         "extractor": extractor.name, "extractor_digest": extractor.digest,
     }  # fmt: skip
     path = Path(out) if out.endswith(".npz") else room.reference_path(out, extractor)

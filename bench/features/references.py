@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.data import pickle_refusal
 from bench.features.sums import Features, fold
 from bench.store import write_bytes
 from bench.types import FeatureExtractor
@@ -84,6 +85,8 @@ def known_references() -> dict[str, list[str]]:
 def _find(name_or_path: str | Path, extractor: FeatureExtractor) -> Path:
     """The statistics file of a shipped name, or of a path that ends in .npz."""
     text = str(name_or_path)
+    if text.endswith((".pkl", ".pickle")):
+        raise ValueError(pickle_refusal(text))
     if text.endswith(".npz"):
         if not Path(text).is_file():
             raise ValueError(f"there is no reference file {text}; check the path")

@@ -1,0 +1,122 @@
+"""Images from folders, zips and arrays, whole or in a stream of batches."""
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.data.decode import decode, layout
+from bench.data.preprocess import AsIs, Preprocess
+
+_SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+}  # fmt: skip
+
+_Files = list[tuple[str, Callable[[], bytes]]]  # name, its bytes
+
+
+def read_images(path: str | Path) -> Tensor:
+    """All images of a path, uint8 [n, c, h, w], c 1 or 3; see `stream` for what a path may be."""
+    return torch.cat(list(stream(path, 256)))
+
+
+def stream(path: str | Path, size: int, preprocess: Preprocess | None = None) -> Iterator[Tensor]:
+    """Images in batches, uint8 [<= size, c, h, w], each read when it is asked for.
+
+    path: a folder or a `.zip` of image files (recursive, any case of suffix, sorted by path), an
+    `.npy`, or an `.npz` with `arr_0` (ADM's sample batch): uint8 NHWC or NCHW, c 1 or 3.
+    ValueError naming the file: nothing there, mixed sizes or modes, what `decode` and `layout`
+    refuse, and pickles.
+    """
+    path, prepare = Path(path), preprocess or AsIs()
+    if path.suffix.lower() in (".pkl", ".pickle"):
+        raise ValueError(pickle_refusal(path))
+    if path.suffix.lower() in (".npy", ".npz") and path.is_file():
+        pixels = layout(_array(path), path)
+        images = ((f"{path}[{i}]", prepare(image)) for i, image in enumerate(pixels))
+    else:
+        files = _zipped(path) if path.is_file() else _folder(path)
+        if not files:
+            raise ValueError(f"no images in {path}: give a folder or .zip of PNGs, an .npy, or "
+                             "an .npz with arr_0")  # fmt: skip
+        images = ((name, prepare(_decoded(name, read))) for name, read in files)
+    return _batched(images, size)
+
+
+def pickle_refusal(path: str | Path) -> str:
+    """What to do with a pickle, such as EDM2's statistics: reading one may run anyone's code."""
+    return (
+        f"{path} is a pickle, and reading one may run code; if you trust it, convert it yourself: "
+        f"s = pickle.load(open('{path}', 'rb'))['fid']; "
+        "np.savez('reference.npz', mu=s['mu'], sigma=s['sigma'])"
+    )
+
+
+def _batched(images: Iterator[tuple[str, np.ndarray]], size: int) -> Iterator[Tensor]:
+    """Named uint8 [h, w, c] of one shape -> uint8 [<= size, c, h, w]."""
+    first: tuple[str, tuple[int, ...]] | None = None
+    batch: list[np.ndarray] = []
+    for name, image in images:
+        first = first or (name, image.shape)
+        if image.shape != first[1]:
+            raise ValueError(
+                f"{name} is {image.shape}, {first[0]} is {first[1]}; images of one set must have "
+                "one size and mode: resize or sort them first"
+            )
+        batch.append(image)
+        if len(batch) == size:
+            yield _tensor(batch)
+            batch = []
+    if batch:
+        yield _tensor(batch)
+
+
+def _tensor(images: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)))
+
+
+def _folder(path: Path) -> _Files:
+    found = (p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    return [(str(file), file.read_bytes) for file in sorted(found)]
+
+
+def _zipped(path: Path) -> _Files:
+    """The image files of a zip; ValueError if it is none."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as a .zip of images: {error}") from error
+    found = (PurePosixPath(one.filename) for one in archive.infolist() if not one.is_dir())
+    names = sorted(name for name in found if name.suffix.lower() in _SUFFIXES)
+    return [(f"{path}/{name}", _reader(archive, str(name))) for name in names]
+
+
+def _reader(archive: zipfile.ZipFile, name: str) -> Callable[[], bytes]:
+    return lambda: archive.read(name)
+
+
+def _decoded(name: str, read: Callable[[], bytes]) -> np.ndarray:
+    try:
+        raw = read()
+    except (OSError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{name} cannot be read: {error}") from error
+    return decode(raw, name)
+
+
+def _array(path: Path) -> np.ndarray:
+    """The array of an `.npy`, mapped and not read, or `arr_0` of an `.npz`."""
+    kind = path.suffix.lower()
+    try:
+        if kind == ".npy":
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        with np.load(path, allow_pickle=False) as file:
+            if "arr_0" in file.files:
+                return np.asarray(file["arr_0"])
+            held = ", ".join(file.files) or "nothing"
+    except Exception as error:  # of a damaged file numpy and zipfile raise nearly anything
+        raise ValueError(f"{path} cannot be read as an {kind}: {error}") from error
+    raise ValueError(f"{path} holds {held}; it must hold arr_0, uint8 images [n, h, w, c]")
