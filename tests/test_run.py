@@ -262,7 +262,7 @@ def test_score_takes_any_metrics(
 ) -> None:
     draw = np.random.default_rng(0)
     for name, brightest in (("real", 256), ("fake", 200)):
-        np.savez(tmp_path / name, arr_0=draw.integers(0, brightest, (1000, 3, 3, 3), np.uint8))
+        np.savez(tmp_path / name, arr_0=draw.integers(0, brightest, (1000, 4, 4, 3), np.uint8))
     fake, real, saved = (str(tmp_path / f"{name}.npz") for name in ("fake", "real", "reference"))
     how = ["--features", "flatten", "--device", "cpu"]
     crs(monkeypatch, "reference", saved, "--images", real, "--bank", "1000", *how)
@@ -275,7 +275,7 @@ def test_score_takes_any_metrics(
     assert scores[0]["kid"] == pytest.approx(scores[1]["kid"], rel=0.2)
     assert 0 < scores[0]["fd_infinity"] < scores[0]["fd"] == scores[1]["fd"]
     few = str(tmp_path / "few.npz")
-    np.savez(few, arr_0=draw.integers(0, 256, (9, 3, 3, 3), np.uint8))
+    np.savez(few, arr_0=draw.integers(0, 256, (9, 4, 4, 3), np.uint8))
     assert crs(monkeypatch, "score", few, saved, "--metrics", "kid", *how) == 2
     assert "subsets of 1000 features, but fake has 9" in capsys.readouterr().err
 
