@@ -1,7 +1,9 @@
 """`crs-bench` (= python -m bench): one verb an action; usage errors exit 2, others 1, one line."""
 
+import math
 import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -430,35 +432,44 @@ def _inhabitants(room: str) -> list[str]:
 
 @costs.command("sampler")
 def bench_sampler(
-    network: Annotated[str, typer.Option(help="adm-256, latent, tiny: random weights")] = "tiny",
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="adm-256, latent or tiny, may be repeated; the first two on a GPU"),
+    ] = None,
     batch: Annotated[int, typer.Option(help="images at once; 0: what fits of 500, 4 on a CPU")] = 0,
     nfe: Annotated[int, typer.Option(help="function evaluations")] = 10,
     repeats: Annotated[int, typer.Option(help="times a line is read, after a warm-up")] = 3,
-    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16")] = "float32",
+    seconds: Annotated[
+        float, typer.Option(help="halve the batch until all takes about this long; 0: any time")
+    ] = 0.0,
+    dtype: Annotated[
+        str, typer.Option(help="float32, float16, bfloat16; float16 on a GPU, else float32")
+    ] = "",
     compile: Annotated[bool, typer.Option(help="ours with torch.compile too")] = False,
     json: Annotated[Path | None, typer.Option(help="file for all readings")] = None,
     device: Device = "auto",
 ) -> None:
-    """Seconds of our samplers and of diffusers' loop, beside the network's calls alone."""
-    from dataclasses import asdict
-
+    """Seconds of our samplers and of diffusers' loop, beside the network's calls alone, on networks
+    of random weights. --seconds leaves out what torch.compile takes to compile."""
     from bench import benchmarks, checkpoints, store
     from bench.run import device_name, versions
 
-    model = benchmarks.untrained(network, _device(device), dtype)
-    trial = benchmarks.Trial(model, nfe, batch or benchmarks.widest_batch(model), repeats)
-    lines = benchmarks.measure(trial, checkpoints.compiled if compile else None)
-    name = device_name(model.device)
-    typer.echo(f"{network}, batch {trial.batch}, {dtype}, {name}")
-    typer.echo(benchmarks.table(trial, lines))
+    where = _device(device)
+    gpu = where.startswith("cuda")
+    todo = network or (["adm-256", "latent"] if gpu else ["tiny"])
+    found: list[dict[str, Any]] = []
+    typer.echo(device_name(where))
+    for name in todo:
+        start = time.monotonic()
+        model = benchmarks.untrained(name, where, dtype or ("float16" if gpu else "float32"))
+        left = start + seconds / len(todo) - time.monotonic() if seconds else math.inf
+        trial = benchmarks.fitting(model, nfe, batch, repeats, compile, left)
+        lines = benchmarks.measure(trial, checkpoints.compiled if compile else None)
+        typer.echo(benchmarks.table(trial, lines))
+        found.append(benchmarks.content(trial, lines))
     if json:
-        weights = sum(weight.numel() for weight in model.net.parameters())
-        content = {
-            "device": name, "versions": versions(), "network": network, "parameters": weights,
-            "dtype": dtype, "batch": trial.batch, "nfe": nfe, "repeats": repeats,
-            "lines": [asdict(line) for line in lines],
-        }  # fmt: skip
-        typer.echo(store.write_json(json, content))
+        about = {"device": device_name(where), "versions": versions()}
+        typer.echo(store.write_json(json, about | {"networks": found}))
 
 
 def _schedule(text: str, folder: Path) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench import benchmarks, cli
-from bench.benchmarks import NETWORKS, Trial, measure, untrained
+from bench.benchmarks import NETWORKS, Reading, Trial, fitting, measure, table, untrained
 from bench.checkpoints import Checkpoint, compiled, network
 from bench.samplers import DDIM, Heun
 
@@ -28,11 +28,13 @@ def test_the_command_reads_every_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "readings.json"
-    words = "--network", "tiny", "--nfe", "5", "--repeats", "2", "--device", "cpu", "--json"
+    words = "--nfe", "5", "--repeats", "2", "--seconds", "600", "--device", "cpu", "--json"
     assert bench(monkeypatch, "sampler", *words, str(out)) == 0
-    printed, content = capsys.readouterr().out, json.loads(out.read_text())
+    printed, whole = capsys.readouterr().out, json.loads(out.read_text())
+    assert whole["device"].startswith("CPU") and "diffusers" in whole["versions"]
+    (content,) = whole["networks"]
+    assert content["network"] == "tiny" and content["parameters"] > 1e4
     assert content["batch"] == 4 and content["nfe"] == 5 and content["dtype"] == "float32"
-    assert content["device"].startswith("CPU") and "diffusers" in content["versions"]
     lines = content["lines"]
     assert [line["by"] for line in lines] == ["network"] + ["bench"] * 9 + ["diffusers"] * 4
     assert {line["what"] for line in lines} >= {"tiny", "DDIM()", "Heun()", "DPMpp2MSDE()"}
@@ -73,7 +75,7 @@ def test_another_network_is_read_beside_the_first_and_compared_with_it() -> None
 def test_the_compiled_network_makes_the_same_states() -> None:
     trial = Trial(untrained("tiny"), nfe=3, batch=2, repeats=1)
     *_, line = measure(trial, compiled, (DDIM(),))
-    assert line.by == "compiled bench" and line.difference < 0.05
+    assert line.by == "compiled bench" and line.difference <= 1e-3
 
 
 def test_final_states_are_not_quantised_and_depend_on_the_seed_alone() -> None:
@@ -103,6 +105,7 @@ def test_networks_are_of_their_sizes(name: str, millions: int) -> None:
         (("--nfe", "0"), "--nfe must be at least 1, not 0"),
         (("--batch", "-1"), "--batch must be at least 1, not -1"),
         (("--repeats", "0"), "--repeats must be at least 1, not 0"),
+        (("--seconds", "0.001"), "with one image at once and there are 0; raise --seconds"),
     ],
 )
 def test_wrong_words_are_one_line(
@@ -116,16 +119,55 @@ def test_wrong_words_are_one_line(
     assert says in error and error.count("\n") == 1
 
 
-def test_the_widest_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ours(trial: Trial, sampler: object):
+def test_several_networks_are_read_in_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmarks, "measure", lambda trial, compiled: [Reading("network", "x", 1)])
+    out = tmp_path / "readings.json"
+    words = "--network", "tiny", "--network", "tiny", "--batch", "3", "--device", "cpu", "--json"
+    assert bench(monkeypatch, "sampler", *words, str(out)) == 0
+    assert [one["batch"] for one in json.loads(out.read_text())["networks"]] == [3, 3]
+    assert capsys.readouterr().out.count("tiny, batch 3, float32") == 2
+
+
+def test_compiled_states_that_are_far_from_eager_ones_are_told() -> None:
+    trial = Trial(untrained("tiny"), 4, 32)
+    near, far = (Reading("compiled bench", "DDIM()", 4, difference=d) for d in (1e-4, 0.02))
+    assert "differ" not in table(trial, [near])
+    assert "compiled and eager states differ by 0.02, more than 0.001" in table(trial, [near, far])
+
+
+def test_states_that_are_not_finite_are_named() -> None:
+    model = untrained("tiny")
+    with torch.no_grad():
+        next(model.net.parameters()).mul_(math.nan)
+    with pytest.raises(FloatingPointError, match="tiny made NaN .* try another --dtype"):
+        Trial(model, 2, 2).ours(DDIM())()
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds", "batch"),
+    [(0, math.inf, 62), (0, 18.0, 31), (100, math.inf, 100), (100, 1e9, 50), (100, 2.0, 3)],
+)
+def test_a_batch_is_halved_until_it_fits(
+    asked: int, seconds: float, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that holds 70 images and takes 1 ms an image and call."""
+
+    def works(trial: Trial, one: object):
         def work() -> None:
             if trial.batch > 70:
                 raise torch.OutOfMemoryError("too large")
 
         return work
 
-    monkeypatch.setattr(Trial, "ours", ours)
-    monkeypatch.setattr(Trial, "theirs", ours)
-    model = untrained("tiny")
-    assert benchmarks.widest_batch(model) == 4
-    assert benchmarks.widest_batch(replace(model, device="cuda")) == 62
+    monkeypatch.setattr(Trial, "ours", works)
+    monkeypatch.setattr(Trial, "theirs", works)
+    monkeypatch.setattr(Trial, "seconds", lambda trial, work: 1e-3 * trial.batch * trial.nfe)
+    model = replace(untrained("tiny"), device="cuda")
+    found = fitting(model, 10, asked, 3, False, seconds)  # 10 calls of 14 lines in 4 turns
+    assert (found.batch, found.nfe, found.repeats) == (batch, 10, 3)
+
+
+def test_on_a_cpu_four_images_are_taken_untried() -> None:
+    assert fitting(untrained("tiny"), 10, 0, 3, False, math.inf).batch == 4

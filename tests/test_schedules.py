@@ -34,6 +34,18 @@ LAWS = [LogNormal(), LogNormal(0.5, 3.0), Laplace(), Laplace(-1.0, 2.0)]
 CLOSED = [Native(), LogSNR(), Karras(), Karras(rho=1), Karras(rho=3.5), Cosine(), Linear(), *LAWS]
 
 
+@dataclass(frozen=True)
+class Mine:
+    """A user's own schedule needs nothing but the call."""
+
+    power: float = 2.0
+
+    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        t = torch.linspace(1, 0, steps, dtype=torch.float64)
+        low, high = process.sigma_min, process.sigma_max
+        return torch.cat([low + t**self.power * (high - low), torch.zeros(1, dtype=torch.float64)])
+
+
 def rate_of(v, process: NoiseProcess, levels: int = 2001) -> Rate:
     sigma = torch.as_tensor(np.geomspace(process.sigma_min, process.sigma_max, levels))
     return Rate("exact", sigma, v(sigma))
@@ -59,7 +71,7 @@ def close(grid: Tensor, want: Tensor, rtol: float = 1e-6) -> None:
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 100])
 @pytest.mark.parametrize(
-    "schedule", [*CLOSED, "bumpy 0.5", "bumpy 1", "bumpy 2", "cheapest"], ids=lambda s: str(s)
+    "schedule", [*CLOSED, Mine(), "bumpy 0.5", "bumpy 1", "bumpy 2", "cheapest"], ids=str
 )
 def test_grid_contract(schedule: Schedule | str, steps: int, process: NoiseProcess) -> None:
     if schedule == "cheapest":
@@ -408,7 +420,7 @@ def test_labels_tell_schedules_apart() -> None:
     assert len({repr(schedule) for schedule in makes}) == len(makes)
 
 
-@pytest.mark.parametrize("schedule", [Native(), LogSNR(), Karras()], ids=repr)
+@pytest.mark.parametrize("schedule", [Native(), LogSNR(), Karras(), Mine()], ids=repr)
 def test_snapped_moves_levels_to_trained_timesteps(schedule: Schedule) -> None:
     process = VP()
     grid, snapped = schedule(10, process), Snapped(schedule)(10, process)
@@ -428,7 +440,7 @@ ENDS = [(40.0, 0.05), (0.0, 0.05), (40.0, 0.0), (0.0, 0.0)]
 
 
 @pytest.mark.parametrize("ends", ENDS, ids=str)
-@pytest.mark.parametrize("schedule", [*CLOSED, "bumpy"], ids=str)
+@pytest.mark.parametrize("schedule", [*CLOSED, Mine(), "bumpy"], ids=str)
 def test_between_is_the_schedule_of_a_narrower_process(schedule, ends: tuple) -> None:
     """0 leaves an end as the process has it; the model's clock stays the whole process's."""
     whole = VP("cosine", 1000, 0.01, 80.0)
@@ -515,14 +527,6 @@ def test_a_file_without_a_grid_is_named(text: str | None, tmp_path: Path) -> Non
         path.write_text(text)
     with pytest.raises(ValueError, match="mine.json"):
         load(path)
-
-
-@dataclass(frozen=True)
-class Mine:
-    """A user's own schedule needs nothing but the call."""
-
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
-        return torch.linspace(process.sigma_max, 0, steps + 1, dtype=torch.float64)
 
 
 def test_a_users_schedule_is_a_schedule() -> None:

@@ -10,11 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import generate, names, samplers
 from bench.benchmarks import untrained
+from bench.checkpoints.model import Varying
 from bench.schedules import Karras
 from bench.types import Cell, Sampler, grid_of
 
 SAMPLERS: list[Sampler] = [kind() for kind in names.public(samplers).values()]
-SAMPLERS += [samplers.DDIM(eta=1.0), samplers.UniPC(order=3)]
+SAMPLERS += [samplers.DDIM(eta=1.0), samplers.UniPC(order=3), samplers.DDPM("learned")]
 
 
 class NoCopies(TorchDispatchMode):
@@ -46,7 +47,8 @@ def walk(sampler: Sampler, device: str) -> Any:
     model = untrained("tiny", device)
     grid = grid_of(Cell("tiny", Karras(), sampler, 12, range(2)), model.process)
     seeds = torch.arange(4, device=device)
-    denoise = model.denoiser()
+    plain = model.denoiser()
+    denoise = Varying(lambda x, sigma: (plain(x, sigma), x.tanh()))  # for the learned variance
 
     @torch.inference_mode()
     def work() -> torch.Tensor:

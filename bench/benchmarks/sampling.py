@@ -7,7 +7,7 @@ alike. Both sides draw their noise within the time; none decodes or quantises.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from bench.types import Cell, Sampler, grid_of
 SAMPLERS: tuple[Any, ...] = (
     DDIM(), DPMpp2M(), UniPC(), DPMpp3M(), DEIS(), Heun(), DDPM(), DPMpp2MSDE(), EDMStochastic(),
 )  # fmt: skip
-LARGEST = 500  # images at once on a GPU, fewer where they do not fit
+COMPILED_WITHIN = 1e-3  # of the eager states, in units of [-1, 1]
 Work = Callable[[], Any]
 
 
@@ -111,7 +111,7 @@ class Trial:
 
     def read(self, lines: list[tuple[Reading, Work]]) -> list[Reading]:
         """The lines with their times, after a turn that does not count; the network comes first."""
-        turns = [[self._seconds(work) for _, work in lines] for _ in range(self.repeats + 1)][1:]
+        turns = [[self.seconds(work) for _, work in lines] for _ in range(self.repeats + 1)][1:]
         alone = statistics.median(turn[0] for turn in turns) / self.nfe
         read: list[Reading] = []
         for (line, _), seconds in zip(lines, zip(*turns, strict=True), strict=True):
@@ -120,7 +120,8 @@ class Trial:
             read.append(replace(line, seconds=seconds, median=median, overhead=over))
         return read
 
-    def _seconds(self, work: Work) -> float:
+    def seconds(self, work: Work) -> float:
+        """Of one run, from an idle device to an idle device."""
         self._wait()
         start = time.perf_counter()
         work()
@@ -139,7 +140,7 @@ class Trial:
         ]
 
 
-def _schedulers() -> dict[str, Any]:
+def schedulers() -> dict[str, Any]:
     """diffusers' schedulers for the same process, and which sampler of ours each is."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -163,7 +164,7 @@ def measure(
     """The network alone, ours, diffusers'; with `compiled` the network and ours once more."""
     theirs = [
         (Reading("diffusers", name, trial.nfe), trial.theirs(scheduler))
-        for name, scheduler in _schedulers().items()
+        for name, scheduler in schedulers().items()
     ]
     found = trial.read(trial.lines(samplers) + theirs)
     if compiled is None:
@@ -185,22 +186,14 @@ def _apart(have: Tensor, want: Tensor) -> dict[str, Any]:
     }
 
 
-def widest_batch(model: Checkpoint) -> int:
-    """4 on a CPU; on a GPU 500, halved until the network and samplers with a past fit."""
-    if not model.device.startswith("cuda"):
-        return 4
-    batch, multistep = LARGEST, SAMPLERS[2]
-    while True:
-        trial = Trial(model, 4, batch)
-        try:
-            for work in (trial.ours(multistep), trial.theirs(_schedulers()["UniPC"])):
-                work()
-            return batch
-        except RuntimeError:  # out of memory, or a kernel that counts no further than 2^31
-            if batch == 1:
-                raise
-        torch.cuda.empty_cache()
-        batch //= 2
+def content(trial: Trial, lines: list[Reading]) -> dict[str, Any]:
+    """What a comparison was and found, for JSON."""
+    weights = sum(weight.numel() for weight in trial.model.net.parameters())
+    return {
+        "network": trial.model.name, "parameters": weights,
+        "dtype": str(trial.model.dtype).removeprefix("torch."), "batch": trial.batch,
+        "nfe": trial.nfe, "repeats": trial.repeats, "lines": [asdict(line) for line in lines],
+    }  # fmt: skip
 
 
 def table(trial: Trial, lines: list[Reading]) -> str:
@@ -213,10 +206,15 @@ def table(trial: Trial, lines: list[Reading]) -> str:
             ("", "") if line.difference is None else (f"{line.difference:.2g}", line.grey_levels)
         )
         rows.append((line.by, line.what, line.calls, f"{line.median:.4g}", over, *apart))
-    text = tabulate(rows, names, disable_numparse=True)
-    if trial.model.device.startswith("cuda") or trial.batch % CPU_CHUNK == 0:
-        return text
-    return (
-        f"{text}\non a CPU our network calls are of {CPU_CHUNK} images, padded, so that no byte "
-        f"depends on the batch; at batch {trial.batch} that is in our overhead"
-    )
+    model = trial.model
+    text = f"{model.name}, batch {trial.batch}, {str(model.dtype).removeprefix('torch.')}\n"
+    text += tabulate(rows, names, disable_numparse=True)
+    off = max((line.difference for line in lines if line.difference is not None), default=0.0)
+    if off > COMPILED_WITHIN:
+        text += f"\ncompiled and eager states differ by {off:.2g}, more than {COMPILED_WITHIN:g}"
+    if not model.device.startswith("cuda") and trial.batch % CPU_CHUNK:
+        text += (
+            f"\non a CPU our network calls are of {CPU_CHUNK} images, padded, so that no byte "
+            f"depends on the batch; at batch {trial.batch} that is in our overhead"
+        )
+    return text

@@ -40,6 +40,11 @@ class _States(Checkpoint):
     """A checkpoint whose images are its final states, float32 as the sampler leaves them."""
 
     def decode(self, x: Tensor) -> Tensor:
+        """FloatingPointError if x is not finite, looked at once a batch as for real images."""
+        if not torch.isfinite(x).all():
+            raise FloatingPointError(
+                f"{self.name} made NaN or infinite states in {self.dtype}; try another --dtype"
+            )
         return x
 
 
@@ -47,7 +52,7 @@ def untrained(network: str, device: str = "cpu", dtype: str = "float32") -> Chec
     """One of `NETWORKS` with seeded random weights, as if it predicted v on the linear VP process:
     eps of random weights, times 157, would leave nearly all states at the ends of [-1, 1].
 
-    Its decoder does nothing. ValueError: an unknown network, with the nearest, or dtype.
+    Its decoder quantises nothing. ValueError: an unknown network, with the nearest, or dtype.
     """
     if network not in NETWORKS:
         raise ValueError(f"no network {network!r}{nearest(network, NETWORKS)}")

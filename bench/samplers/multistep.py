@@ -1,7 +1,9 @@
 """Adams-Bashforth methods in the noise prediction d = (x - x0) / sigma, dx/dsigma = d."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -17,6 +19,7 @@ _UNIFORM = {
     4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 }  # Adams-Bashforth on equal steps, newest first
 _Past = deque[tuple[float, Tensor]]  # (sigma, d), newest first
+_Weigh = Callable[[list[float], float, float], list[float]]  # nodes, start, end -> weights
 
 
 def _check_order(order: int, most: int) -> None:
@@ -43,11 +46,28 @@ def _weights(nodes: list[float], start: float, end: float, log: bool) -> list[fl
     return weights
 
 
+def _equal_steps(nodes: list[float], start: float, end: float) -> list[float]:
+    """What `_weights` gives where steps are equal, whatever the nodes are."""
+    return [(end - start) * weight for weight in _UNIFORM[len(nodes)]]
+
+
 def _combine(weights: list[float], past: _Past) -> Tensor:
     total = weights[0] * past[0][1]
     for weight, (_, d) in zip(weights[1:], list(past)[1:], strict=True):
         total = total + weight * d
     return total
+
+
+def _walk(denoise: Denoiser, x: Tensor, grid: Tensor, order: int, weigh: _Weigh) -> Tensor:
+    """Adams-Bashforth: each step with the last `order` slopes, or as many as there are."""
+    past: _Past = deque(maxlen=order)
+    for sigma, sigma_next in pairwise(grid.tolist()):
+        x0 = denoise(x, sigma)
+        if sigma_next == 0:
+            return x0
+        past.appendleft((sigma, (x - x0) / sigma))
+        x = x + _combine(weigh([node for node, _ in past], sigma, sigma_next), past)
+    return x
 
 
 @dataclass(frozen=True)
@@ -72,15 +92,8 @@ class DEIS:
         return len(grid) - 1
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
-        past: _Past = deque(maxlen=self.order)
-        for sigma, sigma_next in pairwise(grid.tolist()):
-            x0 = denoise(x, sigma)
-            if sigma_next == 0:
-                return x0
-            past.appendleft((sigma, (x - x0) / sigma))
-            nodes = [node for node, _ in past]
-            x = x + _combine(_weights(nodes, sigma, sigma_next, self.variable == "logrho"), past)
-        return x
+        weigh = partial(_weights, log=self.variable == "logrho")
+        return _walk(denoise, x, grid, self.order, weigh)
 
 
 @dataclass(frozen=True)
@@ -110,18 +123,8 @@ class IPNDM:
         return len(grid) - 1
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
-        past: _Past = deque(maxlen=self.order)
-        for sigma, sigma_next in pairwise(grid.tolist()):
-            x0 = denoise(x, sigma)
-            if sigma_next == 0:
-                return x0
-            past.appendleft((sigma, (x - x0) / sigma))
-            if self.steps == "uniform":
-                weights = [(sigma_next - sigma) * weight for weight in _UNIFORM[len(past)]]
-            else:
-                weights = _weights([node for node, _ in past], sigma, sigma_next, log=False)
-            x = x + _combine(weights, past)
-        return x
+        weigh = _equal_steps if self.steps == "uniform" else partial(_weights, log=False)
+        return _walk(denoise, x, grid, self.order, weigh)
 
 
 @dataclass(frozen=True)
