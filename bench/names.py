@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import keyword
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -49,6 +50,8 @@ def build(
     if ":" in name:
         path, _, attribute = name.rpartition(":")
         module, text = _import(path), attribute + (f"({rest}" if rest else "")
+    elif keyword.iskeyword(name) and rest:
+        text = f"{name}_({rest}"  # `is(10)`: an underscore is no part of a name
     elif re.fullmatch(r"[\w-]+", name) and rest:
         text = name.replace("-", "_") + f"({rest}"  # `inception-v3-compat(...)` is a name too
     rooms = module if isinstance(module, tuple) else (module,)

@@ -4,7 +4,7 @@ Sampler state is float32; grids and coefficients are float64 on the CPU; feature
 sums are float64; images are uint8, NCHW. `sigma` is noise over signal: x = x0 + sigma * eps.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -78,6 +78,22 @@ class FeatureExtractor(Protocol):
     def __call__(self, images: Tensor) -> Tensor: ...
 
 
+class LayeredExtractor(FeatureExtractor, Protocol):
+    """An extractor that gives several layers of its network in one pass.
+
+    layers: their names, among them "features", which is what a plain call gives.
+    """
+
+    layers: ClassVar[tuple[str, ...]]
+
+    def of_layers(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]: ...
+
+
+def layers_of(extractor: FeatureExtractor | type) -> tuple[str, ...]:
+    """The layers that an extractor, or a class of them, gives: "features" alone without more."""
+    return tuple(getattr(extractor, "layers", ("features",)))
+
+
 class FeatureStatistics(Protocol):
     """What a metric may ask of a set of images: count, moments, and a bank of single features."""
 
@@ -92,12 +108,26 @@ class FeatureStatistics(Protocol):
 
 
 class Metric(Protocol):
-    """A score of generated against real features; keyword-only, so that it cannot be swapped."""
+    """A score of generated against real features; keyword-only, so that it cannot be swapped.
+
+    One that reads another layer of the extractor than "features" also says `layer`; one that
+    ignores `real`, `needs_real = False`; one whose bank must hold every image, `whole_bank = True`.
+    """
 
     name: ClassVar[str]
     higher_is_better: ClassVar[bool]
 
     def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float: ...
+
+
+def layer_of(metric: Metric) -> str:
+    """The extractor's layer that a metric reads: its attribute `layer`, "features" without one."""
+    return str(getattr(metric, "layer", "features"))
+
+
+def needs_real(metric: Metric) -> bool:
+    """Whether a metric reads the real set: its attribute `needs_real`, true without one."""
+    return bool(getattr(metric, "needs_real", True))
 
 
 class Model(Protocol):

@@ -1,6 +1,7 @@
 """Feature extractors, sums of features, and the reference sets that a score is taken against."""
 
 from bench.features.clean import Clean
+from bench.features.dinov2 import DINOv2ViTB14, DINOv2ViTG14, DINOv2ViTL14, DINOv2ViTS14
 from bench.features.effnet import EffNetLite0, fold_norms, load_effnet_lite0
 from bench.features.fidelity import VGG16, InceptionV3Compat
 from bench.features.flatten import Flatten
@@ -13,18 +14,25 @@ from bench.features.references import (
     reference_path,
     save_reference,
 )
-from bench.features.sums import Features, fold
+from bench.features.sums import Features, check_layers, extract, fold, fold_layers
 
 __all__ = [
     "REFERENCES",
     "VGG16",
     "Clean",
+    "DINOv2ViTB14",
+    "DINOv2ViTG14",
+    "DINOv2ViTL14",
+    "DINOv2ViTS14",
     "EffNetLite0",
     "Features",
     "Flatten",
     "InceptionV3Compat",
     "Reference",
+    "check_layers",
+    "extract",
     "fold",
+    "fold_layers",
     "fold_norms",
     "full_float32",
     "known_references",

@@ -1,10 +1,11 @@
 """The networks of torch-fidelity (Obukhov et al. 2020), resize and all, through its own classes."""
 
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,15 @@ class InceptionV3Compat:
 
     torch-fidelity's `inception-v3-compat`: its TensorFlow-1 bilinear resize to 299, float32.
     weights: a 566-tensor state dict; without one, the published file in torch.hub's cache.
+
+    Other layers: `spatial`, the ADM evaluator's for sFID, which are the first 7 channels of
+    mixed_6/conv, 17 x 17 x 7 = 2023 in its order (height, width, channel); `logits_unbiased`, 1008
+    class scores without the bias, as both it and torch-fidelity take them for IS; `logits`, with.
     """
 
     weights: str = ""
     device: str = "cpu"
+    layers: ClassVar[tuple[str, ...]] = ("features", "spatial", "logits_unbiased", "logits")
 
     def __post_init__(self) -> None:
         _ = self.digest  # missing weights are found now, not after sampling
@@ -47,7 +53,13 @@ class InceptionV3Compat:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 2048] on `device`; grey is repeated."""
-        return _features(images, _inception(_INCEPTION.find(self.weights), self.device))
+        return self.of_layers(images, ("features",))["features"]
+
+    def of_layers(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """The wanted `layers` in one pass, each float32 [n, dim] on `device`."""
+        network = _inception(_INCEPTION.find(self.weights), self.device)
+        found = dict(zip(self.layers, through(images, network), strict=True))
+        return {layer: found[layer] for layer in wanted}
 
 
 @dataclass(frozen=True)
@@ -74,39 +86,65 @@ class VGG16:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 4096] on `device`; grey is repeated."""
-        return _features(images, _vgg(_VGG.find(self.weights), self.device))
+        return through(images, _vgg(_VGG.find(self.weights), self.device))[0]
+
+
+class _Layers(nn.Module):
+    """torch-fidelity's Inception with all its layers here, in the order of `InceptionV3Compat`."""
+
+    def __init__(self, inception: Any):
+        super().__init__()
+        self.inception = inception
+        self.last = threading.local()  # cells are scored by one thread while another samples
+        inception.Mixed_6d.branch1x1.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.last.conv = output[:, :7]  # [n, 7, 17, 17]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features, unbiased = self.inception(images)
+        spatial = self.last.conv.permute(0, 2, 3, 1).flatten(1)  # [n, 2023]
+        del self.last.conv
+        return features, spatial, unbiased, unbiased + self.inception.fc.bias
 
 
 @functools.lru_cache(maxsize=2)
 def _inception(path: Path, device: str) -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    return _load(FeatureExtractorInceptionV3, _INCEPTION.extractor, "2048", path).to(device)
+    layers = ["2048", "logits_unbiased"]
+    return _Layers(
+        _load(FeatureExtractorInceptionV3, _INCEPTION.extractor, layers, path)
+    ).to(device)
 
 
 @functools.lru_cache(maxsize=2)
 def _vgg(path: Path, device: str) -> nn.Module:
     from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
-    return _load(FeatureExtractorVGG16, _VGG.extractor, "fc2_relu", path).to(device)
+    return _load(FeatureExtractorVGG16, _VGG.extractor, ["fc2_relu"], path).to(device)
 
 
-def _load(kind: Callable[..., Any], name: str, layer: str, path: Path) -> Any:
+def _load(kind: Callable[..., Any], name: str, layers: list[str], path: Path) -> Any:
     check_tensors(path)  # torch-fidelity unpickles whatever it is given
     try:
-        return kind(name, [layer], feature_extractor_weights_path=str(path))
+        return kind(name, layers, feature_extractor_weights_path=str(path))
     except (RuntimeError, TypeError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"{path} holds no weights of {name} ({first}); give its own") from None
 
 
 @torch.no_grad()
-def _features(images: Tensor, network: nn.Module) -> Tensor:
+def through(images: Tensor, network: nn.Module) -> tuple[Tensor, ...]:
+    """What a network of torch-fidelity's gives of uint8 [n, c, h, w]; grey is repeated.
+
+    c is 1 or 3. Each layer float32 [n, dim] on the network's device, in batches that fit.
+    """
     check_images(images)
     device = next(network.parameters()).device
     batch = 16 if device.type == "cpu" else 256  # of 299 x 299: fits in caches, or in 8 GiB
     with full_float32():
         parts = [
-            network(x.to(device).expand(-1, 3, -1, -1).contiguous())[0] for x in images.split(batch)
+            network(x.to(device).expand(-1, 3, -1, -1).contiguous()) for x in images.split(batch)
         ]
-    return torch.cat(parts)
+    return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))

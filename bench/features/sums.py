@@ -3,13 +3,14 @@
 Partial sums add, which gives resuming, many GPUs and many machines.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from bench.types import FeatureExtractor
+from bench.types import FeatureExtractor, LayeredExtractor, layers_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,22 +62,67 @@ class Features:
         return (self.outer - torch.outer(self.sum, self.mean)) / (self.n - 1)
 
 
-def fold(extractor: FeatureExtractor, images: Iterable[Tensor], keep: int) -> Features:
-    """Features of a stream of uint8 batches [n, c, h, w], on the CPU; the bank has `keep` rows.
+class _Running:
+    """Sums and a bank of one layer while its batches come, on the extractor's device."""
 
-    Sums are taken in float64 on the extractor's device and moved once, at the end.
+    def __init__(self, keep: int):
+        self.n, self.keep, self.kept = 0, keep, 0
+        self.banks: list[Tensor] = []
+        self.total = self.outer = torch.zeros(())
+
+    def add(self, features: Tensor) -> None:
+        part = Features.of(features, self.keep - self.kept)
+        self.total = part.sum if self.n == 0 else self.total + part.sum
+        self.outer = part.outer if self.n == 0 else self.outer + part.outer
+        self.banks.append(part.bank)
+        self.n, self.kept = self.n + part.n, self.kept + len(part.bank)
+
+    def whole(self) -> Features:
+        return Features(self.n, self.total.cpu(), self.outer.cpu(), torch.cat(self.banks).cpu())
+
+
+def fold_layers(
+    extractor: FeatureExtractor, images: Iterable[Tensor], keep: Mapping[str, int]
+) -> dict[str, Features]:
+    """Features of several layers of a stream of uint8 batches [n, c, h, w], in one pass, on the CPU.
+
+    keep: layer -> rows of its bank, in the order of the images. Sums are taken in float64 on the
+    extractor's device and moved once, at the end. ValueError: no images, bad features.
     """
-    n, banks, kept = 0, [], 0
-    total = outer = torch.zeros(())
+    running, n = {layer: _Running(rows) for layer, rows in keep.items()}, 0
     for batch in images:
         try:
-            part = Features.of(extractor(batch), keep - kept)
+            for layer, features in extract(extractor, batch, keep).items():
+                running[layer].add(features)
         except ValueError as error:
             raise ValueError(f"{extractor.name}, images {n} to {n + len(batch)}: {error}") from None
-        total = part.sum if n == 0 else total + part.sum
-        outer = part.outer if n == 0 else outer + part.outer
-        banks.append(part.bank)
-        n, kept = n + part.n, kept + len(part.bank)
+        n += len(batch)
     if n == 0:
         raise ValueError(f"{extractor.name} got no images: the stream was empty")
-    return Features(n, total.cpu(), outer.cpu(), torch.cat(banks).cpu())
+    return {layer: one.whole() for layer, one in running.items()}
+
+
+def fold(extractor: FeatureExtractor, images: Iterable[Tensor], keep: int) -> Features:
+    """`fold_layers` of the layer "features" alone; the bank has `keep` rows."""
+    return fold_layers(extractor, images, {"features": keep})["features"]
+
+
+def extract(
+    extractor: FeatureExtractor, images: Tensor, wanted: Collection[str]
+) -> dict[str, Tensor]:
+    """The wanted layers of uint8 images [n, c, h, w], float32 [n, dim] each.
+
+    ValueError: a layer that the extractor does not have.
+    """
+    check_layers(extractor, wanted)
+    if set(wanted) == {"features"}:
+        return {"features": extractor(images)}
+    return cast(LayeredExtractor, extractor).of_layers(images, wanted)
+
+
+def check_layers(extractor: FeatureExtractor, wanted: Collection[str]) -> None:
+    """ValueError unless the extractor has every wanted layer."""
+    found = layers_of(extractor)
+    for layer in wanted:
+        if layer not in found:
+            raise ValueError(f"{extractor.name} has no layer {layer!r}, only {', '.join(found)}")

@@ -1,4 +1,5 @@
-"""Scores of generated against real features: Frechet and kernel distance, nearest neighbours.
+"""Scores of generated against real features: Frechet and kernel distance, nearest neighbours,
+Inception Score.
 
 A metric is a frozen dataclass called with `fake=` and `real=`, and sees only what
 `FeatureStatistics` has, so that it serves every extractor.
@@ -7,9 +8,10 @@ A metric is a frozen dataclass called with `fake=` and `real=`, and sees only wh
 """
 
 from bench.metrics.bootstrap import interval, paired_interval
-from bench.metrics.frechet import FrechetDistance, Gaussian, frechet_distance
+from bench.metrics.frechet import SFID, FrechetDistance, Gaussian, frechet_distance
+from bench.metrics.inception import InceptionScore
 from bench.metrics.infinity import FIDInfinity
-from bench.metrics.kernel import KID
+from bench.metrics.kernel import KID, KIDError
 from bench.metrics.neighbours import (
     Coverage,
     Density,
@@ -21,11 +23,14 @@ from bench.metrics.neighbours import (
 
 __all__ = [
     "KID",
+    "SFID",
     "Coverage",
     "Density",
     "FIDInfinity",
     "FrechetDistance",
     "Gaussian",
+    "InceptionScore",
+    "KIDError",
     "Precision",
     "Recall",
     "density_coverage",

@@ -108,6 +108,21 @@ class FrechetDistance:
         return gaussian_of(fake).distance(gaussian_of(real))
 
 
+@dataclass(frozen=True)
+class SFID:
+    """Frechet distance on features that keep their place in the image (Nash et al. 2021, sFID).
+
+    Of the layer `spatial`, as the ADM evaluator takes it: see `features.InceptionV3Compat`.
+    """
+
+    name: ClassVar[str] = "sfid"
+    higher_is_better: ClassVar[bool] = False
+    layer: ClassVar[str] = "spatial"
+
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
+        return gaussian_of(fake).distance(gaussian_of(real))
+
+
 _GAUSSIANS: WeakKeyDictionary[FeatureStatistics, Gaussian] = WeakKeyDictionary()
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class KID:
             )
 
     def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
-        return float(np.mean(list(self._values(fake.bank, real.bank))))
+        return float(np.mean(self.values(fake=fake, real=real)))
 
     def estimate(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> tuple[float, float]:
         """(KID, its standard error over subsets: their standard deviation / sqrt(subsets)).
@@ -58,8 +59,15 @@ class KID:
         """
         if self.subsets < 2:
             raise ValueError("a standard error needs at least 2 subsets; raise subsets")
-        values = list(self._values(fake.bank, real.bank))
+        values = self.values(fake=fake, real=real)
         return float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(self.subsets)
+
+    def values(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> np.ndarray:
+        """The estimate of every subset, float64 [subsets]; found once as long as the sets live."""
+        known = _VALUES.setdefault(fake, WeakKeyDictionary()).setdefault(real, {})
+        if self not in known:
+            known[self] = np.array(list(self._values(fake.bank, real.bank)))
+        return known[self]
 
     def _values(self, fake: Tensor, real: Tensor) -> Iterator[float]:
         """One MMD a subset."""
@@ -79,3 +87,29 @@ class KID:
                 for bank in (fake, real)
             ]
             yield _mmd2(parts[0].double(), parts[1].double())
+
+
+_Known = WeakKeyDictionary[FeatureStatistics, dict[KID, np.ndarray]]
+_VALUES: WeakKeyDictionary[FeatureStatistics, _Known] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class KIDError:
+    """Standard error of the `KID` of the same fields, over its subsets: see `KID.estimate`."""
+
+    subsets: int = 100
+    subset_size: int = 1000
+    seed: int = 2020
+    name: ClassVar[str] = "kid_error"
+    higher_is_better: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.subsets < 2:
+            raise ValueError("a standard error needs at least 2 subsets; raise subsets")
+        self._kid()
+
+    def _kid(self) -> KID:
+        return KID(self.subsets, self.subset_size, self.seed)
+
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
+        return self._kid().estimate(fake=fake, real=real)[1]

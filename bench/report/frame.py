@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-HIGHER_IS_BETTER = {"precision", "recall", "density", "coverage"}
+HIGHER_IS_BETTER = {"precision", "recall", "density", "coverage", "is"}
 MANY_LINES = 16  # schedule lines of a group; more are drawn and sorted as a sweep
 _NAMES = {
     "rms_error": "RMS to converged (grey levels)",
     "fd_error": "FD to converged",
     "kid": "KID",
+    "kid_error": "KID, standard error",
+    "is": "IS",
+    "sfid": "sFID",
     "fd_infinity": "FD at infinite N",
 }
 

@@ -184,7 +184,7 @@ def _number(
 
 
 def _digits(value: float, metric: str) -> int:
-    if metric == "kid":
+    if metric.startswith("kid"):
         return 5
     return 3 if metric in HIGHER_IS_BETTER else (1 if value >= 100 else 2)
 

@@ -1,0 +1,160 @@
+"""DINOv2 (Oquab et al. 2023) as torch-fidelity takes it, of a weights file that is given or found.
+
+torch-fidelity 0.4 builds these networks of code that torch.hub downloads, and refuses a path. Here
+timm's own build of them reads the published file, and stands in torch-fidelity's class.
+"""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.features.fidelity import through
+from bench.features.weights import Published, check_tensors
+
+_SIDE = 224 // 14  # patches along torch-fidelity's input; the published grids have 37
+
+
+@dataclass(frozen=True)
+class _DINOv2:
+    """The class token after the last norm, behind torch-fidelity's TensorFlow-1 bilinear resize to
+    224. weights: Meta's state dict; without one, the published file in torch.hub's cache."""
+
+    weights: str = ""
+    device: str = "cpu"
+    published: ClassVar[Published]
+    network: ClassVar[str]  # timm's name
+
+    def __post_init__(self) -> None:
+        _ = self.digest  # missing or other weights are found now, not after sampling
+        path = self.published.find(self.weights)
+        _check(path, path.stat().st_mtime_ns, self.network)
+
+    @property
+    def name(self) -> str:
+        return self.published.extractor
+
+    @property
+    def digest(self) -> str:
+        return self.published.digest(self.weights)  # SHA-256 of the weights file
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, dim] on `device`; grey is repeated."""
+        path = self.published.find(self.weights)
+        return through(images, _network(path, self.network, self.device))[0]
+
+
+def _published(size: str) -> Published:
+    file = f"dinov2_{size}_pretrain.pth"
+    url = f"https://dl.fbaipublicfiles.com/dinov2/dinov2_{size}/{file}"
+    return Published(f"dinov2-{size}", file, url)
+
+
+@dataclass(frozen=True)
+class DINOv2ViTS14(_DINOv2):
+    """The 384 features of DINOv2's ViT-S/14: torch-fidelity's `dinov2-vit-s-14`."""
+
+    published = _published("vits14")
+    network = "vit_small_patch14_dinov2"
+
+
+@dataclass(frozen=True)
+class DINOv2ViTB14(_DINOv2):
+    """The 768 features of DINOv2's ViT-B/14: torch-fidelity's `dinov2-vit-b-14`."""
+
+    published = _published("vitb14")
+    network = "vit_base_patch14_dinov2"
+
+
+@dataclass(frozen=True)
+class DINOv2ViTL14(_DINOv2):
+    """The 1024 features of DINOv2's ViT-L/14: torch-fidelity's `dinov2-vit-l-14`.
+
+    The network of Stein et al. 2023's FD-DINOv2, whose resize is another one (bicubic).
+    """
+
+    published = _published("vitl14")
+    network = "vit_large_patch14_dinov2"
+
+
+@dataclass(frozen=True)
+class DINOv2ViTG14(_DINOv2):
+    """The 1536 features of DINOv2's ViT-g/14: torch-fidelity's `dinov2-vit-g-14`."""
+
+    published = _published("vitg14")
+    network = "vit_giant_patch14_dinov2"
+
+
+def _timm_key(key: str) -> str:
+    """The name that timm gives a weight of Meta's; only the gated layers of ViT-g differ."""
+    return key.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    """timm's state dict of Meta's file, not yet read from disk; position embeddings as they are."""
+    check_tensors(path)
+    found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return {_timm_key(key): value for key, value in found.items() if key != "mask_token"}
+
+
+def _build(network: str) -> nn.Module:
+    import timm
+
+    return timm.create_model(network, pretrained=False, num_classes=0, img_size=224)
+
+
+@functools.lru_cache(maxsize=8)
+def _check(path: Path, changed: int, network: str) -> None:
+    """ValueError unless a file has every weight of a network in its shape, and no other."""
+    with torch.device("meta"):
+        wanted = {key: value.shape for key, value in _build(network).state_dict().items()}
+    try:
+        found = {key: value.shape for key, value in _state(path).items()}
+    except AttributeError:  # a dictionary, but not of tensors
+        found = {}
+    grid = found.pop("pos_embed", torch.Size())
+    tokens, dim = wanted.pop("pos_embed")[1:]
+    square = len(grid) == 3 and grid[2] == dim and round((grid[1] - 1) ** 0.5) ** 2 == grid[1] - 1
+    odd = sorted({key for key, _ in wanted.items() ^ found.items()})
+    if odd or not square:
+        raise ValueError(
+            f"{path} holds no weights of {network} ({odd[0] if odd else 'pos_embed'} differs); "
+            "give Meta's file of that network"
+        )
+
+
+def _positions(embedding: Tensor) -> Tensor:
+    """Meta's position embeddings [1, 1 + k k, dim] for 224 x 224 images, as its network makes them.
+
+    Bicubic without antialiasing, by a factor whose 0.1 of a patch Meta's code adds: not timm's way,
+    which is antialiased and to the exact size.
+    """
+    token, grid = embedding[:, :1], embedding[:, 1:]
+    side = round(grid.shape[1] ** 0.5)
+    if side == _SIDE:
+        return embedding
+    grid = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    factor = (_SIDE + 0.1) / side
+    grid = F.interpolate(grid, scale_factor=(factor, factor), mode="bicubic")
+    return torch.cat([token, grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+
+
+@functools.lru_cache(maxsize=2)
+def _network(path: Path, network: str, device: str) -> nn.Module:
+    """torch-fidelity's class, whose `forward` has its preprocessing, around timm's network."""
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
+
+    class Local(FeatureExtractorDinoV2):  # type: ignore[misc]
+        def __init__(self, model: nn.Module):
+            FeatureExtractorBase.__init__(self, network, ["dinov2"])
+            self.feature_extractor_internal_dtype = torch.float32
+            self.model: Any = model
+
+    model, state = _build(network), _state(path)
+    model.load_state_dict(state | {"pos_embed": _positions(state["pos_embed"].float())})
+    return Local(model).eval().requires_grad_(False).to(device)
