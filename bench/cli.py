@@ -332,7 +332,10 @@ def score(
     reference: Annotated[str, typer.Argument(help="shipped name or .npz")] = "fashion-mnist",
     features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
     metrics: Annotated[
-        str, typer.Option(help="fd,precision,recall,kid,density(k=5),coverage,fd_infinity")
+        str,
+        typer.Option(
+            help="fd,precision,recall,kid,kid_error,density(k=5),coverage,fd_infinity,is,sfid"
+        ),
     ] = "fd,precision,recall",
     json: JSON = False,
     device: Device = "auto",
@@ -362,6 +365,9 @@ def reference(
         str, typer.Option(help="of --images: none, adm-lsun, ldm, 'ldm(size=128)'")
     ] = "none",
     bank: Annotated[int, typer.Option(help="features kept for precision and recall")] = 0,
+    layers: Annotated[
+        str, typer.Option(help="the extractor's other layers, as spatial for sfid")
+    ] = "",
     data: Data = None,
     device: Device = "auto",
 ) -> None:
@@ -375,19 +381,22 @@ def reference(
 
     prepare = names.build(preprocess, datasets.preprocess)
     extractor = extractor_of(features, _device(device))
+    others = [layer for layer in layers.split(",") if layer]
+    keep = dict.fromkeys(others, 0) | {"features": bank}
+    room.check_layers(extractor, keep)
     dataset = datasets.FashionMNIST() if data is None else datasets.FashionMNIST(folder=data)
     if images is None and prepare != datasets.AsIs():
         raise ValueError(f"--preprocess {preprocess} prepares --images: give their folder")
     real = datasets.stream(images, 256, prepare) if images else dataset.images().split(256)
     digest = hashlib.sha256()
-    folded = room.fold(extractor, datasets.hashed(real, digest), keep=bank)
+    folded = room.fold_layers(extractor, datasets.hashed(real, digest), keep)
     provenance = {
         "dataset": str(images) if images else dataset.name, "data_digest": digest.hexdigest(),
         "preprocess": prepare.name,
         "extractor": extractor.name, "extractor_digest": extractor.digest,
     }  # fmt: skip
     path = Path(out) if out.endswith(".npz") else room.reference_path(out, extractor)
-    typer.echo(room.save_reference(path, folded, provenance))
+    typer.echo(room.save_reference(path, folded.pop("features"), provenance, folded))
 
 
 @app.command("list")

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bench.types import (
     Costs,
     Experiment,
     FeatureExtractor,
+    FeatureStatistics,
     Metric,
     Model,
     Rate,
@@ -28,6 +30,9 @@ from bench.types import (
     Tuned,
     grid_of,
     is_stochastic,
+    layer_of,
+    layers_of,
+    needs_real,
 )
 
 Chosen = dict[tuple[str, Sampler], Schedule]  # the winner of a tuned line for a sampler
@@ -70,9 +75,11 @@ def open_lab(
     store.check_writable(folder)
     scoring = experiment.scoring
     extractor = extractor_of(scoring.features, device)
-    reference = feature_room.load_reference(scoring.reference, extractor, scoring.bank)
+    scores = metrics_of(scoring.metrics, extractor)
+    reference = feature_room.load_reference(
+        scoring.reference, extractor, scoring.bank, reference_layers(scores)
+    )
     reference = replace(reference, bank=reference.bank.to(device))
-    scores = tuple(names.build(text, metric_room) for text in scoring.metrics)
     used = dict.fromkeys(experiment.on(line).model for line in experiment.lines)
     opened = {name: prepare(checkpoints.load(name, device, scoring.dtype, models)) for name in used}
     return Lab(opened, extractor, reference, scores, scoring, folder, device)
@@ -83,6 +90,55 @@ def extractor_of(text: str, device: str) -> FeatureExtractor:
     made = names.build(text, feature_room)
     fields = {one.name for one in dataclasses.fields(made)}
     return replace(made, device=device) if "device" in fields else made
+
+
+def metrics_of(forms: Sequence[str], extractor: FeatureExtractor) -> tuple[Metric, ...]:
+    """Metrics from their written forms. ValueError: an unknown one, two of one name, a layer that
+    the extractor does not have."""
+    found: tuple[Metric, ...] = tuple(names.build(text, metric_room) for text in forms)
+    labels = [metric.name for metric in found]
+    for metric in found:
+        if labels.count(metric.name) > 1:
+            raise ValueError(f"two metrics are called {metric.name}; score them one by one")
+        if (layer := layer_of(metric)) not in layers_of(extractor):
+            kinds = names.public(feature_room)
+            able = [name for name, kind in kinds.items() if layer in layers_of(kind)]
+            raise ValueError(
+                f"{metric.name} reads the layer {layer!r}, which {extractor.name} does not have; "
+                f"extractors that do: {', '.join(able) or 'none'}"
+            )
+    return found
+
+
+def reference_layers(metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """Layers, beside "features", that a reference must have statistics of."""
+    needed = dict.fromkeys(layer_of(metric) for metric in metrics if needs_real(metric))
+    return tuple(layer for layer in needed if layer != "features")
+
+
+def banks_of(metrics: Sequence[Metric], bank: int) -> dict[str, int]:
+    """The layers that metrics read -> rows of the bank of each: `bank`, or all where one must see
+    every image."""
+    banks = {layer_of(metric): bank for metric in metrics}
+    return banks | {
+        layer_of(metric): sys.maxsize for metric in metrics if getattr(metric, "whole_bank", False)
+    }
+
+
+def scores_of(
+    metrics: Sequence[Metric],
+    fake: Mapping[str, FeatureStatistics],
+    real: Mapping[str, FeatureStatistics],
+) -> dict[str, float]:
+    """Metric name -> score of a set, by layer, against the real one.
+
+    One that ignores the real set is handed the generated one in its place.
+    """
+    layers = [(metric, layer_of(metric)) for metric in metrics]
+    return {
+        metric.name: metric(fake=fake[layer], real=(real if needs_real(metric) else fake)[layer])
+        for metric, layer in layers
+    }
 
 
 def extractors() -> dict[str, str]:

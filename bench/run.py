@@ -28,25 +28,29 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench import features as feature_room
-from bench import generate, names, store
+from bench import generate, store
 from bench import metrics as metric_room
 from bench.lab import (
     Chosen,
     Job,
     Lab,
     anchor_jobs,
+    banks_of,
     choose,
     extractor_of,
     label,
+    metrics_of,
     open_lab,
     protocol_of,
     rate_of,
+    reference_layers,
     scored_jobs,
+    scores_of,
     tuning_jobs,
 )
 from bench.report import report
 from bench.schedules import ConstantRate
-from bench.types import Experiment, Rate
+from bench.types import Experiment, Rate, needs_real
 
 Shard = tuple[int, int]  # (i, n): the i-th of n processes that share a results folder, from 1
 
@@ -195,7 +199,7 @@ def _pictures(lab: Lab, job: Job) -> Path:
 class Made:
     """What sampling a cell leaves."""
 
-    fake: feature_room.Features
+    fake: dict[str, feature_room.Features]  # by layer of the extractor
     first: Tensor  # uint8 [<= strip, c, h, w]
     images: Tensor | None  # uint8 [n, c, h, w] of a converged run
     mean_square: float | None  # difference to the converged images, a pixel, grey levels squared
@@ -265,7 +269,9 @@ def draw(lab: Lab, job: Job, bar: tqdm) -> Made:
             yield made
 
     start = time.perf_counter()
-    fake = feature_room.fold(lab.extractor, stream(), keep=lab.scoring.bank)
+    # "features" whatever the metrics read: the distance to a converged run is of them
+    keep_rows = {"features": lab.scoring.bank} | banks_of(lab.metrics, lab.scoring.bank)
+    fake = feature_room.fold_layers(lab.extractor, stream(), keep_rows)
     seconds = time.perf_counter() - start
     images = torch.cat(first) if first else torch.empty(0, dtype=torch.uint8)
     return Made(
@@ -280,10 +286,13 @@ def record(lab: Lab, job: Job, made: Made) -> None:
     if made.images is not None:
         np.savez_compressed(file := io.BytesIO(), images=made.images.numpy())
         store.write_bytes(_pictures(lab, job), file.getvalue())
-    fake = replace(made.fake, bank=made.fake.bank.to(lab.device))
-    scores = {metric.name: metric(fake=fake, real=lab.reference) for metric in lab.metrics}
+    fake = {layer: replace(one, bank=one.bank.to(lab.device)) for layer, one in made.fake.items()}
+    scores = scores_of(lab.metrics, fake, lab.reference.by_layer)
     if job.anchor and made.mean_square is not None:
-        scores |= {"rms_error": made.mean_square**0.5, "fd_error": _fd_error(lab, job.anchor, fake)}
+        scores |= {
+            "rms_error": made.mean_square**0.5,
+            "fd_error": _fd_error(lab, job.anchor, fake["features"]),
+        }
     content = {
         "key": job.key,
         "cell": {
@@ -341,10 +350,14 @@ def score(
 ) -> dict[str, float]:
     """Scores of uint8 images x [n, c, h, w] against a reference: metric name -> float.
 
-    ValueError: unknown reference, extractor or metric, images that are not uint8 NCHW, too few.
+    The reference is not opened where no metric reads one. ValueError: unknown reference, extractor
+    or metric, a layer that either lacks, images that are not uint8 NCHW, too few.
     """
     extractor = extractor_of(features, device)
-    scores = [names.build(text, metric_room) for text in metrics]
-    real = feature_room.load_reference(reference, extractor)
-    fake = feature_room.fold(extractor, x.split(256), keep=10_000)
-    return {one.name: one(fake=fake, real=real) for one in scores}
+    scores = metrics_of(metrics, extractor)
+    real: dict[str, feature_room.Reference] = {}
+    if any(needs_real(metric) for metric in scores):
+        layers = reference_layers(scores)
+        real = feature_room.load_reference(reference, extractor, layers=layers).by_layer
+    fake = feature_room.fold_layers(extractor, x.split(256), banks_of(scores, 10_000))
+    return scores_of(scores, fake, real)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,3 +32,31 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def device() -> torch.device:
     """The device that tests run on, unless they are marked gpu."""
     return torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """torch-fidelity's Inception with random weights, as the state dict that it reads."""
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+
+    from bench.features import fidelity
+
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = theirs.FeatureExtractorInceptionV3
+        patch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(net, "load_state_dict", lambda *_: None)
+        made = net("inception-v3-compat", ["2048"])
+        for module in made.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+        # classes that differ between images, not by what all have in common; a bias that counts
+        images = torch.nn.functional.interpolate(torch.rand(8, 3, 5, 5) * 200, (32, 32))
+        common = torch.nn.functional.normalize(made(images.byte())[0].mean(0), dim=0)
+        made.fc.weight -= torch.outer(made.fc.weight @ common, common)
+        made.fc.weight *= 100
+        made.fc.bias *= 40
+        torch.save(made.state_dict(), path)
+    yield path
+    fidelity._inception.cache_clear()

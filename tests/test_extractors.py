@@ -6,7 +6,6 @@ read the same file. The real inceptions differ in their numbers alone.
 
 import hashlib
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,26 +37,6 @@ def folder_of(images: Tensor, folder: Path) -> Path:
             folder / f"{i:04d}.png"
         )
     return folder
-
-
-@pytest.fixture(scope="module")
-def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """torch-fidelity's state dict with random weights."""
-    from torch_fidelity import feature_extractor_inceptionv3 as theirs
-
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = theirs.FeatureExtractorInceptionV3
-        patch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(net, "load_state_dict", lambda *_: None)
-        made = net("inception-v3-compat", ["2048"])
-        for module in made.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-        torch.save(made.state_dict(), path)
-    yield path
-    fidelity._inception.cache_clear()
 
 
 class _Layers(nn.Module):
@@ -105,27 +84,69 @@ def nothing_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @WARNINGS
 def test_inception_scores_equal_torch_fidelity(inception_file: Path, tmp_path: Path) -> None:
-    """N < D: torch-fidelity's square root of a singular product is 1e-5 off there."""
+    """One call of each. N < D: torch-fidelity's square root of a singular product is 1e-5 off."""
     import torch_fidelity
+    from torch_fidelity import metric_kid
 
-    folders = [
-        folder_of(pictures(n, 3, 32, seed), tmp_path / str(seed)) for n, seed in ((20, 1), (24, 2))
-    ]
+    real_images = pictures(24, 3, 32, 2)
+    real_images[:10] //= 2  # of another law, for KID is 0 in float32 on one
+    images = pictures(20, 3, 32, 1), real_images
+    folders = [folder_of(one, tmp_path / str(i)) for i, one in enumerate(images)]
     theirs = torch_fidelity.calculate_metrics(
-        input1=str(folders[0]), input2=str(folders[1]), cuda=False, fid=True, prc=True,
+        input1=str(folders[0]), input2=str(folders[1]), cuda=False, batch_size=16, cache=False,
+        isc=True, isc_splits=3, fid=True, kid=True, kid_subsets=10, kid_subset_size=15, prc=True,
         feature_extractor="inception-v3-compat", feature_extractor_weights_path=inception_file,
-        batch_size=16, cache=False, verbose=False,
+        verbose=False,
     )  # fmt: skip
     extractor = InceptionV3Compat(str(inception_file))
+    rows = {"features": 100, "logits_unbiased": 100}
     fake, real = (
-        features.fold(extractor, data.read_images(folder).split(7), keep=100) for folder in folders
+        features.fold_layers(extractor, data.read_images(folder).split(7), rows)
+        for folder in folders
     )
-    ours = metrics.FrechetDistance()(fake=fake, real=real)
-    assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
-    assert ours > 1e-3 * float(real.cov.trace())  # it compares more than rounding
+    pair = {"fake": fake["features"], "real": real["features"]}
+    fd, kid = metrics.FrechetDistance()(**pair), metrics.KID(10, 15)(**pair)
+    assert fd == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    assert fd > 1e-3 * float(pair["real"].cov.trace())  # it compares more than rounding
+    # theirs computes the kernel, which is about 1, in float32, unless the features are float64
+    assert kid == pytest.approx(theirs["kernel_inception_distance_mean"], abs=3e-7) and kid > 1e-3
+    again = metric_kid.kid_features_to_metric(
+        pair["fake"].bank.double(), pair["real"].bank.double(), kid_subsets=10, kid_subset_size=15,
+        verbose=False,
+    )  # fmt: skip
+    assert kid == pytest.approx(again["kernel_inception_distance_mean"], rel=1e-9)
     # theirs are float32 means: the same to the last sample
-    assert metrics.Precision()(fake=fake, real=real) * 20 == round(theirs["precision"] * 20, 4)
-    assert metrics.Recall()(fake=fake, real=real) * 24 == round(theirs["recall"] * 24, 4)
+    assert metrics.Precision()(**pair) * 20 == round(theirs["precision"] * 20, 4)
+    assert metrics.Recall()(**pair) * 24 == round(theirs["recall"] * 24, 4)
+    score, spread = metrics.InceptionScore(3).estimate(fake=fake["logits_unbiased"])
+    assert score == pytest.approx(theirs["inception_score_mean"], rel=1e-6) and score > 1.1
+    assert spread == pytest.approx(theirs["inception_score_std"], rel=1e-6) and spread > 1e-3
+
+
+def test_layers_of_one_pass_are_torch_fidelitys_and_adms(inception_file: Path) -> None:
+    from torch_fidelity.utils import create_feature_extractor
+
+    names = ["2048", "logits_unbiased", "logits"]
+    theirs = create_feature_extractor(
+        "inception-v3-compat", names, cuda=False, verbose=False,
+        feature_extractor_weights_path=str(inception_file),
+    )  # fmt: skip
+    seen: list[Tensor] = []
+    theirs.Mixed_6d.branch1x1.register_forward_hook(lambda *call: seen.append(call[2]))
+    images, ours = pictures(18, 3, 24), InceptionV3Compat(str(inception_file))  # more than a batch
+    pooled, unbiased, biased = theirs(images)
+    found = ours.of_layers(images, ours.layers)
+    assert tuple(found) == ours.layers == ("features", "spatial", "logits_unbiased", "logits")
+    for layer, expected in (("features", pooled), ("logits_unbiased", unbiased)):
+        torch.testing.assert_close(found[layer], expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found["logits"], biased, rtol=1e-5, atol=1e-4)
+    assert (found["logits"] - unbiased).abs().max() > 0.1  # the bias counts
+    # ADM: the first 7 channels of [n, 17, 17, 192], flattened as they lie
+    conv = seen[0].permute(0, 2, 3, 1)[..., :7].reshape(18, -1)
+    assert found["spatial"].shape == (18, 2023)
+    torch.testing.assert_close(found["spatial"], conv, rtol=1e-5, atol=1e-4)
+    assert torch.equal(found["features"], ours(images))
+    assert list(ours.of_layers(images[:1], ["spatial"])) == ["spatial"]
 
 
 def test_inception_features_are_torch_fidelitys_to_the_bit(inception_file: Path) -> None:
@@ -184,6 +205,10 @@ EXTRACTORS = pytest.mark.parametrize(
         ("inception-v3-compat", InceptionV3Compat, "weights-inception-2015-12-05-6726825d.pth"),
         ("vgg16", VGG16, "vgg16-397923af.pth"),
         ("clean", Clean, "inception-2015-12-05.pt"),
+        ("dinov2-vits14", features.DINOv2ViTS14, "dinov2_vits14_pretrain.pth"),
+        ("dinov2-vitb14", features.DINOv2ViTB14, "dinov2_vitb14_pretrain.pth"),
+        ("dinov2-vitl14", features.DINOv2ViTL14, "dinov2_vitl14_pretrain.pth"),
+        ("dinov2-vitg14", features.DINOv2ViTG14, "dinov2_vitg14_pretrain.pth"),
     ],
 )
 
@@ -210,6 +235,13 @@ def test_published_weights_are_found_and_verified(
         assert lab.extractor_of(label, "cpu").name == label
         path.write_bytes(clean_file.read_bytes()[:-100])
         with pytest.raises(ValueError, match="not a whole TorchScript file"):
+            kind()
+    elif file.startswith("dinov2"):  # Meta's names tell no digest: the weights are looked at
+        path.write_bytes(b"")
+        with pytest.raises(ValueError, match=f"{file} is no plain state dict"):
+            kind()
+        torch.save({"cls_token": torch.zeros(1, 1, 8)}, path)
+        with pytest.raises(ValueError, match=f"{file} holds no weights of vit_.* differs"):
             kind()
     else:
         with pytest.raises(ValueError, match="is not the file that its name says .* again"):
@@ -258,5 +290,11 @@ def test_list_tells_what_is_usable(
         cli.main()
     first, *others = capsys.readouterr().out.splitlines()
     assert end.value.code == 0 and first == "extractors: EffNetLite0, Flatten"
-    assert [line.split(": ")[1] for line in others] == ["Clean", "InceptionV3Compat", "VGG16"]
+    dino = [f"DINOv2ViT{size}14" for size in "BGLS"]
+    assert [line.split(": ")[1] for line in others] == [
+        "Clean",
+        *dino,
+        "InceptionV3Compat",
+        "VGG16",
+    ]
     assert all("download https" in line for line in others)

@@ -417,4 +417,6 @@ def test_the_report_knows_what_rises() -> None:
 
 def test_every_metric_answers_to_its_label() -> None:
     labels = {"fd", "precision", "recall", "density", "coverage", "kid", "fd_infinity"}
+    labels |= {"kid_error", "is", "sfid"}
+    assert labels == {kind.name for kind in names.public(metrics).values()}  # type: ignore[attr-defined]
     assert {type(names.build(label, metrics)).name for label in labels} == labels

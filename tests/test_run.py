@@ -7,18 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_layers import Layered, adm_file
 
-from bench import checkpoints, cli, rates, run, store, training
+from bench import checkpoints, cli, generate, rates, run, store, training
 from bench import lab as lab_room
 from bench.checkpoints.card import Card, Data, VPCard
+from bench.metrics import InceptionScore
+from bench.metrics.banks import Rows
 from bench.samplers import DDIM
 from bench.schedules import ConstantRate, Karras, Native
-from bench.types import Block, Cell, Experiment, Scoring, Tuned
+from bench.types import Block, Cell, Converged, Experiment, Scoring, Tuned
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULE = """
@@ -278,6 +282,36 @@ def test_score_takes_any_metrics(
     np.savez(few, arr_0=draw.integers(0, 256, (9, 4, 4, 3), np.uint8))
     assert crs(monkeypatch, "score", few, saved, "--metrics", "kid", *how) == 2
     assert "subsets of 1000 features, but fake has 9" in capsys.readouterr().err
+
+
+def test_an_experiment_scores_several_layers(models: Path, tmp_path: Path) -> None:
+    extractor = Layered()
+    images = torch.randint(0, 256, (60, 3, 28, 28), dtype=torch.uint8)
+    real = adm_file(tmp_path / "real.npz", images, extractor)
+    scored = ("fd", "is(splits=2)", "sfid", "recall")
+    scoring = Scoring(
+        f"{Layered.__module__}:Layered", real, scored, bank=10, batch=5,
+        converged=Converged(DDIM(), Karras(), 4, 9),
+    )  # fmt: skip
+    plan = replace(
+        experiment(models), lines={"Karras": Karras()}, samplers=(DDIM(),), tuning=None,
+        blocks=(Block("1", range(24), (2,)),), scoring=scoring,
+    )  # fmt: skip
+    run.run(plan, tmp_path, models, "cpu", same)
+    records = store.load_records(tmp_path / "tiny")
+    (record,) = (one for one in records.values() if len(one["grid"]) == 3)
+    grid = torch.tensor(record["grid"], dtype=torch.float64)
+    model = checkpoints.load("tiny", models=models)
+    ((made, _),) = generate.images(model, DDIM(), grid, range(24), 24)
+    rows = extractor.of_layers(made, extractor.layers)
+    expected = InceptionScore(splits=2).estimate(fake=Rows(rows["logits_unbiased"]))[0]
+    assert record["metrics"]["is"] == pytest.approx(expected, rel=1e-6)  # of all 24, bank or not
+    assert record["metrics"]["sfid"] > 0 and record["metrics"]["fd_error"] > 0
+    assert "InceptionScore(splits=2" in record["protocol"]["metrics"][1]
+    assert "IS" in (tmp_path / "tiny" / "table.md").read_text()
+    lacking = replace(plan, scoring=replace(scoring, features="flatten"))
+    with pytest.raises(ValueError, match="extractors that do"):
+        run.open_lab(lacking, tmp_path, models, "cpu", lambda _: pytest.fail("a model was opened"))
 
 
 def test_key_depends_on_what_decides_the_images(models: Path, tmp_path: Path) -> None:

@@ -113,9 +113,9 @@ def _inception(path: Path, device: str) -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     layers = ["2048", "logits_unbiased"]
-    return _Layers(
-        _load(FeatureExtractorInceptionV3, _INCEPTION.extractor, layers, path)
-    ).to(device)
+    return _Layers(_load(FeatureExtractorInceptionV3, _INCEPTION.extractor, layers, path)).to(
+        device
+    )
 
 
 @functools.lru_cache(maxsize=2)

@@ -6,8 +6,8 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.data import pickle_refusal
-from bench.features.sums import Features, fold
+from bench.features.sums import Features, check_layers, extract, fold, fold_layers
 from bench.store import write_bytes
 from bench.types import FeatureExtractor
 
@@ -36,27 +36,45 @@ class Reference:
     mean: Tensor = field(repr=False)  # float64 [dim]
     cov: Tensor = field(repr=False)  # float64 [dim, dim]
     bank: Tensor = field(repr=False)  # float32 [m, dim]
+    layers: Mapping[str, "Reference"] = field(default_factory=dict, repr=False)  # without banks
+
+    @property
+    def by_layer(self) -> dict[str, "Reference"]:
+        """Statistics by the extractor's layer: its own are those of "features"."""
+        return {"features": self, **self.layers}
 
 
-def save_reference(path: str | Path, features: Features, provenance: Mapping[str, Any]) -> Path:
+def save_reference(
+    path: str | Path,
+    features: Features,
+    provenance: Mapping[str, Any],
+    layers: Mapping[str, Features] | None = None,
+) -> Path:
     """Write statistics, and the bank if it has rows, to an `.npz` that `load_reference` reads.
 
-    provenance: at least `extractor` and `extractor_digest`; also dataset and data_digest. The
-    covariance is stored as its upper triangle, float64.
+    provenance: at least `extractor` and `extractor_digest`; also dataset and data_digest. layers:
+    other layers of the extractor, whose means and covariances are written beside.
     """
     missing = {"extractor", "extractor_digest"} - set(provenance)
     if missing:
         raise ValueError(f"provenance lacks {sorted(missing)}: say which network made the features")
     arrays = {
         "n": np.array(features.n),
-        "mean": features.mean.cpu().numpy(),
-        "cov_upper": features.cov.cpu().numpy()[np.triu_indices(len(features.mean))],
+        **_moments_of(features, ""),
         "provenance": np.array(json.dumps({**provenance, "n": features.n}, sort_keys=True)),
     }
     if len(features.bank):
         arrays["bank"] = features.bank.cpu().numpy()
+    for layer, found in (layers or {}).items():
+        arrays |= _moments_of(found, f"_{layer}")
     np.savez(file := io.BytesIO(), **arrays)  # type: ignore[arg-type]
     return write_bytes(Path(path), file.getvalue())
+
+
+def _moments_of(features: Features, suffix: str) -> dict[str, np.ndarray]:
+    """Mean and upper triangle of the covariance, under their names in our files."""
+    upper = features.cov.cpu().numpy()[np.triu_indices(len(features.mean))]
+    return {f"mean{suffix}": features.mean.cpu().numpy(), f"cov_upper{suffix}": upper}
 
 
 def reference_path(name: str, extractor: FeatureExtractor) -> Path:
@@ -106,37 +124,66 @@ def _find(name_or_path: str | Path, extractor: FeatureExtractor) -> Path:
 
 
 def load_reference(
-    name_or_path: str | Path, extractor: FeatureExtractor, keep: int = 10_000
+    name_or_path: str | Path,
+    extractor: FeatureExtractor,
+    keep: int = 10_000,
+    layers: Collection[str] = (),
 ) -> Reference:
     """A shipped reference by name, or an `.npz` of ours, of ADM, or of EDM, TTUR, pytorch-fid.
 
     The bank holds at most `keep` features, at an even stride over the set. In foreign files (`mu`,
     `sigma`, and images `arr_0` uint8 NHWC) `n` is 0, unless the statistics come from `arr_0`.
+    layers: others than "features" whose statistics are needed; ADM's `mu_s`, `sigma_s` are those of
+    `spatial`. ValueError: no such reference, another extractor's, a layer that it has not.
     """
     path = _find(name_or_path, extractor)
+    check_layers(extractor, layers)
     with np.load(path) as file:
-        arrays = {key: file[key] for key in file.files if key not in ("mu_s", "sigma_s")}
+        unread = () if layers else ("mu_s", "sigma_s")
+        arrays = {key: file[key] for key in file.files if key not in unread}
     digest = hashlib.sha256(path.read_bytes())
     read = _own if "provenance" in arrays else _foreign
-    n, mean, cov = read(arrays, extractor, path)
+    moments = read(arrays, extractor, path, ("features", *layers))
     images = _bank_images(arrays, path)
-    if "bank" in arrays:
-        bank = torch.from_numpy(arrays["bank"])[_stride(len(arrays["bank"]), keep)]
-    elif images is not None and keep > 0:
-        bank = _cached_features(extractor, images, keep)
-    else:  # an empty bank; one image tells the dimension
-        bank = extractor(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))[:0].cpu()
+    banks = {"features": _bank(arrays, images, extractor, keep), **_no_rows(extractor, layers)}
+    for layer, (_, mean, cov) in moments.items():
+        dim = banks[layer].shape[1]
+        if mean.shape != (dim,) or cov.shape != (dim, dim):
+            raise ValueError(
+                f"{path} holds mean {list(mean.shape)} and covariance {list(cov.shape)}, but "
+                f"{extractor.name} gives {dim} {layer}; it was made by another extractor"
+            )
     if images is not None:
         digest.update(images.tobytes())
-    if mean.shape != bank.shape[1:] or cov.shape != (len(mean), len(mean)):
-        raise ValueError(
-            f"{path} holds mean {list(mean.shape)} and covariance {list(cov.shape)}, but "
-            f"{extractor.name} gives {bank.shape[1]} features; it was made by another extractor"
-        )
-    return Reference(str(name_or_path), digest.hexdigest(), n, mean, cov, bank)
+    found = {
+        layer: Reference(str(name_or_path), digest.hexdigest(), n, mean, cov, banks[layer])
+        for layer, (n, mean, cov) in moments.items()
+    }
+    return replace(found.pop("features"), layers=found)
 
 
-def _own(arrays: _Arrays, extractor: FeatureExtractor, path: Path) -> _Moments:
+def _bank(
+    arrays: _Arrays, images: np.ndarray | None, extractor: FeatureExtractor, keep: int
+) -> Tensor:
+    """At most `keep` features, of the file or of its images: float32 [m, dim]."""
+    if "bank" in arrays:
+        return torch.from_numpy(arrays["bank"])[_stride(len(arrays["bank"]), keep)]
+    if images is not None and keep > 0:
+        return _cached_features(extractor, images, keep)
+    return _no_rows(extractor, ("features",))["features"]
+
+
+def _no_rows(extractor: FeatureExtractor, layers: Collection[str]) -> dict[str, Tensor]:
+    """Empty banks, float32 [0, dim]: one image tells the dimensions."""
+    if not layers:
+        return {}
+    one = extract(extractor, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), layers)
+    return {layer: row[:0].cpu() for layer, row in one.items()}
+
+
+def _own(
+    arrays: _Arrays, extractor: FeatureExtractor, path: Path, layers: Collection[str]
+) -> dict[str, _Moments]:
     made_by = json.loads(str(arrays["provenance"]))
     made = made_by["extractor"], made_by["extractor_digest"]
     if made != (extractor.name, extractor.digest):
@@ -144,23 +191,51 @@ def _own(arrays: _Arrays, extractor: FeatureExtractor, path: Path) -> _Moments:
             f"{path} was made by {made[0]} with weights {made[1][:12]}, not {extractor.name} with "
             f"{extractor.digest[:12]}; distances between them mean nothing: make it again"
         )
-    mean = torch.from_numpy(arrays["mean"])
-    cov = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-    rows, cols = torch.triu_indices(len(mean), len(mean))
-    cov[rows, cols] = cov[cols, rows] = torch.from_numpy(arrays["cov_upper"])
-    return int(arrays["n"]), mean, cov
+    found = {}
+    for layer in layers:
+        suffix = "" if layer == "features" else f"_{layer}"
+        if f"mean{suffix}" not in arrays:
+            raise ValueError(
+                f"{path} has no statistics of {layer}; make it again: crs-bench reference ... "
+                f"--layers {layer}"
+            )
+        mean = torch.from_numpy(arrays[f"mean{suffix}"])
+        cov = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        rows, cols = torch.triu_indices(len(mean), len(mean))
+        upper = torch.from_numpy(arrays[f"cov_upper{suffix}"])
+        cov[rows, cols] = cov[cols, rows] = upper
+        found[layer] = (int(arrays["n"]), mean, cov)
+    return found
 
 
-def _foreign(arrays: _Arrays, extractor: FeatureExtractor, path: Path) -> _Moments:
+_ADM = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}  # names in its files
+
+
+def _foreign(
+    arrays: _Arrays, extractor: FeatureExtractor, path: Path, layers: Collection[str]
+) -> dict[str, _Moments]:
     if "mu" in arrays and "sigma" in arrays:
-        mean, cov = (torch.from_numpy(arrays[key]).double() for key in ("mu", "sigma"))
-        return 0, mean, cov
+        found = {}
+        for layer in layers:
+            mu, sigma = _ADM.get(layer, (f"mu of {layer}", ""))
+            if mu not in arrays or sigma not in arrays:
+                raise ValueError(
+                    f"{path} has mu and sigma but no statistics of {layer} ({mu}, {sigma}); take "
+                    "ADM's own file, or make one: crs-bench reference ... --layers"
+                )
+            found[layer] = (
+                0,
+                torch.from_numpy(arrays[mu]).double(),
+                torch.from_numpy(arrays[sigma]).double(),
+            )
+        return found
     images = _bank_images(arrays, path)
     if images is None:
-        found = ", ".join(arrays)
-        raise ValueError(f"{path} holds {found}; a reference needs mu and sigma, or images arr_0")
-    whole = fold(extractor, torch.from_numpy(images).split(256), keep=0)
-    return whole.n, whole.mean, whole.cov
+        held = ", ".join(arrays)
+        raise ValueError(f"{path} holds {held}; a reference needs mu and sigma, or images arr_0")
+    batches = torch.from_numpy(images).split(256)
+    whole = fold_layers(extractor, batches, dict.fromkeys(layers, 0))
+    return {layer: (one.n, one.mean, one.cov) for layer, one in whole.items()}
 
 
 def _bank_images(arrays: _Arrays, path: Path) -> np.ndarray | None:

@@ -84,7 +84,7 @@ class _Running:
 def fold_layers(
     extractor: FeatureExtractor, images: Iterable[Tensor], keep: Mapping[str, int]
 ) -> dict[str, Features]:
-    """Features of several layers of a stream of uint8 batches [n, c, h, w], in one pass, on the CPU.
+    """Features of layers of a stream of uint8 batches [n, c, h, w], in one pass; on the CPU.
 
     keep: layer -> rows of its bank, in the order of the images. Sums are taken in float64 on the
     extractor's device and moved once, at the end. ValueError: no images, bad features.
