@@ -216,6 +216,9 @@ def sample(
     seeds: Seeds = "0-63",
     batch: Annotated[int, typer.Option(help="images at once")] = 64,
     dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16")] = "float32",
+    guidance: Annotated[
+        float | None, typer.Option(help="scale of classifier-free guidance; classes are seed mod n")
+    ] = None,
     rates_of: RatesOf = "",
     models: Models = None,
     device: Device = "auto",
@@ -228,7 +231,8 @@ def sample(
     checkpoint = checkpoints.load(model, _device(device), dtype, where)
     law = _schedule(schedule, checkpoints.folder(rates_of or model, where))
     wanted = _seeds(seeds)
-    _write_images(out, generate.sample(checkpoint, walk, law, nfe, wanted, batch), wanted)
+    made = generate.sample(checkpoint, walk, law, nfe, wanted, batch, guidance)
+    _write_images(out, made, wanted)
     typer.echo(out)
 
 

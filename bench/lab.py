@@ -134,7 +134,7 @@ def _job(
 ) -> Job:
     model = lab.models[cell.model]
     _check_measured(cell.schedule, model)
-    generate.check_fits(model, cell.sampler)
+    generate.check_fits(model, cell.sampler, cell.guidance)
     grid = grid_of(cell, model.process)
     key = store.digest(
         {
@@ -191,7 +191,7 @@ def tuning_jobs(lab: Lab, experiment: Experiment) -> list[Job]:
     return [
         _job(
             lab,
-            Cell(model, schedule, sampler, nfe, block.seeds),
+            Cell(model, schedule, sampler, nfe, block.seeds, experiment.guidance),
             {"line": line, "role": "tune", "block": block.name, "model": experiment.model},
         )
         for line, model, schedule in tries
@@ -219,7 +219,8 @@ def anchor_jobs(lab: Lab, experiment: Experiment) -> dict[tuple[str, Block], Job
     return {
         (model, block): _job(
             lab,
-            Cell(model, fine.schedule, fine.sampler, fine.nfe, block.seeds[: fine.images]),
+            Cell(model, fine.schedule, fine.sampler, fine.nfe, block.seeds[: fine.images],
+                 experiment.guidance),
             {"line": "converged", "role": "converged", "block": block.name,
              "model": experiment.model},
         )
@@ -250,7 +251,11 @@ def scored_jobs(
                 strip = lab.scoring.strip if block is experiment.blocks[0] else 0
                 jobs += [
                     _job(
-                        lab, Cell(on.model, schedule, sampler, nfe, block.seeds), row, anchor, strip
+                        lab,
+                        Cell(on.model, schedule, sampler, nfe, block.seeds, experiment.guidance),
+                        row,
+                        anchor,
+                        strip,
                     )
                     for nfe in block.nfes
                 ]

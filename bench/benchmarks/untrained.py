@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bench import checkpoints
 from bench.checkpoints import Card, Checkpoint
 from bench.checkpoints.card import Data, VPCard
+from bench.checkpoints.codecs import Pixels
 from bench.names import nearest
 
 
@@ -71,4 +72,6 @@ def untrained(network: str, device: str = "cpu", dtype: str = "float32") -> Chec
     net = net.eval().requires_grad_(False)
     size = config["sample_size"]
     shape = (config["in_channels"], size, size)
-    return _States(network, network, card.process.build(), shape, device, card, net, kind)
+    return _States(
+        network, network, card.process.build(), shape, device, card, net, kind, Pixels(shape)
+    )

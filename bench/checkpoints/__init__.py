@@ -2,7 +2,8 @@
 
 from bench.checkpoints.add import add, preset_lines
 from bench.checkpoints.card import Card, read_card, write_card
-from bench.checkpoints.model import MODELS, Checkpoint, compiled, folder, load, network, save
+from bench.checkpoints.families import network
+from bench.checkpoints.model import MODELS, Checkpoint, compiled, folder, load, save
 from bench.checkpoints.presets import PRESETS, Preset
 
 __all__ = [
