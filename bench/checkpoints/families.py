@@ -78,3 +78,12 @@ def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
             f"{list(shape)}"
         )
     return net, shape
+
+
+def cast(net: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
+    """The network for sampling: on `device`, in `dtype` as its own code casts it, channels last."""
+    if isinstance(net, ADM):
+        net = net.to(device).cast(dtype)
+    else:
+        net = nn.Module.to(net, device=device, dtype=dtype)
+    return nn.Module.to(net, memory_format=torch.channels_last).eval().requires_grad_(False)

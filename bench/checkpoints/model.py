@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import process as processes
-from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import Card, read_card, write_card
 from bench.checkpoints.codecs import Codec, Latents, Pixels, autoencoder, in_chunks
-from bench.checkpoints.families import Shape, open_network
+from bench.checkpoints.families import Shape, cast, open_network
 from bench.checkpoints.weights import WEIGHTS, read_strict, write_half
 from bench.names import nearest
 from bench.process import VE, Process
@@ -163,22 +162,10 @@ def load(
     net, shape = open_network(home, card)
     kind = getattr(torch, dtype)
     codec = _codec(home, card, shape, device, kind)
-    if isinstance(net, ADM):
-        net = net.to(device).cast(kind)
-    else:
-        net = nn.Module.to(net, device=device, dtype=kind)
-    net = nn.Module.to(net, memory_format=torch.channels_last).eval().requires_grad_(False)
     return Checkpoint(
-        card.name,
-        digest(_identity(card)),
-        card.process.build(),
-        shape,
-        device,
-        card,
-        net,
-        kind,
-        codec,
-    )
+        card.name, digest(_identity(card)), card.process.build(), shape, device, card,
+        cast(net, device, kind), kind, codec,
+    )  # fmt: skip
 
 
 def _identity(card: Card) -> dict[str, Any]:
@@ -200,8 +187,7 @@ def _codec(home: Path, card: Card, shape: Shape, device: str, dtype: torch.dtype
     net, said = autoencoder(card.codec), card.codec
     weights = read_strict(home / said.file, card.name, said.weights_sha256, net.state_dict())
     net.load_state_dict(weights)
-    net = nn.Module.to(net, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    return Latents(said.image, said, net.eval().requires_grad_(False), dtype)
+    return Latents(said.image, said, cast(net, device, dtype), dtype)
 
 
 def save(out: Path, card: Card, weights: dict[str, Tensor]) -> Card:
