@@ -87,9 +87,10 @@ class CodecCard(_Strict):
     network: dict[str, Any]  # arguments of that diffusers class
     image: tuple[int, int, int]  # c, h, w
     state: tuple[int, int, int]
-    scale: float = Field(1.0, gt=0)
+    scale: float = Field(default=1.0, gt=0)
     shift: float = 0.0
     file: str = "codec.safetensors"  # from the model's folder; several models may share one
+    training: dict[str, Any] = {}  # recipe, device, versions: a record, not read back
     weights_sha256: str
 
 
@@ -147,6 +148,20 @@ def read_card(folder: Path) -> Card:
         return Card.model_validate(json.loads(path.read_text()))
     except (ValidationError, ValueError) as error:
         raise ValueError(f"{path} is not a valid card: {error}") from error
+
+
+def read_codec(folder: Path) -> CodecCard:
+    """The codec of a folder: its `codec.json`, or its model's; ValueError if it has neither."""
+    path = folder / "codec.json"
+    if not path.is_file():
+        card = read_card(folder)
+        if card.codec is None:
+            raise ValueError(f"{folder} is a model of pixels: it has no codec")
+        return card.codec
+    try:
+        return CodecCard.model_validate(json.loads(path.read_text()))
+    except (ValidationError, ValueError) as error:
+        raise ValueError(f"{path} is not a valid codec: {error}") from error
 
 
 def write_card(folder: Path, card: Card) -> Path:

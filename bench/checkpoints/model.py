@@ -1,5 +1,6 @@
 """A checkpoint as a `Model`: weights loaded strictly, parameterisation behind one denoiser."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import process as processes
-from bench.checkpoints.card import Card, read_card, write_card
+from bench.checkpoints.card import Card, CodecCard, read_card, read_codec, write_card
 from bench.checkpoints.codecs import Codec, Latents, Pixels, autoencoder, in_chunks
 from bench.checkpoints.families import Shape, cast, open_network
 from bench.checkpoints.weights import WEIGHTS, read_strict, write_half
@@ -161,7 +162,7 @@ def load(
     card = read_card(home)
     net, shape = open_network(home, card)
     kind = getattr(torch, dtype)
-    codec = _codec(home, card, shape, device, kind)
+    codec = load_codec(home, card.codec, device, kind) if card.codec else Pixels(shape)
     return Checkpoint(
         card.name, digest(_identity(card)), card.process.build(), shape, device, card,
         cast(net, device, kind), kind, codec,
@@ -177,17 +178,24 @@ def _identity(card: Card) -> dict[str, Any]:
     if card.family != "unet2d":
         what |= {"family": card.family}
     if card.codec:
-        what |= {"codec": card.codec.model_dump(exclude={"file"})}
+        what |= {"codec": card.codec.model_dump(exclude={"file", "training"})}
     return what
 
 
-def _codec(home: Path, card: Card, shape: Shape, device: str, dtype: torch.dtype) -> Codec:
-    if card.codec is None:
-        return Pixels(shape)
-    net, said = autoencoder(card.codec), card.codec
-    weights = read_strict(home / said.file, card.name, said.weights_sha256, net.state_dict())
-    net.load_state_dict(weights)
-    return Latents(said.image, said, cast(net, device, dtype), dtype)
+def load_codec(home: Path, card: CodecCard, device: str, dtype: torch.dtype) -> Latents:
+    """The autoencoder of a card whose file lies in, or is named from, the folder `home`."""
+    net = autoencoder(card)
+    net.load_state_dict(
+        read_strict(home / card.file, home.name, card.weights_sha256, net.state_dict())
+    )
+    return Latents(card.image, card, cast(net, device, dtype), dtype)
+
+
+def codec_for(out: Path, home: Path) -> CodecCard:
+    """The codec of the folder `home` as a card of a model in the folder `out` names it."""
+    card = read_codec(home)
+    file = os.path.relpath((home / card.file).resolve(), out.resolve())
+    return card.model_copy(update={"file": Path(file).as_posix()})
 
 
 def save(out: Path, card: Card, weights: dict[str, Tensor]) -> Card:
