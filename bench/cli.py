@@ -242,7 +242,7 @@ def report_(
 def _folder_of(experiment: str, results: Path) -> Path:
     from bench import names
 
-    known = sorted(path.parent.name for path in results.glob("*/plan.json"))
+    known = sorted(path.parent.name for path in results.glob("*/plan.json*"))
     if experiment not in known:
         raise ValueError(f"no results of {experiment!r} in {results}"
                          f"{names.nearest(experiment, known)}")  # fmt: skip

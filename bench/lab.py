@@ -248,14 +248,14 @@ def scored_jobs(
                 row |= {"model": experiment.model}
                 # a stochastic run has no one image that it should have come to
                 anchor = None if is_stochastic(sampler) else anchors.get((on.model, block))
-                strip = lab.scoring.strip if block is experiment.blocks[0] else 0
+                drawn = {min(block.nfes), max(block.nfes)} if block is experiment.blocks[0] else ()
                 jobs += [
                     _job(
                         lab,
                         Cell(on.model, schedule, sampler, nfe, block.seeds, experiment.guidance),
                         row,
                         anchor,
-                        strip,
+                        lab.scoring.strip if nfe in drawn else 0,
                     )
                     for nfe in block.nfes
                 ]
