@@ -63,12 +63,16 @@ def train(
     rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
     ema: Annotated[float, typer.Option(help="decay of the averaged weights")] = 0.9995,
     seed: Annotated[int, typer.Option()] = 0,
+    codec: Annotated[
+        Path | None, typer.Option(help="folder of train-codec or a latent model; default: pixels")
+    ] = None,
     rates_of: RatesOf = "",
     data: Data = None,
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Train a denoiser on Fashion-MNIST; stop it and start it again at any moment."""
+    """Train a denoiser on Fashion-MNIST, of pixels or of a codec's latents; stop it and start it
+    again at any moment."""
     from bench import checkpoints, names, rates, schedules, training
     from bench.data import FashionMNIST
     from bench.training import laws
@@ -76,9 +80,11 @@ def train(
 
     dataset = FashionMNIST() if data is None else FashionMNIST(folder=data)
     known = checkpoints.folder(rates_of, models or checkpoints.MODELS) if rates_of else out
+    latents = checkpoints.codec_for(out, codec) if codec else None
+    c, size, _ = latents.state if latents else (1, 28, 28)
     recipe = training.Recipe(
-        name=out.name,
-        network=training.unet(tuple(int(c) for c in channels.split(",")), layers),
+        name=out.name, codec=latents,
+        network=training.unet(_numbers(channels), layers, size, c),
         law=names.build(law, (schedules, laws), rates.measured(known)),
         weighting=names.build(weighting, weightings),
         steps=steps, minutes=minutes, batch=batch, rate=rate, ema=ema, seed=seed,
@@ -157,6 +163,70 @@ def _experiments() -> dict[str, Any]:
     }
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--channels {text!r}: write 64,64,128") from error
+
+
+@app.command()
+def train_codec(
+    out: Annotated[Path, typer.Argument(help="folder to make, or to go on with")],
+    channels: Annotated[str, typer.Option(help="of the encoder, highest resolution first")],
+    latent_channels: Annotated[int, typer.Option(help="of a latent")],
+    layers: Annotated[int, typer.Option(help="residual layers a block")] = 1,
+    steps: Annotated[int, typer.Option(help="train this many steps in all ...")] = 0,
+    minutes: Annotated[float, typer.Option(help="... or this long in all")] = 0,
+    batch: Annotated[int, typer.Option()] = 256,
+    rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
+    kl: Annotated[float, typer.Option(help="weight of the KL divergence")] = 1e-6,
+    adversary: Annotated[float, typer.Option(help="weight of the patch discriminator")] = 0.02,
+    seed: Annotated[int, typer.Option()] = 0,
+    data: Data = None,
+    device: Device = "auto",
+) -> None:
+    """Train an autoencoder on Fashion-MNIST for latent models; stop it and start it again."""
+    from bench import training
+    from bench.data import FashionMNIST
+
+    dataset = FashionMNIST() if data is None else FashionMNIST(folder=data)
+    recipe = training.CodecRecipe(
+        name=out.name, channels=_numbers(channels), latent_channels=latent_channels, layers=layers,
+        steps=steps, minutes=minutes, batch=batch, rate=rate, kl=kl, adversary=adversary, seed=seed,
+    )  # fmt: skip
+    done = training.train_codec(recipe, dataset, out, _device(device)).training
+    typer.echo(f"{out}: {done['steps']} steps in {done['seconds']:.0f} s")
+
+
+@app.command()
+def reconstruct(
+    model: Annotated[str, typer.Argument(help="latent model, or folder of train-codec")],
+    out: Annotated[Path, typer.Argument(help="folder for PNGs, or a file ending in .npz")],
+    images: Annotated[int, typer.Option(help="training images, evenly spaced")] = 10_000,
+    data: Data = None,
+    models: Models = None,
+    device: Device = "auto",
+) -> None:
+    """Training images through a codec and back: score them, and nothing made of its latents can be
+    expected to score better."""
+    import torch
+
+    from bench import checkpoints
+
+    home = Path(model)
+    if not (home / "codec.json").is_file():
+        home = checkpoints.folder(model, models or checkpoints.MODELS)
+    codec = checkpoints.load_codec(
+        home, checkpoints.read_codec(home), _device(device), torch.float32
+    )
+    where = _device(device)
+    back = [codec.decode(codec.encode(part.to(where))).cpu()
+            for part in _pictures(data, images).split(256)]  # fmt: skip
+    _write_images(out, torch.cat(back), list(range(images)))
+    typer.echo(out)
+
+
 @app.command("report")
 def report_(
     experiment: Annotated[str, typer.Argument(help="an experiment that was run")],
@@ -172,7 +242,7 @@ def report_(
 def _folder_of(experiment: str, results: Path) -> Path:
     from bench import names
 
-    known = sorted(path.parent.name for path in results.glob("*/plan.json"))
+    known = sorted(path.parent.name for path in results.glob("*/plan.json*"))
     if experiment not in known:
         raise ValueError(f"no results of {experiment!r} in {results}"
                          f"{names.nearest(experiment, known)}")  # fmt: skip
@@ -216,6 +286,9 @@ def sample(
     seeds: Seeds = "0-63",
     batch: Annotated[int, typer.Option(help="images at once")] = 64,
     dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16")] = "float32",
+    guidance: Annotated[
+        float | None, typer.Option(help="scale of classifier-free guidance; classes are seed mod n")
+    ] = None,
     rates_of: RatesOf = "",
     models: Models = None,
     device: Device = "auto",
@@ -228,7 +301,8 @@ def sample(
     checkpoint = checkpoints.load(model, _device(device), dtype, where)
     law = _schedule(schedule, checkpoints.folder(rates_of or model, where))
     wanted = _seeds(seeds)
-    _write_images(out, generate.sample(checkpoint, walk, law, nfe, wanted, batch), wanted)
+    made = generate.sample(checkpoint, walk, law, nfe, wanted, batch, guidance)
+    _write_images(out, made, wanted)
     typer.echo(out)
 
 

@@ -160,6 +160,43 @@ def training(models: Path) -> Experiment:
     )
 
 
+def fmnist_latent(models: Path) -> Experiment:
+    """The latent model and its twin that was trained under constant rate, NFE 5 to 250."""
+    model, twin = "fmnist-latent", "fmnist-latent-crs"
+    v_x, v_twin = _rate(models, model, "v_x"), _rate(models, twin, "v_x")
+    return Experiment(
+        name="fmnist-latent",
+        title="Fashion-MNIST, latent model",
+        note="Tuned lines: four tries each on the tuning seeds, as in `fmnist`, one choice a "
+        "sampler. Both networks have one codec, one architecture, one number of steps, one seed; "
+        "the law of noise levels alone differs: uniform in the model's timesteps, or constant rate "
+        "of v_x at xi = 1, estimated while training.",
+        model=model,
+        lines={
+            "native": Native(),
+            "log-SNR": LogSNR(),
+            "Karras(rho=7)": Karras(7.0),
+            "Karras(rho tuned)": Tuned(tuple(Karras(rho) for rho in RHO)),
+            "CRS(v_x, xi=1)": _crs(v_x, 1.0),
+            "CRS(v_x, xi tuned)": Tuned(tuple(_crs(v_x, xi) for xi in XI)),
+            "trained CRS, native": On(twin, Native()),
+            "trained CRS, CRS(v_x, xi=1)": On(twin, _crs(v_twin, 1.0)),
+            "trained CRS, CRS(v_x, xi=0.5)": On(twin, _crs(v_twin, 0.5)),
+        },
+        samplers=(DDIM(), DPMpp2M()),
+        tuning=Block("tuning", range(10_000), (5, 10, 20)),
+        blocks=(
+            Block("1", range(10_000, 20_000), LOW),
+            Block("2", range(20_000, 30_000), LOW),
+            Block(
+                "1, high NFE", range(30_000, 40_000), (100, 250),
+                ("native", "CRS(v_x, xi=1)", "trained CRS, native", "trained CRS, CRS(v_x, xi=1)"),
+            ),
+        ),
+        scoring=GPU,
+    )  # fmt: skip
+
+
 def ablation(models: Path) -> Experiment:
     """Measure x xi x coordinate x sigma_max, and mixes: what a constant-rate grid owes to each."""
     model = "fmnist-pixel"

@@ -190,7 +190,7 @@ def _job(
 ) -> Job:
     model = lab.models[cell.model]
     _check_measured(cell.schedule, model)
-    generate.check_fits(model, cell.sampler)
+    generate.check_fits(model, cell.sampler, cell.guidance)
     grid = grid_of(cell, model.process)
     key = store.digest(
         {
@@ -247,7 +247,7 @@ def tuning_jobs(lab: Lab, experiment: Experiment) -> list[Job]:
     return [
         _job(
             lab,
-            Cell(model, schedule, sampler, nfe, block.seeds),
+            Cell(model, schedule, sampler, nfe, block.seeds, experiment.guidance),
             {"line": line, "role": "tune", "block": block.name, "model": experiment.model},
         )
         for line, model, schedule in tries
@@ -275,7 +275,8 @@ def anchor_jobs(lab: Lab, experiment: Experiment) -> dict[tuple[str, Block], Job
     return {
         (model, block): _job(
             lab,
-            Cell(model, fine.schedule, fine.sampler, fine.nfe, block.seeds[: fine.images]),
+            Cell(model, fine.schedule, fine.sampler, fine.nfe, block.seeds[: fine.images],
+                 experiment.guidance),
             {"line": "converged", "role": "converged", "block": block.name,
              "model": experiment.model},
         )
@@ -303,10 +304,14 @@ def scored_jobs(
                 row |= {"model": experiment.model}
                 # a stochastic run has no one image that it should have come to
                 anchor = None if is_stochastic(sampler) else anchors.get((on.model, block))
-                strip = lab.scoring.strip if block is experiment.blocks[0] else 0
+                drawn = {min(block.nfes), max(block.nfes)} if block is experiment.blocks[0] else ()
                 jobs += [
                     _job(
-                        lab, Cell(on.model, schedule, sampler, nfe, block.seeds), row, anchor, strip
+                        lab,
+                        Cell(on.model, schedule, sampler, nfe, block.seeds, experiment.guidance),
+                        row,
+                        anchor,
+                        lab.scoring.strip if nfe in drawn else 0,
                     )
                     for nfe in block.nfes
                 ]

@@ -257,7 +257,7 @@ def draw(lab: Lab, job: Job, bar: tqdm) -> Made:
     def stream() -> Iterator[Tensor]:
         cell, model, kept = job.cell, lab.models[job.cell.model], 0
         for made, calls in generate.images(
-            model, cell.sampler, job.grid, cell.seeds, lab.scoring.batch
+            model, cell.sampler, job.grid, cell.seeds, lab.scoring.batch, cell.guidance
         ):
             if kept < keep:
                 first.append(made[: keep - kept].cpu())

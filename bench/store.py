@@ -86,12 +86,17 @@ def save_record(folder: Path, record: Mapping[str, Any], strip: bytes | None) ->
 
 def pack_records(folder: Path) -> Path:
     """Gather the single records of a folder in one compressed file, a record a line, and delete
-    them: a tenth of the bytes. Read like them; a single record made later goes before it."""
+    them: a tenth of the bytes; compress its plan. Read like before; what is made later goes first.
+    """
     records = load_records(folder)
     lines = "".join(json.dumps(records[key]) + "\n" for key in sorted(records))
     path = write_bytes(folder / "records" / _PACK, gzip.compress(lines.encode(), mtime=0))
     for key in records:
         (folder / "records" / f"{key}.json").unlink(missing_ok=True)
+    plan = folder / "plan.json"
+    if plan.is_file():
+        write_bytes(folder / _PLAN, gzip.compress(plan.read_bytes(), mtime=0))
+        plan.unlink()
     return path
 
 
@@ -112,6 +117,7 @@ def has_record(folder: Path, key: str) -> bool:
 
 
 _PACK = "records.jsonl.gz"
+_PLAN = "plan.json.gz"
 
 
 def _packed(folder: Path) -> dict[str, dict[str, Any]]:
@@ -136,7 +142,12 @@ def save_plan(folder: Path, plan: Mapping[str, Any]) -> Path:
 
 def load_plan(folder: Path) -> dict[str, Any]:
     """The plan of an experiment folder; ValueError if it was never run."""
-    path = folder / "plan.json"
-    if not path.is_file():
+    path, packed = folder / "plan.json", folder / _PLAN
+    if path.is_file():
+        return read_json(path)
+    if not packed.is_file():
         raise ValueError(f"{folder} holds no plan.json; first: crs-bench run {folder.name}")
-    return read_json(path)
+    try:
+        return json.loads(gzip.decompress(packed.read_bytes()))
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(f"{packed} is damaged ({error}); fetch it again or run again") from error

@@ -143,6 +143,8 @@ class Model(Protocol):
     def shape(self) -> tuple[int, int, int]: ...  # of the sampler's state: c, h, w
     @property
     def device(self) -> str: ...
+    @property
+    def classes(self) -> int: ...  # that it is conditioned on; 0: unconditional
     def denoiser(self, labels: Tensor | None = None) -> Denoiser: ...
     def encode(self, images: Tensor) -> Tensor: ...  # uint8 -> state space, float32
     def decode(self, x: Tensor) -> Tensor: ...  # state space -> uint8
@@ -340,7 +342,7 @@ class Scoring:
     dtype: str = "float32"  # the network's, while sampling
     batch: int = 100  # of sampling; results do not depend on it
     converged: Converged | None = None  # None: no distance to the model's own converged samples
-    strip: int = 8  # images of a cell that are kept, side by side, of the first block
+    strip: int = 8  # images that are kept, side by side, of the first block at its end NFEs
 
     def __post_init__(self) -> None:
         if self.converged and self.converged.images > self.bank:
@@ -365,7 +367,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A named list of choices: every line, sampler, block and NFE of the block is a cell."""
+    """A named list of choices: every line, sampler, block and NFE of the block is a cell.
+
+    guidance: scale of classifier-free guidance of every cell, for class-conditional models.
+    """
 
     name: str
     title: str
@@ -376,6 +381,7 @@ class Experiment:
     tuning: Block | None = None
     scoring: Scoring = field(default_factory=Scoring)
     note: str = ""
+    guidance: float | None = None
     published: str = ""  # data set of `published.csv` whose numbers stand beside ours
 
     def __post_init__(self) -> None:

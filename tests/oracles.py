@@ -22,6 +22,7 @@ class Gaussian:
     device: str = "cpu"
     name: str = "gaussian"
     digest: str = "gaussian"
+    classes: int = 0
 
     def denoiser(self, labels: Tensor | None = None) -> Denoiser:
         """In the dtype of x."""

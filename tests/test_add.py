@@ -212,8 +212,10 @@ def test_classes_want_labels(tiny: str, tmp_path: Path, monkeypatch, capsys) -> 
     with pytest.raises(ValueError, match="3 labels for 2 images"):
         model.denoiser(labels)(x[:2], 1.0)
     out = tmp_path / "out"
-    assert crs(monkeypatch, "sample", home, out, "--device", "cpu", "--seeds", "0") == 2
-    assert "class-conditional" in capsys.readouterr().err
+    asked = ("sample", home, out, "--device", "cpu", "--seeds", "0-4", "--nfe", "2")
+    assert crs(monkeypatch, *asked) == 0 and len(list(out.glob("*.png"))) == 5
+    assert crs(monkeypatch, *asked, "--guidance", "1.5") == 2
+    assert "not trained to predict without a class" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

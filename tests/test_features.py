@@ -170,6 +170,19 @@ def test_reference_round_trip_with_its_bank(tmp_path: Path) -> None:
     assert load_reference(path, Pixels()).digest == read.digest
 
 
+def test_a_float32_covariance_halves_the_file_and_leaves_the_distance(tmp_path: Path) -> None:
+    images = pictures(90, 1, 4)
+    made = fold(Pixels(), [images[:60]], keep=0)
+    other = fold(Pixels(), [images[40:]], keep=0)
+    names = {kind: tmp_path / f"{kind.__name__}.pixels.npz" for kind in (np.float64, np.float32)}
+    for kind, path in names.items():
+        save_reference(path, made, provenance(Pixels()), kind)
+    found = [load_reference(path, Pixels()) for path in names.values()]
+    assert all(one.cov.dtype == torch.float64 for one in found)
+    exact, rounded = (metrics.FrechetDistance()(fake=other, real=one) for one in found)
+    assert rounded == pytest.approx(exact, rel=1e-6) and exact > 0
+
+
 def test_bank_images_are_read_once(tmp_path: Path, cache: Path) -> None:
     images = pictures(30, 1, 8)
     np.savez_compressed(tmp_path / "mine.images.npz", images=images.numpy())

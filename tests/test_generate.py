@@ -14,7 +14,7 @@ from bench.checkpoints import Checkpoint
 from bench.checkpoints.card import Card, Data, VPCard
 from bench.noise import normal
 from bench.samplers import DDIM, DPMpp2M
-from bench.schedules import Karras, Native
+from bench.schedules import Karras, LogSNR, Native
 from bench.types import Cell, Denoiser, Noise, Sampler, Schedule, grid_of, steps_for
 
 SAMPLERS = [kind() for kind in names.public(samplers).values()]
@@ -267,3 +267,38 @@ def test_samples_of_a_gaussian_are_that_gaussian() -> None:
     n = z.numel()
     assert abs(float(z.mean())) < 5 * 0.3 / n**0.5
     assert abs(float(z.std()) / 0.3 - 1) < 0.03
+
+
+@dataclass(frozen=True)
+class Labelled(Gaussian):
+    """Predicts ten times an image's class everywhere, and 3 without one."""
+
+    classes: int = 4
+
+    def denoiser(self, labels: Tensor | None = None) -> Denoiser:
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            said = torch.full((len(x),), 3.0) if labels is None else 10.0 * labels
+            return said.view(-1, 1, 1, 1).expand_as(x).to(x.dtype)
+
+        return denoise
+
+    def decode(self, x: Tensor) -> Tensor:
+        return (x + 128).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize("batch", [3, 64])
+def test_a_seed_has_one_class_whatever_the_batch(batch: int) -> None:
+    made = generate.sample(Labelled(), DDIM(), LogSNR(), 2, range(5, 12), batch)
+    assert made[:, 0, 0, 0].tolist() == [128 + 10 * (seed % 4) for seed in range(5, 12)]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_guidance_leads_away_from_the_prediction_without_a_class(scale: float) -> None:
+    made = generate.sample(Labelled(), DDIM(), LogSNR(), 2, range(4), guidance=scale)
+    want = torch.tensor([128 + 3 + scale * (10 * c - 3) for c in range(4)])
+    assert (made[:, 0, 0, 0] - want).abs().max() <= 0.5
+
+
+def test_guidance_needs_classes() -> None:
+    with pytest.raises(ValueError, match="gaussian is unconditional: it takes no guidance"):
+        generate.sample(Gaussian(), DDIM(), LogSNR(), 2, range(4), guidance=2.0)

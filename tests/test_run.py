@@ -94,7 +94,7 @@ def test_every_cell_has_a_record_and_the_counted_nfe(undisturbed: Path) -> None:
         assert record["nfe"] == row["nfe"] == len(record["grid"]) - 1
         assert record["metrics"]["fd"] > 0
         strip = undisturbed / "records" / f"{row['key']}.png"
-        assert strip.is_file() == (row["block"] == "1" and row["role"] == "score")  # is drawn
+        assert strip.is_file() == (row["block"] == "1" and row["role"] == "score")  # both NFEs
 
 
 def test_tuned_line_takes_the_lowest_fd_on_the_tuning_seeds(undisturbed: Path) -> None:

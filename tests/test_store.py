@@ -135,8 +135,12 @@ def test_packed_records_are_read_like_single_ones(tmp_path: Path) -> None:
     for key in ("k2", "k1"):
         store.save_record(tmp_path, {"key": key, "metrics": {"fd": 0.1}}, b"png")
     before = store.load_records(tmp_path)
+    store.save_plan(tmp_path, plan := {"rows": [{"key": "k1"}]})
     path = store.pack_records(tmp_path)
     assert sorted(one.name for one in path.parent.iterdir()) == ["k1.png", "k2.png", path.name]
+    assert not (tmp_path / "plan.json").exists() and store.load_plan(tmp_path) == plan
+    store.save_plan(tmp_path, other := {"rows": []})  # planned again, later
+    assert store.load_plan(tmp_path) == other
     assert store.load_records(tmp_path) == before and store.has_record(tmp_path, "k2")
     assert not store.has_record(tmp_path, "k3")
     packed = path.read_bytes()
@@ -149,6 +153,9 @@ def test_packed_records_are_read_like_single_ones(tmp_path: Path) -> None:
     path.write_bytes(packed[:-9])
     with pytest.raises(ValueError, match="records.jsonl.gz is damaged"):
         store.load_records(tmp_path)
+    (tmp_path / "plan.json.gz").write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match="plan.json.gz is damaged"):
+        store.load_plan(tmp_path)
 
 
 def test_the_record_marks_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

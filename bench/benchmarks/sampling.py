@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench import generate
 from bench.checkpoints import Checkpoint
-from bench.checkpoints.model import CPU_CHUNK
+from bench.checkpoints.codecs import CPU_CHUNK
 from bench.samplers import (
     DDIM,
     DDPM,

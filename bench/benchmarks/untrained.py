@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from bench import checkpoints
-from bench.checkpoints import Card, Checkpoint
+from bench.checkpoints import PRESETS, Card, Checkpoint
+from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import Data, VPCard
+from bench.checkpoints.codecs import Pixels
+from bench.checkpoints.families import cast
 from bench.names import nearest
 
 
@@ -23,16 +26,23 @@ def _unet(size: int, state: int, channels: list[int], attention: int, **other: A
     } | other  # fmt: skip
 
 
-# ADM, LSUN 256 (Dhariwal and Nichol 2021): attention at 32, 16 and 8; LDM (Rombach et al. 2022)
-NETWORKS = {
-    "adm-256": _unet(
-        256, 3, [256, 256, 512, 512, 1024, 1024], 3, attention_head_dim=64,
-        resnet_time_scale_shift="scale_shift", attn_norm_num_groups=32,
-        downsample_type="resnet", upsample_type="resnet",
-    ),
+# LDM's LSUN bedrooms (Rombach et al. 2022), and one that is there to be small; beside these
+# "adm-256", ADM's network of LSUN 256 (Dhariwal and Nichol 2021) without the variance's channels
+_DIFFUSERS = {
     "latent": _unet(32, 4, [224, 448, 672, 896], 3, attention_head_dim=32),
     "tiny": _unet(8, 3, [8, 16], 1, attention_head_dim=8, norm_num_groups=8),
-}  # fmt: skip
+}
+NETWORKS = ("adm-256", *_DIFFUSERS)
+
+
+def network_of(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """One of `NETWORKS`, of random weights, and the shape of its state."""
+    if name == "adm-256":
+        flags = PRESETS["lsun-256"].flags.model_copy(update={"learn_sigma": False})
+        return ADM(flags), (3, 256, 256)
+    config = _DIFFUSERS[name]
+    state = (config["in_channels"], config["sample_size"], config["sample_size"])
+    return checkpoints.network(config), state
 
 
 @dataclass(frozen=True)
@@ -58,17 +68,16 @@ def untrained(network: str, device: str = "cpu", dtype: str = "float32") -> Chec
         raise ValueError(f"no network {network!r}{nearest(network, NETWORKS)}")
     if dtype not in ("float32", "float16", "bfloat16"):
         raise ValueError(f"unknown dtype {dtype!r}; known: float32, float16, bfloat16")
-    config, kind = NETWORKS[network], getattr(torch, dtype)
+    kind = getattr(torch, dtype)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(0)
+        net, shape = network_of(network)
     card = Card(
-        name=network, network=config, prediction="v", training={}, weights_sha256="",
+        name=network, network={}, prediction="v", training={}, weights_sha256="",
         process=VPCard.model_validate({"kind": "vp"}),
         data=Data(name="none", digest="", licence="none"),
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(0)
-        net = checkpoints.network(config)
-    net = nn.Module.to(net, device=device, dtype=kind).to(memory_format=torch.channels_last)
-    net = net.eval().requires_grad_(False)
-    size = config["sample_size"]
-    shape = (config["in_channels"], size, size)
-    return _States(network, network, card.process.build(), shape, device, card, net, kind)
+    net = cast(net, device, kind)
+    return _States(
+        network, network, card.process.build(), shape, device, card, net, kind, Pixels(shape)
+    )

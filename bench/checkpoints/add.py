@@ -16,9 +16,8 @@ from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import ADMFlags, read_card, write_card
 from bench.checkpoints.presets import PRESETS
 from bench.checkpoints.presets import preset as preset_of
+from bench.checkpoints.weights import WEIGHTS
 from bench.store import file_digest
-
-_WEIGHTS = "model.safetensors"
 
 
 def add(file: Path, preset: str, name: str, models: Path) -> Path:
@@ -45,10 +44,10 @@ def add(file: Path, preset: str, name: str, models: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=models) as scratch:
         new = Path(scratch) / name
         new.mkdir()
-        save_file({key: value.contiguous() for key, value in weights.items()}, new / _WEIGHTS)
-        (new / _WEIGHTS).chmod(0o644)
+        save_file({key: value.contiguous() for key, value in weights.items()}, new / WEIGHTS)
+        (new / WEIGHTS).chmod(0o644)
         made = chosen.card(name, record)
-        digest = file_digest(new / _WEIGHTS)
+        digest = file_digest(new / WEIGHTS)
         write_card(new, made.model_copy(update={"weights_sha256": digest}))
         new.rename(home)
     return home
@@ -60,7 +59,7 @@ def preset_lines(models: Path) -> list[str]:
     for home in sorted(path.parent for path in models.glob("*/card.json")):
         made = read_card(home)
         for key in {made.training.get("preset"), made.training.get("file")} - {None}:
-            if made.family == "adm" and (home / _WEIGHTS).is_file():
+            if made.family == "adm" and (home / WEIGHTS).is_file():
                 of.setdefault(str(key), []).append(home.name)
     lines = []
     for name, chosen in PRESETS.items():

@@ -53,7 +53,7 @@ class ADMFlags(_Strict):
     attention_resolutions: tuple[int, ...]
     num_head_channels: int = Field(0, ge=0)  # channels a head, or ...
     num_heads: int = Field(0, ge=0)  # ... heads, at every level
-    num_classes: int = Field(0, ge=0)  # 0: unconditional
+    num_classes: int = Field(default=0, ge=0)  # 0: unconditional
     learn_sigma: bool = True
     use_new_attention_order: bool = False
 
@@ -80,6 +80,20 @@ class ADMFlags(_Strict):
         return last or self.image_size >> level in self.attention_resolutions
 
 
+class CodecCard(_Strict):
+    """An autoencoder between images and states; see `codecs.Latents`."""
+
+    kind: Literal["AutoencoderKL", "VQModel"]
+    network: dict[str, Any]  # arguments of that diffusers class
+    image: tuple[int, int, int]  # c, h, w
+    state: tuple[int, int, int]
+    scale: float = Field(default=1.0, gt=0)
+    shift: float = 0.0
+    file: str = "codec.safetensors"  # from the model's folder; several models may share one
+    training: dict[str, Any] = {}  # recipe, device, versions: a record, not read back
+    weights_sha256: str
+
+
 class Data(_Strict):
     """What it was trained on: name, SHA-256 of the uint8 bytes, licence."""
 
@@ -94,30 +108,35 @@ class Card(_Strict):
     name: str
     family: Literal["unet2d", "adm"] = "unet2d"
     network: dict[str, Any]  # arguments of diffusers.UNet2DModel, or `ADMFlags`
+    codec: CodecCard | None = None  # None: in pixel space
     process: Annotated[VPCard | VECard, Field(discriminator="kind")]
     prediction: Literal["eps", "v", "x0", "edm"]
     learned_variance: bool = False  # the network's second half of channels says it (ADM)
     clip: bool = True  # E[x0|x] lies within the data's range [-1, 1]; keep it there
+    classes: int = Field(default=0, ge=0)  # that it is conditioned on; 0: unconditional
+    null_class: bool = False  # class number `classes` stands for none (classifier-free guidance)
     data: Data
     training: dict[str, Any]  # recipe, steps, device, versions: a record, not read back
     licence: str = "Apache-2.0"
     weights_sha256: str
 
     @model_validator(mode="after")
-    def _adm(self) -> "Card":
-        if self.family == "adm" and self.flags.learn_sigma != self.learned_variance:
-            raise ValueError("learned_variance must be the network's learn_sigma")
+    def _agrees(self) -> "Card":
+        if self.null_class and not self.classes:
+            raise ValueError("null_class needs classes")
+        if self.codec and self.clip:
+            raise ValueError("clip must be false with a codec: a latent has no known range")
+        if self.family == "adm":
+            if self.flags.learn_sigma != self.learned_variance:
+                raise ValueError("learned_variance must be the network's learn_sigma")
+            if self.flags.num_classes != self.classes:
+                raise ValueError("classes must be the network's num_classes")
         return self
 
     @property
     def flags(self) -> ADMFlags:
         """The network's arguments, of family adm."""
         return ADMFlags.model_validate(self.network)
-
-    @property
-    def classes(self) -> int:
-        """Classes that it is conditioned on; 0 for none."""
-        return self.flags.num_classes if self.family == "adm" else 0
 
 
 def read_card(folder: Path) -> Card:
@@ -129,6 +148,20 @@ def read_card(folder: Path) -> Card:
         return Card.model_validate(json.loads(path.read_text()))
     except (ValidationError, ValueError) as error:
         raise ValueError(f"{path} is not a valid card: {error}") from error
+
+
+def read_codec(folder: Path) -> CodecCard:
+    """The codec of a folder: its `codec.json`, or its model's; ValueError if it has neither."""
+    path = folder / "codec.json"
+    if not path.is_file():
+        card = read_card(folder)
+        if card.codec is None:
+            raise ValueError(f"{folder} is a model of pixels: it has no codec")
+        return card.codec
+    try:
+        return CodecCard.model_validate(json.loads(path.read_text()))
+    except (ValidationError, ValueError) as error:
+        raise ValueError(f"{path} is not a valid codec: {error}") from error
 
 
 def write_card(folder: Path, card: Card) -> Path:

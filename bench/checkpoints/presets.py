@@ -50,6 +50,7 @@ class Preset(BaseModel):
                 {"kind": "vp", "betas": self.betas, "timesteps": self.timesteps}
             ),
             prediction="eps", learned_variance=self.flags.learn_sigma,
+            classes=self.flags.num_classes,
             data=Data(name=self.data, digest="", licence="see the data's own terms"),
             training=record | about, licence=self.licence, weights_sha256="",
         )  # fmt: skip

@@ -107,12 +107,12 @@ def nfe_axis(axes: Axes, ticks: list[int]) -> None:
     axes.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """`stem.png`, 150 dots an inch, and `stem.pdf`; returns their paths.
+def save(figure: Figure, stem: Path, dpi: int = 120) -> list[Path]:
+    """`stem.png`, `dpi` dots an inch, and `stem.pdf`; returns their paths.
 
     The PNG in a palette of 128 colours: a third of the bytes of full colour.
     """
-    figure.savefig(full := io.BytesIO(), format="png", dpi=150)
+    figure.savefig(full := io.BytesIO(), format="png", dpi=dpi)
     picture = Image.open(full).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     picture.save(png := io.BytesIO(), "png", optimize=True)
     figure.savefig(pdf := io.BytesIO(), format="pdf", metadata={"CreationDate": None})

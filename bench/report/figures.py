@@ -21,8 +21,11 @@ def write(results: Results, folder: Path) -> list[Path]:
     return [
         path
         for name, figure in _figures(results, folder)
-        for path in save(figure, folder / "figures" / name)
+        for path in save(figure, folder / "figures" / name, 80 if name.startswith(_LARGE) else 120)
     ]
+
+
+_LARGE = ("samples", "sweep")  # many panels, fewer dots an inch
 
 
 def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:

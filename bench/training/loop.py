@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from bench import checkpoints, data
 from bench import process as processes
-from bench.checkpoints.card import Card, Data, VECard, VPCard
+from bench.checkpoints.card import Card, CodecCard, Data, VECard, VPCard
 from bench.features import full_float32
 from bench.process import VE, Process
 from bench.rates import save_rate
@@ -49,19 +49,21 @@ class Recipe:
     warmup: int = 300  # steps
     ema: float = 0.9995
     seed: int = 0
+    codec: CodecCard | None = None  # of a latent model: its state is what the codec encodes
 
     def __post_init__(self) -> None:
         if min(self.steps, self.minutes) < 0 or bool(self.steps) == bool(self.minutes):
             raise ValueError("give either steps or minutes, above 0, to say when training ends")
 
 
-def unet(channels: tuple[int, ...], layers: int, size: int = 28) -> dict[str, Any]:
-    """Arguments of a diffusers `UNet2DModel` with attention at its lowest resolution."""
+def unet(channels: tuple[int, ...], layers: int, size: int = 28, state: int = 1) -> dict[str, Any]:
+    """Arguments of a diffusers `UNet2DModel` of states [state, size, size], with attention at its
+    lowest resolution."""
     deep = len(channels) - 1
     return {
         "sample_size": size,
-        "in_channels": 1,
-        "out_channels": 1,
+        "in_channels": state,
+        "out_channels": state,
         "block_out_channels": list(channels),
         "layers_per_block": layers,
         "down_block_types": ["DownBlock2D"] * deep + ["AttnDownBlock2D"],
@@ -77,7 +79,7 @@ class _Loss(nn.Module):
     def __init__(self, net: nn.Module, recipe: Recipe, process: Process):
         super().__init__()
         self.net, self.prediction, self.weighting = net, recipe.prediction, recipe.weighting
-        self.scale = process.scale
+        self.scale, self.clip = process.scale, recipe.codec is None
         self.sigma_data = process.sigma_data if isinstance(process, VE) else 1.0
 
     def output(self, x: Tensor, sigma: Tensor, timestep: Tensor) -> Tensor:
@@ -96,15 +98,15 @@ class _Loss(nn.Module):
 
     @torch.no_grad()
     def predict(self, x0: Tensor, eps: Tensor, sigma: Tensor, timestep: Tensor) -> tuple:
-        """(x0_hat clipped to the data's range, x); without dropout, as sampled, and in float32: the
-        change between neighbouring levels is smaller than bfloat16 and TF32 round."""
+        """(x0_hat, clipped to the range of pixels, x); without dropout, as sampled, and in float32:
+        the change between neighbouring levels is smaller than bfloat16 and TF32 round."""
         x = x0 + sigma * eps
         self.net.eval()
         with full_float32():
             output = self.output(x, sigma, timestep)
         self.net.train()
         x0_hat = processes.denoised(self.prediction, output, x, sigma, self.sigma_data)
-        return x0_hat.clamp(-1, 1), x
+        return x0_hat.clamp(-1, 1) if self.clip else x0_hat, x
 
 
 class _Run:
@@ -202,7 +204,7 @@ def train(recipe: Recipe, dataset: data.FashionMNIST, out: Path, device: str = "
     if device.startswith("cuda"):
         # CUDA graphs: launching some thousand small kernels a step takes longer than running them
         loss_of = torch.compile(plain, dynamic=False, mode="reduce-overhead")  # type: ignore
-    x, timestep = (images.float() / 127.5 - 1).to(device), clock(process, device)
+    x, timestep = _states(recipe, images, out, device), clock(process, device)
     for batch in _steps(run, x, timestep, out):
         run.update(loss_of(*batch))
         if run.law.wants_probe(run.step):
@@ -211,6 +213,15 @@ def train(recipe: Recipe, dataset: data.FashionMNIST, out: Path, device: str = "
             run.law.update(run.step)
     run.save(out / "state.pt")
     return _export(run, dataset, images, out)
+
+
+def _states(recipe: Recipe, images: Tensor, out: Path, device: str) -> Tensor:
+    """What is diffused: float32 [n, *state] on the device. uint8 images: [n, c, h, w]."""
+    if recipe.codec is None:
+        return (images.float() / 127.5 - 1).to(device)
+    codec = checkpoints.load_codec(out, recipe.codec, device, torch.float32)
+    with full_float32():
+        return torch.cat([codec.encode(part.to(device)) for part in images.split(512)])
 
 
 def _export(run: _Run, dataset: data.FashionMNIST, images: Tensor, out: Path) -> Card:
@@ -263,7 +274,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 def _card(run: _Run, dataset: data.FashionMNIST, images: Tensor) -> Card:
     recipe = run.recipe
-    kept = _plain(recipe) | {"process": None, "network": None}
+    kept = _plain(recipe) | {"process": None, "network": None, "codec": None}
     device = torch.cuda.get_device_name() if run.device.startswith("cuda") else platform.machine()
     record = {key: value for key, value in kept.items() if value is not None} | {
         "optimizer": "AdamW(betas=(0.9, 0.99), weight_decay=0.01), gradient norm clipped at 1",
@@ -273,6 +284,7 @@ def _card(run: _Run, dataset: data.FashionMNIST, images: Tensor) -> Card:
     }  # fmt: skip
     return Card(
         name=recipe.name, network=recipe.network, process=recipe.process,
-        prediction=recipe.prediction, training=record, weights_sha256="",
+        prediction=recipe.prediction, training=record, weights_sha256="", codec=recipe.codec,
+        clip=recipe.codec is None,
         data=Data(name=dataset.name, digest=data.digest(images), licence="MIT"),
     )  # fmt: skip

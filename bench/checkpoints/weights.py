@@ -1,0 +1,49 @@
+"""Files of weights, read strictly: their digest, then every key and shape, before any use."""
+
+from pathlib import Path
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.store import file_digest
+
+WEIGHTS = "model.safetensors"
+
+
+def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a safetensors file, float32, with exactly the keys and shapes of `want`.
+
+    ValueError, naming the model: a missing or damaged file, another SHA-256, keys that are missing,
+    extra or mis-shaped.
+    """
+    if not path.is_file():
+        raise ValueError(f"{name}: weights {path} are missing")
+    if file_digest(path) != sha256:
+        raise ValueError(
+            f"{name}: {path} is not the file its card names (SHA-256 differs); fetch it again"
+        )
+    try:
+        have = load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{name}: {path} is not a safetensors file ({error})") from error
+    wrong = sorted(
+        key
+        for key in want.keys() | have.keys()
+        if key not in want or key not in have or want[key].shape != have[key].shape
+    )
+    if wrong:
+        listed = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+        raise ValueError(f"{name}: {len(wrong)} keys are missing, extra or mis-shaped: {listed}")
+    return {key: value.float() for key, value in have.items()}
+
+
+def write_half(path: Path, weights: dict[str, Tensor]) -> str:
+    """Write fp16 safetensors, whole; its SHA-256."""
+    half = {key: value.detach().cpu().half().contiguous() for key, value in weights.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    save_file(half, temporary)
+    temporary.chmod(0o644)  # safetensors writes files that only their owner can read
+    temporary.replace(path)
+    return file_digest(path)

@@ -1,0 +1,259 @@
+"""Trains an autoencoder, the codec of latent models: reconstruction, a little KL, and a patch
+discriminator (Esser et al. 2021; Rombach et al. 2022). No features that score it are trained on.
+
+Its state is saved whole every minute and at the end; what is exported is the moving average.
+"""
+
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bench import data
+from bench.checkpoints.card import CodecCard
+from bench.checkpoints.codecs import autoencoder
+from bench.checkpoints.weights import write_half
+from bench.store import write_json
+
+
+@dataclass(frozen=True)
+class CodecRecipe:
+    """How an autoencoder is trained. Either `steps` or `minutes` (of all runs together) ends it.
+
+    Loss: L1 + L2 + kl * KL + adversary * hinge loss of a patch discriminator, the last one from the
+    share `adversary_from` of training on.
+    """
+
+    name: str
+    channels: tuple[int, ...]  # of the encoder, highest resolution first; the decoder mirrors it
+    latent_channels: int
+    layers: int = 1
+    steps: int = 0
+    minutes: float = 0.0
+    batch: int = 256
+    rate: float = 1e-3  # learning rate at its highest
+    kl: float = 1e-6
+    adversary: float = 0.02
+    adversary_from: float = 0.3
+    ema: float = 0.999
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.minutes) < 0 or bool(self.steps) == bool(self.minutes):
+            raise ValueError("give either steps or minutes, above 0, to say when training ends")
+        if not self.channels or self.latent_channels < 1:
+            raise ValueError("an autoencoder needs channels and latent channels")
+
+    def card(self, image: tuple[int, int, int]) -> CodecCard:
+        """The codec's card, before it is trained. ValueError: a size that cannot be halved."""
+        c, h, w = image
+        depth, cut = len(self.channels), 2 ** (len(self.channels) - 1)
+        if h % cut or w % cut:
+            raise ValueError(f"images of {h} x {w} cannot be halved {depth - 1} times")
+        network = {
+            "in_channels": c, "out_channels": c, "sample_size": h,
+            "latent_channels": self.latent_channels, "layers_per_block": self.layers,
+            "block_out_channels": list(self.channels), "norm_num_groups": 8,
+            "down_block_types": ["DownEncoderBlock2D"] * depth,
+            "up_block_types": ["UpDecoderBlock2D"] * depth,
+        }  # fmt: skip
+        state = (self.latent_channels, h // cut, w // cut)
+        return CodecCard(
+            kind="AutoencoderKL", network=network, image=image, state=state, weights_sha256=""
+        )
+
+
+def _critic(channels: int) -> nn.Module:
+    """[n, channels, h, w] -> a verdict on every patch of 22 x 22 pixels."""
+
+    def stage(into: int, out: int, stride: int) -> list[nn.Module]:
+        return [nn.Conv2d(into, out, 4, stride, 1), nn.GroupNorm(8, out), nn.LeakyReLU(0.2)]
+
+    return nn.Sequential(
+        nn.Conv2d(channels, 64, 4, 2, 1), nn.LeakyReLU(0.2), *stage(64, 128, 2),
+        nn.Conv2d(128, 1, 4, 1, 1),
+    )  # fmt: skip
+
+
+class _Reconstruction(nn.Module):
+    """x -> what the decoder makes of its latent, and L1 + L2 + kl * KL."""
+
+    def __init__(self, net: Any, kl: float):
+        super().__init__()
+        self.net, self.kl = net, kl
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
+            found = self.net.encode(x).latent_dist
+            back = self.net.decode(found.mean + found.std * noise).sample
+        back, mean, log = back.float(), found.mean.float(), found.logvar.float()
+        kl = (mean.square() + log.exp() - 1 - log).sum((1, 2, 3)).mean() / 2
+        away = back - x
+        return back, away.abs().mean() + away.square().mean() + self.kl * kl
+
+
+class _Run:
+    """Everything that training changes, with saving and loading of all of it."""
+
+    def __init__(self, recipe: CodecRecipe, image: tuple[int, int, int], device: str):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device = recipe, device
+        self.net: Any = autoencoder(recipe.card(image)).to(device)
+        self.net = self.net.to(memory_format=torch.channels_last)
+        self.critic = _critic(image[0]).to(device)
+        self.parameters = list(self.net.parameters())
+        self.ema = [p.detach().clone() for p in self.parameters]
+        fused = {"betas": (0.5, 0.99), "fused": device.startswith("cuda")}
+        self.optimizer = torch.optim.Adam(self.parameters, recipe.rate, **fused)  # type: ignore
+        self.critics = torch.optim.Adam(self.critic.parameters(), recipe.rate / 2, **fused)  # type: ignore
+        self.generator = torch.Generator(device).manual_seed(recipe.seed)
+        self.step, self.elapsed = 0, 0.0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "net": self.net.state_dict(), "critic": self.critic.state_dict(), "ema": self.ema,
+            "optimizer": self.optimizer.state_dict(), "critics": self.critics.state_dict(),
+            "generator": self.generator.get_state(), "step": self.step, "elapsed": self.elapsed,
+            "recipe": repr(self.recipe),
+        }  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Write all of it, whole; refuses weights that are not finite, so the last good stays."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.ema):
+            raise FloatingPointError(
+                f"training diverged before step {self.step}: lower --rate; {path} is still good"
+            )
+        temporary = path.with_suffix(".tmp")
+        torch.save(self.state(), temporary)
+        temporary.replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["recipe"] != repr(self.recipe):
+            raise ValueError(
+                f"{path} is the state of another recipe; repeat the options it was started with, "
+                "or delete it to start anew"
+            )
+        for name in ("net", "critic", "optimizer", "critics"):
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"].cpu())
+        torch._foreach_copy_(self.ema, state["ema"])
+        self.step, self.elapsed = state["step"], state["elapsed"]
+
+    def progress(self) -> float:
+        """Share of training done, 0 .. 1."""
+        if self.recipe.steps:
+            return self.step / self.recipe.steps
+        return self.elapsed / (60 * self.recipe.minutes)
+
+    def update(self, back: Tensor, x: Tensor, loss: Tensor) -> None:
+        """A step of the autoencoder and, once it is there, of the discriminator."""
+        share = min(1.0, self.progress())
+        for group, rate in ((self.optimizer, 1.0), (self.critics, 0.5)):
+            warm = min(1.0, (self.step + 1) / 200)
+            group.param_groups[0]["lr"] = self.recipe.rate * rate * warm * (1 - share**2)
+        judged = self.recipe.adversary > 0 and share >= self.recipe.adversary_from
+        if judged:
+            self.critic.requires_grad_(False)
+            loss = loss - self.recipe.adversary * self.critic(back).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if judged:
+            self.critic.requires_grad_(True)
+            said = self.critic(torch.cat([x, back.detach()])).chunk(2)
+            (F.relu(1 - said[0]).mean() + F.relu(1 + said[1]).mean()).backward()
+            self.critics.step()
+            self.critics.zero_grad(set_to_none=True)
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
+        self.step += 1
+
+
+def train_codec(
+    recipe: CodecRecipe, dataset: data.FashionMNIST, out: Path, device: str = "cpu"
+) -> CodecCard:
+    """Train (or go on training) the codec in the folder `out`; returns its card.
+
+    Writes `codec-state.pt` every minute, then `codec.safetensors` (EMA, fp16) and `codec.json`.
+    ValueError: missing data, a state of another recipe, images that cannot be halved as often as
+    asked. FloatingPointError: the loss became NaN.
+    """
+    images = dataset.images()
+    image = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    run, state = _Run(recipe, image, device), out / "codec-state.pt"
+    out.mkdir(parents=True, exist_ok=True)
+    if state.is_file():
+        run.load(state)
+    reconstruct: Any = _Reconstruction(run.net, recipe.kl)
+    if device.startswith("cuda"):
+        reconstruct = torch.compile(reconstruct, dynamic=False)
+    x = (images.float() / 127.5 - 1).to(device)
+    for batch, noise in _steps(run, x, recipe.card(image).state, state):
+        run.update(*_judged(reconstruct, batch, noise))
+    run.save(state)
+    return _export(run, recipe.card(image), x, dataset, data.digest(images), out)
+
+
+def _judged(reconstruct: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    back, loss = reconstruct(x, noise)
+    return back, x, loss
+
+
+def _steps(
+    run: _Run, images: Tensor, shape: tuple[int, ...], state: Path
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (x, noise of the latent) until training is done; keeps time, log and state."""
+    bar = tqdm(total=100, unit="%", disable=None, desc=f"train the codec of {run.recipe.name}")
+    size, device = run.recipe.batch, images.device
+    begin = last = saved = time.monotonic()
+    while run.progress() < 1:
+        pick = torch.randint(len(images), (size,), generator=run.generator, device=device)
+        x = images[pick].contiguous(memory_format=torch.channels_last)
+        yield x, torch.randn((size, *shape), generator=run.generator, device=device)
+        if run.step % 20 == 1 and run.ema[0].isnan().any():  # waits for the device, only here
+            raise FloatingPointError(f"training diverged at step {run.step}: lower --rate")
+        now = time.monotonic()
+        if run.step > 1:  # the first step compiles; minutes are minutes of training
+            run.elapsed += now - last
+        last = now
+        bar.n = int(100 * min(1.0, run.progress()))
+        bar.set_postfix_str(f"step {run.step}, {run.step / (now - begin):.1f}/s", refresh=False)
+        bar.update(0)
+        if now - saved > 60:
+            run.save(state)
+            saved = now
+    bar.close()
+
+
+@torch.inference_mode()
+def _export(
+    run: _Run, card: CodecCard, x: Tensor, dataset: data.FashionMNIST, digest: str, out: Path
+) -> CodecCard:
+    """Weights and card; scale and shift make the latents of the data 0 and 1 in mean and std."""
+    for parameter, average in zip(run.parameters, run.ema, strict=True):
+        parameter.copy_(average.half().float())
+    run.net.eval()
+    latents = torch.cat([run.net.encode(part).latent_dist.mode().double() for part in x.split(512)])
+    device = torch.cuda.get_device_name() if run.device.startswith("cuda") else platform.machine()
+    training = asdict(run.recipe) | {
+        "steps": run.step, "seconds": round(run.elapsed, 1), "device": device,
+        "optimizer": "Adam(betas=(0.5, 0.99)), gradient norm clipped at 1",
+        "data": dataset.name, "data_digest": digest,
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }  # fmt: skip
+    sha256 = write_half(out / card.file, run.net.state_dict())
+    card = card.model_copy(update={
+        "scale": float(1 / latents.std()), "shift": float(latents.mean()), "training": training,
+        "weights_sha256": sha256,
+    })  # fmt: skip
+    write_json(out / "codec.json", card.model_dump())
+    return card
