@@ -16,14 +16,20 @@ Betas = Literal["linear", "scaled_linear", "cosine"]
 Prediction = Literal["eps", "v", "x0", "edm"]
 
 
-def _alphas(betas: Betas, timesteps: int) -> np.ndarray:
+def _alphas(
+    betas: Betas, timesteps: int, beta_range: tuple[float, float] | None = None
+) -> np.ndarray:
     """Alpha-bar table [timesteps], as DDPM (linear), LDM (scaled linear) and IDDPM (cosine)."""
     if betas == "linear":
         scale = 1000 / timesteps
-        beta = np.linspace(scale * 1e-4, scale * 0.02, timesteps)
+        first, last = beta_range or (scale * 1e-4, scale * 0.02)
+        beta = np.linspace(first, last, timesteps)
     elif betas == "scaled_linear":
-        beta = np.linspace(0.0015**0.5, 0.0195**0.5, timesteps) ** 2
+        first, last = beta_range or (0.0015, 0.0195)
+        beta = np.linspace(first**0.5, last**0.5, timesteps) ** 2
     elif betas == "cosine":
+        if beta_range:
+            raise ValueError("cosine betas have no beta_range")
         t = np.arange(timesteps + 1) / timesteps
         f = np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
         beta = np.minimum(1 - f[1:] / f[:-1], 0.999)
@@ -44,15 +50,20 @@ class VP:
     x_vp = sqrt(alpha) x0 + sqrt(1 - alpha) eps; DDPM (Ho et al. 2020), IDDPM (Nichol & Dhariwal
     2021). Between integer timesteps log sigma is linear, so any sigma has a timestep; schedules
     that want integers use `schedules.snap`. `sigma_min`, `sigma_max` are where sampling ends and
-    starts; 0 stands for the table's own ends.
+    starts; 0 stands for the table's own ends. `beta_range` is the first and last beta of linear and
+    scaled linear; None stands for DDPM's 0.0001 and 0.02 (of 1000 steps, larger for fewer) and
+    LDM's 0.0015 and 0.0195.
     """
 
     betas: Betas = "linear"
     timesteps: int = 1000
     sigma_min: float = 0.0
     sigma_max: float = 0.0
+    beta_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.beta_range and not 0 < self.beta_range[0] <= self.beta_range[1] < 1:
+            raise ValueError(f"beta_range must be 0 < first <= last < 1, not {self.beta_range}")
         table = self.table
         object.__setattr__(self, "sigma_min", float(self.sigma_min or table[0]))
         object.__setattr__(self, "sigma_max", float(self.sigma_max or table[-1]))
@@ -66,7 +77,7 @@ class VP:
     @cached_property
     def table(self) -> np.ndarray:
         """sigma at each integer timestep, float64 [timesteps], increasing."""
-        alpha = _alphas(self.betas, self.timesteps)
+        alpha = _alphas(self.betas, self.timesteps, self.beta_range)
         return np.sqrt((1 - alpha) / alpha)
 
     def timestep(self, sigma: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import bench
 from bench import checkpoints, cli, store
-from bench.checkpoints import PRESETS, Preset
+from bench.checkpoints import PRESETS, ADMPreset
 from bench.checkpoints.adm import ADM
-from bench.checkpoints.presets import preset
+from bench.checkpoints.presets import FAMILIES, preset
 from bench.samplers import DDPM
 from bench.schedules import Karras
 from bench.types import VarianceDenoiser
@@ -27,7 +27,7 @@ FLAGS = {
 
 def weights(**flags: object) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return ADM(Preset.model_validate({"flags": FLAGS | flags}).flags).state_dict()
+    return ADM(ADMPreset.model_validate({"flags": FLAGS | flags}).flags).state_dict()
 
 
 @pytest.fixture
@@ -240,10 +240,13 @@ def test_presets_make_cards_and_are_listed(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     for name, chosen in PRESETS.items():
-        card = preset(name).card(name, {})
+        family = next(family for family, (_, known) in FAMILIES.items() if name in known)
+        assert preset(name, family) == chosen
+        assert type(chosen).model_validate_json(chosen.model_dump_json()) == chosen
+    for name, chosen in FAMILIES["adm"][1].items():
+        card = chosen.made(name, {}).card
         assert card.flags == chosen.flags and card.classes == chosen.flags.num_classes
         assert card.process.betas == ("cosine" if name == "imagenet-64" else "linear")
-        assert Preset.model_validate_json(chosen.model_dump_json()) == chosen
     models = tmp_path / "models"
     home = checkpoints.add(tmp_path / "tiny.pt", tiny, "my-horse", models)
     card = checkpoints.read_card(home)
@@ -254,4 +257,4 @@ def test_presets_make_cards_and_are_listed(
     assert "models: my-horse\n" in said
     assert "preset lsun-horse: present as my-horse\n" in said
     assert "preset lsun-cat: absent; fetch https://openaipublic.blob.core.windows.net" in said
-    assert said.count("absent") == len(PRESETS) - 2
+    assert said.count(" absent;") == sum(bool(one.file) for one in PRESETS.values()) - 1

@@ -138,3 +138,16 @@ def test_unknown_names_are_refused() -> None:
         target("score", one, one, one)
     with pytest.raises(ValueError, match="known: eps, v, x0, edm"):
         error_gain("score", one)
+
+
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
+def test_beta_range_is_what_diffusers_takes(betas: str) -> None:
+    peer = DDPMScheduler(1000, 0.0015, 0.0155, betas)
+    ours = alpha(torch.from_numpy(VP(betas, beta_range=(0.0015, 0.0155)).table))
+    torch.testing.assert_close(ours, peer.alphas_cumprod.double(), rtol=2e-5, atol=1e-9)
+    default = (0.0001, 0.02) if betas == "linear" else (0.0015, 0.0195)
+    assert (VP(betas).table == VP(betas, beta_range=default).table).all()
+    with pytest.raises(ValueError, match="beta_range must be"):
+        VP(betas, beta_range=(0.02, 0.0001))
+    with pytest.raises(ValueError, match="cosine betas have no beta_range"):
+        VP("cosine", beta_range=default)

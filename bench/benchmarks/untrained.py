@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import checkpoints
-from bench.checkpoints import PRESETS, Card, Checkpoint
+from bench.checkpoints import Card, Checkpoint, presets
 from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import Data, VPCard
 from bench.checkpoints.codecs import Pixels
@@ -38,7 +38,7 @@ NETWORKS = ("adm-256", *_DIFFUSERS)
 def network_of(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     """One of `NETWORKS`, of random weights, and the shape of its state."""
     if name == "adm-256":
-        flags = PRESETS["lsun-256"].flags.model_copy(update={"learn_sigma": False})
+        flags = presets.adm.PRESETS["lsun-256"].flags.model_copy(update={"learn_sigma": False})
         return ADM(flags), (3, 256, 256)
     config = _DIFFUSERS[name]
     state = (config["in_channels"], config["sample_size"], config["sample_size"])

@@ -13,10 +13,10 @@ from bench.checkpoints.model import (
     load_codec,
     save,
 )
-from bench.checkpoints.presets import PRESETS, Preset
+from bench.checkpoints.presets import PRESETS, ADMPreset, Published
 
 __all__ = [
-    "MODELS", "PRESETS", "Card", "Checkpoint", "Preset", "add", "codec_for", "compiled", "folder",
-    "load", "load_codec", "network", "preset_lines", "read_card", "read_codec", "save",
-    "write_card",
+    "MODELS", "PRESETS", "ADMPreset", "Card", "Checkpoint", "Published", "add", "codec_for",
+    "compiled", "folder", "load", "load_codec", "network", "preset_lines", "read_card",
+    "read_codec", "save", "write_card",
 ]  # fmt: skip

@@ -12,21 +12,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench.checkpoints.adm import ADM
-from bench.checkpoints.card import ADMFlags, read_card, write_card
-from bench.checkpoints.presets import PRESETS
+from bench.checkpoints.card import read_card, write_card
+from bench.checkpoints.codecs import autoencoder
+from bench.checkpoints.families import build
+from bench.checkpoints.presets import FAMILIES, Made
 from bench.checkpoints.presets import preset as preset_of
 from bench.checkpoints.weights import WEIGHTS
 from bench.store import file_digest
 
 
-def add(file: Path, preset: str, name: str, models: Path) -> Path:
-    """Make `models/name` of an ADM checkpoint, .pt or .safetensors; tensors keep their dtype.
+def add(file: Path, preset: str, name: str, models: Path, family: str = "adm") -> Path:
+    """Make `models/name` of a published checkpoint, .pt, .ckpt or .safetensors, by a preset of
+    that family; tensors keep their dtype.
 
     ValueError: the folder is there already, a file that needs code to be read or is not the
     published one, keys or shapes other than those of the preset's network.
     """
-    chosen, home = preset_of(preset), models / name
+    chosen, home = preset_of(preset, family), models / name
     if not name or Path(name).name != name or name.startswith("."):
         raise ValueError(f"--name {name!r}: write a plain folder name, such as my-horse")
     if home.exists():
@@ -34,43 +36,65 @@ def add(file: Path, preset: str, name: str, models: Path) -> Path:
     if not file.is_file():
         raise ValueError(f"no file {file}{f'; fetch {chosen.address}' if chosen.address else ''}")
     sha256 = file_digest(file)
-    if chosen.sha256 and file.suffix != ".safetensors" and sha256 != chosen.sha256:
+    if chosen.sha256 and file.suffix == Path(chosen.file).suffix and sha256 != chosen.sha256:
         raise ValueError(f"{file} is not the published file (SHA-256 differs); fetch it again "
                          f"from {chosen.address}")  # fmt: skip
-    weights = read_weights(file)
-    check_weights(file, weights, chosen.flags)
-    record = {"preset": preset, "file": file.name, "file_sha256": sha256}
-    models.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=models) as scratch:
-        new = Path(scratch) / name
-        new.mkdir()
-        save_file({key: value.contiguous() for key, value in weights.items()}, new / WEIGHTS)
-        (new / WEIGHTS).chmod(0o644)
-        made = chosen.card(name, record)
-        digest = file_digest(new / WEIGHTS)
-        write_card(new, made.model_copy(update={"weights_sha256": digest}))
-        new.rename(home)
+    made = chosen.made(name, read_weights(file))
+    check_weights(file, made.weights, build(made.card).state_dict())
+    if made.codec is not None and made.card.codec is not None:
+        check_weights(file, made.codec, autoencoder(made.card.codec).state_dict())
+    record = {"family": family, "preset": preset, "file": file.name, "file_sha256": sha256}
+    _write(home, made, record)
     return home
+
+
+def _write(home: Path, made: Made, record: dict[str, str]) -> None:
+    """The model folder, whole or not at all."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{home.name}.", dir=home.parent) as scratch:
+        new = Path(scratch) / home.name
+        new.mkdir()
+        card = made.card.model_copy(update={
+            "training": record | made.card.training,
+            "weights_sha256": _save(new / WEIGHTS, made.weights),
+        })  # fmt: skip
+        if made.codec is not None and card.codec is not None:
+            sha256 = _save(new / card.codec.file, made.codec)
+            codec = card.codec.model_copy(update={"weights_sha256": sha256})
+            card = card.model_copy(update={"codec": codec})
+        write_card(new, card)
+        new.rename(home)
+
+
+def _save(path: Path, weights: dict[str, Tensor]) -> str:
+    """Write tensors as they are; the file's SHA-256."""
+    save_file({key: value.contiguous() for key, value in weights.items()}, path)
+    path.chmod(0o644)
+    return file_digest(path)
 
 
 def preset_lines(models: Path) -> list[str]:
     """A line for each published checkpoint: the models in `models` made of it, or its source."""
-    of: dict[str, list[str]] = {}
+    of: dict[tuple[str, str], list[str]] = {}
     for home in sorted(path.parent for path in models.glob("*/card.json")):
-        made = read_card(home)
-        for key in {made.training.get("preset"), made.training.get("file")} - {None}:
-            if made.family == "adm" and (home / WEIGHTS).is_file():
-                of.setdefault(str(key), []).append(home.name)
+        card = read_card(home)
+        for key in {card.training.get("preset"), card.training.get("file")} - {None}:
+            if (home / WEIGHTS).is_file():
+                of.setdefault((card.training.get("family", card.family), str(key)), []).append(
+                    home.name
+                )
     lines = []
-    for name, chosen in PRESETS.items():
-        found = sorted({*of.get(name, []), *of.get(chosen.file, [])})
-        if found:
-            lines.append(f"preset {name}: present as {', '.join(found)}")
-        elif chosen.file:
-            lines.append(f"preset {name}: absent; fetch {chosen.address}, then crs-bench add "
-                         f"{chosen.file} --family adm --preset {name} --name {name}")  # fmt: skip
-        else:
-            lines.append(f"preset {name}: any file of these flags")
+    for family, (_, presets) in FAMILIES.items():
+        for name, chosen in presets.items():
+            found = sorted({*of.get((family, name), []), *of.get((family, chosen.file), [])})
+            if found:
+                lines.append(f"preset {name}: present as {', '.join(found)}")
+            elif chosen.file:
+                lines.append(f"preset {name}: absent; fetch {chosen.address}, then crs-bench add "
+                             f"{chosen.file} --family {family} --preset {name} --name {name}"
+                             f"{chosen.how}")  # fmt: skip
+            else:
+                lines.append(f"preset {name}: any file of these flags")
     return lines
 
 
@@ -96,6 +120,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
         raise ValueError(f"{file} is damaged or no torch file: {_line(error)}") from error
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]  # beside it a trainer's own state
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ValueError(
             f"{file} holds no plain state dict; save the network's own with torch.save and add that"
@@ -107,10 +133,8 @@ def _line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def check_weights(file: Path, have: dict[str, Tensor], flags: ADMFlags) -> None:
-    """ValueError, with the keys, unless `have` is exactly what the network of `flags` takes."""
-    with torch.device("meta"):
-        want = ADM(flags).state_dict()
+def check_weights(file: Path, have: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """ValueError, with the keys, unless `have` has exactly the keys and shapes of `want`."""
     other = [
         f"{key} {list(have[key].shape)} for {list(want[key].shape)}"
         for key in want.keys() & have.keys()

@@ -22,10 +22,11 @@ class VPCard(_Strict):
     timesteps: int = Field(1000, gt=1)
     sigma_min: float = Field(0.0, ge=0)
     sigma_max: float = Field(0.0, ge=0)
+    beta_range: tuple[float, float] | None = None
 
     def build(self) -> Process:
         """The process itself."""
-        return VP(self.betas, self.timesteps, self.sigma_min, self.sigma_max)
+        return VP(self.betas, self.timesteps, self.sigma_min, self.sigma_max, self.beta_range)
 
 
 class VECard(_Strict):

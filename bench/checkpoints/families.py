@@ -1,11 +1,12 @@
-"""Families of networks: a card and its folder -> the loaded network and the shape of its state.
+"""Families of networks: what a card says -> the network, and the shape of its state.
 
 A network is called as diffusers' are: net(x, timestep [n], class_labels=[n]).sample, x [n, c, h, w]
 scaled as its process says, timestep what its process counts, and class_labels only if it has
-classes. A new family is a function here and its name in `Card.family`.
+classes. A new family is an entry of `FAMILIES` and its name in `Card.family`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from bench.checkpoints.weights import WEIGHTS, read_strict
 Shape = tuple[int, int, int]
 
 
+@dataclass(frozen=True)
+class Family:
+    """build: the network of a card, untrained, on the CPU or (no memory yet) meta device.
+    shape: of its state, [c, h, w]. ValueError from either: a card that does not make one."""
+
+    build: Callable[[Card], nn.Module]
+    shape: Callable[[Card], Shape]
+
+
 def network(config: dict[str, Any]) -> nn.Module:
     """A diffusers `UNet2DModel` of the card's arguments; ValueError if it refuses them."""
     from diffusers.models.unets.unet_2d import UNet2DModel  # seconds to import
@@ -29,40 +39,41 @@ def network(config: dict[str, Any]) -> nn.Module:
         raise ValueError(f"UNet2DModel refuses the card's network: {error}") from error
 
 
-def _unet2d(home: Path, card: Card) -> tuple[nn.Module, Shape]:
-    net = network(card.network)
-    net.load_state_dict(
-        read_strict(home / WEIGHTS, card.name, card.weights_sha256, net.state_dict())
-    )
+def _unet2d_shape(card: Card) -> Shape:
     missing = {"sample_size", "in_channels"} - card.network.keys()
     if missing:
-        raise ValueError(f"{home}/card.json: network must say {', '.join(sorted(missing))}")
+        raise ValueError(f"network must say {', '.join(sorted(missing))}")
     size = card.network["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     shape = (card.network["in_channels"], height, width)
     outputs = shape[0] * (2 if card.learned_variance else 1)
     if card.network.get("out_channels", 3) != outputs:
         raise ValueError(
-            f"{home}/card.json: a network of {shape[0]} channels "
+            f"a network of {shape[0]} channels "
             f"{'with' if card.learned_variance else 'without'} learned_variance has {outputs} "
             f"out_channels, not {card.network.get('out_channels', 3)}"
         )
-    return net, shape
+    return shape
 
 
-def _adm(home: Path, card: Card) -> tuple[nn.Module, Shape]:
-    flags = card.flags
+def _adm(card: Card) -> nn.Module:
     with torch.device("meta"):
-        net = ADM(flags)
-    weights = read_strict(home / WEIGHTS, card.name, card.weights_sha256, net.state_dict())
-    net.load_state_dict(weights, assign=True)
-    return net, (flags.in_channels, flags.image_size, flags.image_size)
+        return ADM(card.flags)
 
 
-FAMILIES: dict[str, Callable[[Path, Card], tuple[nn.Module, Shape]]] = {
-    "unet2d": _unet2d,
-    "adm": _adm,
+def _adm_shape(card: Card) -> Shape:
+    return card.flags.in_channels, card.flags.image_size, card.flags.image_size
+
+
+FAMILIES = {
+    "unet2d": Family(lambda card: network(card.network), _unet2d_shape),
+    "adm": Family(_adm, _adm_shape),
 }
+
+
+def build(card: Card) -> nn.Module:
+    """The untrained network of a card; ValueError if its library refuses it."""
+    return FAMILIES[card.family].build(card)
 
 
 def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
@@ -71,7 +82,13 @@ def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
     ValueError: weights that are missing, damaged or not those of the card, a network that its
     library refuses.
     """
-    net, shape = FAMILIES[card.family](home, card)
+    net = build(card)
+    weights = read_strict(home / WEIGHTS, card.name, card.weights_sha256, net.state_dict())
+    net.load_state_dict(weights, assign=True)
+    try:
+        shape = FAMILIES[card.family].shape(card)
+    except ValueError as error:
+        raise ValueError(f"{home}/card.json: {error}") from error
     if card.codec and card.codec.state != shape:
         raise ValueError(
             f"{home}/card.json: the codec's state {list(card.codec.state)} is not the network's "

@@ -172,7 +172,7 @@ def load(
 def _identity(card: Card) -> dict[str, Any]:
     """What decides a model's images, for its digest."""
     what = {"weights": card.weights_sha256, "network": card.network, "clip": card.clip}
-    what |= {"process": card.process.model_dump(), "prediction": card.prediction}
+    what |= {"process": card.process.model_dump(exclude_none=True), "prediction": card.prediction}
     if card.learned_variance:
         what |= {"learned_variance": True}
     if card.family != "unet2d":

@@ -2,48 +2,29 @@
 
 Flags and addresses: README of github.com/openai/guided-diffusion. FID: Dhariwal and Nichol 2021
 (arXiv 2105.05233), without guidance, 50,000 images, of 250 steps (LSUN: 1000). OpenAI publishes no
-SHA-256; the one below is that which users of the file give. Any other checkpoint of that code has
-its preset in a JSON file of the same fields.
+SHA-256; the one below is that which users of the file give.
 """
 
-import json
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from bench.checkpoints.card import ADMFlags, Card, Data, VPCard
-from bench.names import nearest
+from bench.checkpoints.presets.published import Made, Published
 
 _ADDRESS = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
 
 
-class Preset(BaseModel):
-    """What a file of weights is, before it is a model folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class ADMPreset(Published):
+    """A checkpoint of openai/guided-diffusion: the flags that decide its network."""
 
     flags: ADMFlags
     betas: Literal["linear", "cosine"] = "linear"
     timesteps: int = 1000
-    data: str = "unknown"
-    licence: str = "unknown"
-    file: str = ""  # the published file's name; none: any file of these flags
-    sha256: str | None = None  # of that file; None: not known
     dropout: float | None = None  # of its training
-    fid: float | None = None  # None: not published
-    fid_source: str | None = None
 
-    @property
-    def address(self) -> str:
-        """Where the published file lies."""
-        return _ADDRESS + self.file if self.file else ""
-
-    def card(self, name: str, record: dict) -> Card:
-        """The card of a model made of it; `record` says from which file."""
-        about = {"address": self.address, "dropout": self.dropout}
-        about |= {"published_fid": self.fid, "fid_source": self.fid_source}
-        about |= {"published_sha256": self.sha256}
+    def card(self, name: str) -> Card:
+        """The card of a model made of it, without digests."""
         return Card(
             name=name, family="adm", network=self.flags.model_dump(mode="json"),
             process=VPCard.model_validate(
@@ -52,8 +33,13 @@ class Preset(BaseModel):
             prediction="eps", learned_variance=self.flags.learn_sigma,
             classes=self.flags.num_classes,
             data=Data(name=self.data, digest="", licence="see the data's own terms"),
-            training=record | about, licence=self.licence, weights_sha256="",
+            training=self.record() | {"dropout": self.dropout},
+            licence=self.licence, weights_sha256="",
         )  # fmt: skip
+
+    def made(self, name: str, tensors: dict[str, Tensor]) -> Made:
+        """Its keys are this project's."""
+        return Made(self.card(name), tensors)
 
 
 def _flags(image_size: int, channel_mult: tuple[float, ...], **other: object) -> ADMFlags:
@@ -65,24 +51,24 @@ def _flags(image_size: int, channel_mult: tuple[float, ...], **other: object) ->
 
 
 _MULT_256 = (1, 1, 2, 2, 4, 4)
-_LSUN = Preset(flags=_flags(256, _MULT_256), data="lsun", licence="MIT")
+_LSUN = ADMPreset(flags=_flags(256, _MULT_256), data="lsun", licence="MIT")
 
 
-def _lsun(kind: str, file: str, dropout: float, fid: float, row: str) -> Preset:
+def _lsun(kind: str, file: str, dropout: float, fid: float, row: str) -> ADMPreset:
     return _LSUN.model_copy(update={
-        "data": f"lsun-{kind}", "file": file, "dropout": dropout, "fid": fid,
+        "data": f"lsun-{kind}", "address": _ADDRESS + file, "dropout": dropout, "fid": fid,
         "fid_source": f"arXiv 2105.05233, table of sample quality, {row}",
     })  # fmt: skip
 
 
-def _imagenet(flags: ADMFlags, file: str, fid: float, row: str, **other: object) -> Preset:
-    return Preset.model_validate({
-        "flags": flags, "data": "imagenet-ilsvrc-2012", "licence": "MIT", "file": file,
-        "fid": fid, "fid_source": f"arXiv 2105.05233, {row}",
+def _imagenet(flags: ADMFlags, file: str, fid: float, row: str, **other: object) -> ADMPreset:
+    return ADMPreset.model_validate({
+        "flags": flags, "data": "imagenet-ilsvrc-2012", "licence": "MIT",
+        "address": _ADDRESS + file, "fid": fid, "fid_source": f"arXiv 2105.05233, {row}",
     } | {"dropout": 0.0} | other)  # fmt: skip
 
 
-PRESETS = {
+PRESETS: dict[str, ADMPreset] = {
     "lsun-256": _LSUN,  # whichever of the four
     "lsun-bedroom": _lsun("bedroom", "lsun_bedroom.pt", 0.1, 1.90, "ADM (dropout)"),
     "lsun-cat": _lsun("cat", "lsun_cat.pt", 0.1, 5.57, "ADM (dropout)"),
@@ -112,15 +98,3 @@ PRESETS = {
         "512x512_diffusion.pt", 23.24, "table of sample quality, ADM",
     ),
 }  # fmt: skip
-
-
-def preset(name: str) -> Preset:
-    """One of `PRESETS`, or a .json file of `Preset`'s fields; ValueError: neither, or a bad one."""
-    if name in PRESETS:
-        return PRESETS[name]
-    if not name.endswith(".json"):
-        raise ValueError(f"no preset {name!r}, nor a .json file{nearest(name, PRESETS)}")
-    try:
-        return Preset.model_validate(json.loads(Path(name).read_text()))
-    except (OSError, ValidationError, ValueError) as error:
-        raise ValueError(f"{name} is not a valid preset: {error}") from error

@@ -1,0 +1,51 @@
+"""What every published checkpoint has, whatever its network: source, licence, score."""
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from bench.checkpoints.card import Card
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file of weights in this project's terms: digests in the card still empty."""
+
+    card: Card
+    weights: dict[str, Tensor]  # with the keys of the card's network
+    codec: dict[str, Tensor] | None = None  # of the card's codec, if the same file holds one
+
+
+class Published(BaseModel):
+    """What a file of weights is, before it is a model folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    address: str = ""  # of the published file; none: any file of this network
+    sha256: str | None = None  # of that file; None: not known
+    data: str = "unknown"
+    licence: str = "unknown"
+    fid: float | None = None  # None: not published
+    fid_source: str | None = None
+
+    @property
+    def file(self) -> str:
+        """The published file's name."""
+        return self.address.rpartition("/")[2]
+
+    @property
+    def how(self) -> str:
+        """What `crs-bench add` needs beside the file, as its options; empty for nothing."""
+        return ""
+
+    def record(self) -> dict[str, object]:
+        """What the card says of the source."""
+        return {"address": self.address, "published_sha256": self.sha256,
+                "published_fid": self.fid, "fid_source": self.fid_source}  # fmt: skip
+
+    def made(self, name: str, tensors: dict[str, Tensor]) -> Made:
+        """The model `name` of a file's tensors, which may lack or have keys that the network of
+        the card does not: `add` compares them. Tensors of a file that holds several networks are
+        taken apart here."""
+        raise NotImplementedError
