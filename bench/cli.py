@@ -163,11 +163,11 @@ def _experiments() -> dict[str, Any]:
     }
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(text: str, option: str = "--channels") -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise ValueError(f"--channels {text!r}: write 64,64,128") from error
+        raise ValueError(f"{option} {text!r}: write whole numbers, such as 64,64,128") from error
 
 
 @app.command()
@@ -551,6 +551,45 @@ def bench_sampler(
     if json:
         about = {"device": device_name(where), "versions": versions()}
         typer.echo(store.write_json(json, about | {"networks": found}))
+
+
+@costs.command("network")
+def bench_network(
+    model: Annotated[str, typer.Argument(help="a folder in --models, a path, adm-256, latent")],
+    batches: Annotated[str, typer.Option(help="images at once, ascending until one fails")] = (
+        "1,2,4,8,16,32,64,128,256,384,512"
+    ),
+    seconds: Annotated[float, typer.Option(help="of calls for each batch")] = 2.0,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float16",
+    compile: Annotated[bool, typer.Option(help="with torch.compile")] = False,
+    models: Models = None,
+    json: Annotated[Path | None, typer.Option(help="file for all readings")] = None,
+    device: Device = "auto",
+) -> None:
+    """Images a second and memory of a network's forward pass, by batch, and the largest that fits;
+    of a model folder, or of random weights."""
+    import dataclasses
+
+    from bench import benchmarks, checkpoints, store
+    from bench.run import device_name, versions
+
+    where, sizes = _device(device), _numbers(batches, "--batches")
+    opened = (
+        benchmarks.untrained(model, where, dtype)
+        if model in benchmarks.NETWORKS
+        else checkpoints.load(model, where, dtype, models or checkpoints.MODELS)
+    )
+    made = checkpoints.compiled if compile else None
+    rates = list(benchmarks.throughput(opened, sizes, seconds, made))
+    about = f"{opened.name}, {dtype}{', compiled' if compile else ''}, {device_name(where)}"
+    typer.echo(f"{about}\n{benchmarks.throughput_table(rates)}")
+    if len(rates) < len(sizes):
+        typer.echo(f"batch {sorted(sizes)[len(rates)]} does not fit")
+    if json:
+        content = {"network": opened.name, "dtype": dtype, "compiled": compile,
+                   "device": device_name(where), "versions": versions(),
+                   "rates": [dataclasses.asdict(rate) for rate in rates]}  # fmt: skip
+        typer.echo(store.write_json(json, content))
 
 
 def _schedule(text: str, folder: Path) -> Any:

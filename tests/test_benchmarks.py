@@ -171,3 +171,34 @@ def test_a_batch_is_halved_until_it_fits(
 
 def test_on_a_cpu_four_images_are_taken_untried() -> None:
     assert fitting(untrained("tiny"), 10, 0, 3, False, math.inf).batch == 4
+
+
+def test_throughput_goes_on_until_a_batch_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    model = untrained("tiny")
+    sizes = []
+
+    class Small(torch.nn.Module):
+        def forward(self, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            sizes.append((len(x), len(timestep), x.shape[1:]))
+            if len(x) > 4:
+                raise RuntimeError("out of memory")
+            return x
+
+    rates = list(benchmarks.throughput(replace(model, net=Small()), (8, 1, 4), seconds=0))
+    assert [rate.batch for rate in rates] == [1, 4]
+    assert all(rate.images_a_second > 0 and rate.memory_gib is None for rate in rates)
+    assert {size[0] for size in sizes} == {1, 4, 8} and sizes[0][2] == model.shape
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(benchmarks.throughput(replace(model, net=Small()), (8,), seconds=0))
+    with pytest.raises(ValueError, match="--batch must be 1 or more"):
+        list(benchmarks.throughput(model, (0,)))
+    asked = ["crs-bench", "bench", "network", "tiny", "--batches", "1,2", "--dtype", "float32"]
+    asked += ["--seconds", "0", "--device", "cpu", "--json", str(tmp_path / "r.json")]
+    monkeypatch.setattr(sys, "argv", asked)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code and "images/s" in capsys.readouterr().out
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert [rate["batch"] for rate in found["rates"]] == [1, 2]

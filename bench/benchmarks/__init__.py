@@ -2,6 +2,10 @@
 
 from bench.benchmarks.fitting import fitting
 from bench.benchmarks.sampling import Reading, Trial, content, measure, table
+from bench.benchmarks.throughput import throughput, throughput_table
 from bench.benchmarks.untrained import NETWORKS, untrained
 
-__all__ = ["NETWORKS", "Reading", "Trial", "content", "fitting", "measure", "table", "untrained"]
+__all__ = [
+    "NETWORKS", "Reading", "Trial", "content", "fitting", "measure", "table", "throughput",
+    "throughput_table", "untrained",
+]  # fmt: skip
