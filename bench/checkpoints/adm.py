@@ -26,13 +26,28 @@ class Output:
 
 
 class _Norm(nn.GroupNorm):
-    """32 groups, in float32 whatever the input."""
+    """32 groups, in float32 whatever the input, with the scale and shift of an embedding.
+
+    Its statistics are those of the channels, put together: a channel's are read in one sweep of
+    channels-last memory, where a group's are not. var = E[var of channels] + var[mean of channels].
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(32, channels, eps=1e-5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float()).to(x.dtype)
+    def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
+        """x [n, c, h, w]; embedded [n, 2 c], scale then shift: norm(x) (1 + scale) + shift."""
+        var, mean = (
+            part.unflatten(1, (32, -1)) for part in torch.var_mean(x.float(), (2, 3), correction=0)
+        )  # [n, 32, c / 32]
+        between, centre = torch.var_mean(mean, 2, correction=0, keepdim=True)
+        gain = (var.mean(2, keepdim=True) + between + self.eps).rsqrt().expand_as(mean).flatten(1)
+        gain = gain * self.weight
+        offset = self.bias - centre.expand_as(mean).flatten(1) * gain
+        if embedded is not None:
+            scale, shift = embedded.chunk(2, 1)
+            gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
+        return (x.float() * gain[:, :, None, None] + offset[:, :, None, None]).to(x.dtype)
 
 
 class _Residual(nn.Module):
@@ -55,8 +70,7 @@ class _Residual(nn.Module):
         norm, activation, first = self.in_layers
         h = first(self._resampled(activation(norm(x))))
         norm, activation, _, last = self.out_layers
-        scale, shift = self.emb_layers(embedding).to(h.dtype)[:, :, None, None].chunk(2, 1)
-        h = last(activation(norm(h) * (1 + scale) + shift))
+        h = last(activation(norm(h, self.emb_layers(embedding))))
         return self.skip_connection(self._resampled(x)) + h
 
     def _resampled(self, x: Tensor) -> Tensor:
@@ -78,12 +92,14 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
-        qkv = self.qkv(self.norm(x).reshape(n, c, -1))  # [n, 3c, t]
-        order, axis = ((3, self.heads), 1) if self.new_order else ((self.heads, 3), 2)
-        parts = qkv.reshape(n, *order, c // self.heads, -1).transpose(-1, -2)
-        q, k, v = parts.unbind(axis)  # each [n, heads, t, c / heads]
-        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
-        return x + self.proj_out(h.reshape(n, c, -1)).reshape(n, c, height, width)
+        tokens = self.norm(x).permute(0, 2, 3, 1).reshape(n, -1, c)  # as they lie, channels last
+        qkv = F.linear(tokens, self.qkv.weight[:, :, 0], self.qkv.bias)  # [n, t, 3c]
+        order, axis = ((3, self.heads), 2) if self.new_order else ((self.heads, 3), 3)
+        parts = qkv.reshape(n, -1, *order, c // self.heads)
+        q, k, v = (part.transpose(1, 2) for part in parts.unbind(axis))  # [n, heads, t, c / heads]
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, -1, c)
+        h = F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
+        return x + h.reshape(n, height, width, c).permute(0, 3, 1, 2)
 
 
 class ADM(nn.Module):
