@@ -332,10 +332,11 @@ def measure(
         found = costs.measure(checkpoint, what, _batches(data, images, batch), **how)
         typer.echo(costs.save_costs(home / "costs" / f"{found.name}.json", found))
         return
-    kept = home / "rates" / f".{digest(measure)}.partial"
+    kept, start = home / "rates" / f".{digest(measure)}.partial", time.monotonic()
     rate = rates.measure(
         checkpoint, what, _pictures(data, images), batch=batch, partial=kept, **how
     )
+    typer.echo(f"measured in {time.monotonic() - start:.1f} s", err=True)
     typer.echo(rates.save_rate(home / "rates" / f"{rate.name}.json", rate))
 
 

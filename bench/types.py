@@ -201,7 +201,11 @@ def rate_between(name: str, sigmas: Tensor, v: Tensor) -> Rate:
 
 
 class RateMeasure(Protocol):
-    """A discrepancy between diffused distributions at neighbouring levels, as a rate."""
+    """A discrepancy between diffused distributions at neighbouring levels, as a rate.
+
+    One with work for the CPU that can go on beside the next levels on a GPU, and that may be called
+    from two threads, says `overlaps = True`.
+    """
 
     def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate: ...
 

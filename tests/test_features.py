@@ -261,3 +261,12 @@ def test_shipped_reference_scores_its_own_images() -> None:
     precision = metrics.Precision()(fake=fake, real=real)
     recall = metrics.Recall()(fake=fake, real=real)
     assert 0.5 < precision <= 1 and 0.5 < recall <= 1
+
+
+def test_pointwise_convolutions_as_products_are_the_same_network() -> None:
+    net = effnet.fold_norms(effnet.load_effnet_lite0())
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = net(x)
+    products = effnet.pointwise_as_products(net)
+    assert sum(isinstance(part, effnet.Pointwise) for part in products.modules()) == 32
+    torch.testing.assert_close(products(x), before, rtol=1e-4, atol=1e-5)

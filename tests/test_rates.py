@@ -25,6 +25,7 @@ from bench.rates import (
     Uniform,
     measures,
 )
+from bench.rates.measure import _ahead
 from bench.schedules import ConstantRate, Cosine, Karras, Linear, LogSNR, Native
 from bench.types import Denoiser, Rate, rate_between
 
@@ -662,3 +663,21 @@ def test_files_keep_infinite_v_and_six_digits_of_replicates(tmp_path: Path) -> N
     assert not torch.equal(back.replicates, rate.replicates)
     again = rates.load_rate(rates.save_rate(tmp_path / "again.json", back))
     assert torch.equal(again.replicates, back.replicates)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_segments_come_in_order_and_a_failure_stops_them(workers: int) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def of(ends: tuple[int, int]) -> str:
+        asked.append(ends)
+        if ends == (2, 3):
+            raise ValueError("segment 2")
+        return f"{ends[0]}"
+
+    todo = [(i, i + 1) for i in range(20)]
+    found = []
+    with pytest.raises(ValueError, match="segment 2"):
+        for one in _ahead(of, todo, workers):  # type: ignore[arg-type]
+            found.append(one)
+    assert found == ["0", "1"] and len(asked) < 20

@@ -81,9 +81,34 @@ def fold_norms(net: nn.Module) -> nn.Module:
     return net
 
 
+class Pointwise(nn.Module):
+    """A 1 x 1 convolution as the matrix product that it is over channels-last pixels.
+
+    cuDNN's own in float32, TF32 off, reach a fraction of what cuBLAS does.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight[:, :, 0, 0].clone(), requires_grad=False)
+        self.bias = conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+def pointwise_as_products(net: nn.Module) -> nn.Module:
+    """Replace each ungrouped 1 x 1 convolution of stride 1 by a `Pointwise`, in place."""
+    for name, module in list(net.named_modules()):
+        small = isinstance(module, nn.Conv2d) and module.kernel_size == module.stride == (1, 1)
+        if small and module.groups == 1:
+            net.set_submodule(name, Pointwise(module))
+    return net
+
+
 @functools.lru_cache(maxsize=4)
 def _network(device: str) -> nn.Module:
-    return fold_norms(load_effnet_lite0()).to(device).to(memory_format=torch.channels_last)
+    net = fold_norms(load_effnet_lite0()).to(device).to(memory_format=torch.channels_last)
+    return net if device == "cpu" else pointwise_as_products(net)
 
 
 def _prepare(images: Tensor, size: int) -> Tensor:

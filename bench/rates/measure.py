@@ -1,6 +1,8 @@
 """A measure over a process's whole range, level by level, so that it can be stopped and resumed."""
 
 import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -49,14 +51,18 @@ def measure(
     identity = provenance | {"cuts": cuts}
     done = _kept(partial, identity)
     with full_float32():  # TF32's rounding is not small beside the change between levels
-        for part, (low, high) in enumerate(pairwise(cuts)):
-            if part < len(done):
-                continue
+
+        def segment(ends: tuple[int, int]) -> Rate:
             batches = tqdm(
                 images.split(batch), unit="batch", disable=None,
-                desc=f"{measure!r}, levels {low} to {high} of {levels}",
+                desc=f"{measure!r}, levels {ends[0]} to {ends[1]} of {levels}",
             )  # fmt: skip
-            done.append(measure(model, batches, sigmas[low : high + 1]))
+            return measure(model, batches, sigmas[ends[0] : ends[1] + 1])
+
+        todo = list(pairwise(cuts))[len(done) :]
+        overlap = getattr(measure, "overlaps", False) and model.device != "cpu"
+        for rate in _ahead(segment, todo, 2 if overlap else 1):
+            done.append(rate)
             _keep(partial, identity, done)
     rate = _joined(done)
     if not (rate.v > 0).any():
@@ -64,6 +70,20 @@ def measure(
     if partial:
         partial.unlink(missing_ok=True)
     return Rate(rate.name, rate.sigma, rate.v, provenance, rate.replicates)
+
+
+def _ahead(
+    of: Callable[[tuple[int, int]], Rate], todo: list[tuple[int, int]], workers: int
+) -> Iterator[Rate]:
+    """`of` each, in order, that many at once."""
+    if workers == 1:
+        yield from map(of, todo)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            yield from pool.map(of, todo)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _kept(partial: Path | None, identity: dict) -> list[Rate]:

@@ -174,6 +174,7 @@ class FeatureFrechet:
     space: Literal["image", "state"] = "image"
     bootstrap: int = 0
     name: ClassVar[str] = "v_fid"
+    overlaps: ClassVar[bool] = True  # distances on the CPU beside the next levels on the GPU
 
     def __post_init__(self) -> None:
         if self.space not in ("image", "state"):
