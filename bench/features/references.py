@@ -48,8 +48,8 @@ def save_reference(
     path: str | Path,
     features: Features,
     provenance: Mapping[str, Any],
-    layers: Mapping[str, Features] | None = None,
     dtype: type[np.floating] = np.float64,
+    layers: Mapping[str, Features] | None = None,
 ) -> Path:
     """Write statistics, and the bank if it has rows, to an `.npz` that `load_reference` reads.
 
@@ -74,9 +74,7 @@ def save_reference(
     return write_bytes(Path(path), file.getvalue())
 
 
-def _moments_of(
-    features: Features, suffix: str, dtype: type[np.floating]
-) -> dict[str, np.ndarray]:
+def _moments_of(features: Features, suffix: str, dtype: type[np.floating]) -> dict[str, np.ndarray]:
     """Mean and upper triangle of the covariance, under their names in our files."""
     upper = features.cov.cpu().numpy()[np.triu_indices(len(features.mean))].astype(dtype)
     return {f"mean{suffix}": features.mean.cpu().numpy(), f"cov_upper{suffix}": upper}
