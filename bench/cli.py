@@ -469,7 +469,8 @@ def reference(
         "extractor": extractor.name, "extractor_digest": extractor.digest,
     }  # fmt: skip
     path = Path(out) if out.endswith(".npz") else room.reference_path(out, extractor)
-    typer.echo(room.save_reference(path, folded.pop("features"), provenance, folded))
+    saved = room.save_reference(path, folded.pop("features"), provenance, layers=folded)
+    typer.echo(saved)
 
 
 @app.command("list")

@@ -127,7 +127,7 @@ def test_references_made_here_hold_layers_as_an_option(tmp_path: Path) -> None:
     made = fold_layers(Layered(), [pictures(60, 0)], {"features": 30, "spatial": 0})
     who = {"extractor": "layered", "extractor_digest": "1"}
     bare = features.save_reference(tmp_path / "bare.npz", made["features"], who)
-    full = features.save_reference(tmp_path / "full.npz", made["features"], who, made | {})
+    full = features.save_reference(tmp_path / "full.npz", made["features"], who, layers=made)
     with np.load(bare) as file:
         assert file.files == ["n", "mean", "cov_upper", "provenance", "bank"]
     read = load_reference(full, Layered(), layers=("spatial",))

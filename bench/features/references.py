@@ -48,8 +48,8 @@ def save_reference(
     path: str | Path,
     features: Features,
     provenance: Mapping[str, Any],
-    layers: Mapping[str, Features] | None = None,
     dtype: type[np.floating] = np.float64,
+    layers: Mapping[str, Features] | None = None,
 ) -> Path:
     """Write statistics, and the bank if it has rows, to an `.npz` that `load_reference` reads.
 
