@@ -109,13 +109,28 @@ def run(
     shard: Annotated[
         str, typer.Option(help="i/n: this process's share of n that share --results")
     ] = "1/1",
+    model: Annotated[str, typer.Option(help="of a published plan: another model folder")] = "",
+    reference: Annotated[str, typer.Option(help="of a published plan: a name, or an .npz")] = "",
+    images: Annotated[int, typer.Option(help="of a published plan: fewer, for a trial")] = 0,
+    nfe: Annotated[str, typer.Option(help="of a published plan: others, as 5,10")] = "",
+    features: Annotated[
+        str, typer.Option(help="of a published plan: inception-v3-compat(weights='FILE')")
+    ] = "",
 ) -> None:
     """Every missing cell of an experiment, then its tables and figures."""
-    from bench import checkpoints
+    from bench import checkpoints, experiments
     from bench.run import run as main_path
 
-    folder = models or checkpoints.MODELS
-    plan = _experiment(experiment)(folder)
+    folder, made = models or checkpoints.MODELS, _experiment(experiment)
+    if isinstance(made, experiments.Plan):
+        made = made.altered(
+            model, reference, images, _numbers(nfe, "--nfe") if nfe else (), features
+        )
+        made.prepare(folder, _device(device))
+    elif model or reference or images or nfe or features:
+        raise ValueError(f"{experiment} is of no published checkpoint: --model, --reference, "
+                         "--images, --nfe and --features change those alone")  # fmt: skip
+    plan = made(folder)
     if batch:
         plan = replace(plan, scoring=replace(plan.scoring, batch=batch))
     prepare = checkpoints.compiled if compile else _as_is
@@ -149,18 +164,11 @@ def _experiment(name: str) -> Any:
 
 
 def _experiments() -> dict[str, Any]:
-    """The public functions of `bench.experiments`, as the command line writes them."""
-    import inspect
-
+    """The experiments of `bench.experiments`, as the command line writes them."""
     from bench import experiments
 
-    found = inspect.getmembers(experiments, inspect.isfunction)
-    own = experiments.__name__
-    return {
-        name.replace("_", "-"): function
-        for name, function in found
-        if function.__module__ == own and not name.startswith("_")
-    }
+    found = {name: getattr(experiments, name) for name in experiments.__all__}
+    return {name.replace("_", "-"): one for name, one in found.items() if not isinstance(one, type)}
 
 
 def _numbers(text: str, option: str = "--channels") -> tuple[int, ...]:
@@ -313,7 +321,13 @@ def measure(
     levels: Annotated[int | None, typer.Option(help="noise levels; 101, of costs 61")] = None,
     images: Annotated[int, typer.Option(help="training images, evenly spaced")] = 1024,
     batch: Annotated[int, typer.Option(help="images at once")] = 256,
-    data: Data = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="IDX files of Fashion-MNIST; or a folder, zip or array of images"),
+    ] = None,
+    preprocess: Annotated[
+        str, typer.Option(help="of --data: none, adm-lsun, ldm, 'ldm(size=128)'")
+    ] = "none",
     models: Models = None,
     device: Device = "auto",
 ) -> None:
@@ -329,30 +343,37 @@ def measure(
     home = checkpoints.folder(model, where)
     how = {} if levels is None else {"levels": levels}
     if isinstance(what, costs.CostMeasure):
-        found = costs.measure(checkpoint, what, _batches(data, images, batch), **how)
+        found = costs.measure(checkpoint, what, _batches(data, images, batch, preprocess), **how)
         typer.echo(costs.save_costs(home / "costs" / f"{found.name}.json", found))
         return
     kept, start = home / "rates" / f".{digest(measure)}.partial", time.monotonic()
     rate = rates.measure(
-        checkpoint, what, _pictures(data, images), batch=batch, partial=kept, **how
+        checkpoint, what, _pictures(data, images, preprocess), batch=batch, partial=kept, **how
     )
     typer.echo(f"measured in {time.monotonic() - start:.1f} s", err=True)
     typer.echo(rates.save_rate(home / "rates" / f"{rate.name}.json", rate))
 
 
-def _pictures(data: Path | None, images: int) -> Any:
-    """Training images, evenly spaced: uint8 [images, c, h, w]."""
+def _pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
+    """Training images, evenly spaced: uint8 [images, c, h, w]; Fashion-MNIST's, or of a path."""
+    from bench import data as datasets
+    from bench import names
     from bench.data import FashionMNIST
 
+    prepare = names.build(preprocess, datasets.preprocess)
+    if data is not None and not list(data.glob("*-ubyte*")):
+        return datasets.spaced(data, images, prepare)
+    if prepare != datasets.AsIs():
+        raise ValueError(f"--preprocess {preprocess} prepares images of --data: give their folder")
     real = (FashionMNIST() if data is None else FashionMNIST(folder=data)).images()
     if not 0 < images <= len(real):
         raise ValueError(f"--images must lie between 1 and {len(real)}, not {images}")
     return real[:: len(real) // images][:images]
 
 
-def _batches(data: Path | None, images: int, batch: int) -> Iterator[Any]:
+def _batches(data: Path | None, images: int, batch: int, preprocess: str) -> Iterator[Any]:
     """The same in batches, read when the first is asked for: some costs need no images."""
-    yield from _pictures(data, images).split(batch)
+    yield from _pictures(data, images, preprocess).split(batch)
 
 
 @app.command("schedule")
@@ -468,7 +489,7 @@ def reference(
         "preprocess": prepare.name,
         "extractor": extractor.name, "extractor_digest": extractor.digest,
     }  # fmt: skip
-    path = Path(out) if out.endswith(".npz") else room.reference_path(out, extractor)
+    path = Path(out) if out.endswith(".npz") else room.reference_path(out, extractor.name)
     saved = room.save_reference(path, folded.pop("features"), provenance, layers=folded)
     typer.echo(saved)
 

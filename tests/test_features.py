@@ -236,7 +236,7 @@ def test_wrong_references_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_reference_made_here_is_found_by_its_name(tmp_path: Path, cache: Path) -> None:
-    path = features.reference_path("fashion-mnist", Pixels())
+    path = features.reference_path("fashion-mnist", Pixels.name)
     with pytest.raises(ValueError, match="crs-bench reference fashion-mnist"):
         load_reference("fashion-mnist", Pixels())
     save_reference(path, fold(Pixels(), [pictures(30, 1, 28)], keep=0), provenance(Pixels()))

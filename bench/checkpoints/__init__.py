@@ -13,10 +13,10 @@ from bench.checkpoints.model import (
     load_codec,
     save,
 )
-from bench.checkpoints.presets import PRESETS, ADMPreset, Published
+from bench.checkpoints.presets import PRESETS, ADMPreset, Published, family_of
 
 __all__ = [
     "MODELS", "PRESETS", "ADMPreset", "Card", "Checkpoint", "Published", "add", "codec_for",
-    "compiled", "folder", "load", "load_codec", "network", "preset_lines", "read_card",
+    "compiled", "family_of", "folder", "load", "load_codec", "network", "preset_lines", "read_card",
     "read_codec", "save", "write_card",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from bench.data.fashion import FashionMNIST
 from bench.data.preprocess import ADMLSUN, LDM, AsIs, Preprocess
-from bench.data.reading import pickle_refusal, read_images, stream
+from bench.data.reading import pickle_refusal, read_images, spaced, stream
 from bench.data.tensors import batches, digest, hashed
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "hashed",
     "pickle_refusal",
     "read_images",
+    "spaced",
     "stream",
 ]

@@ -3,6 +3,7 @@
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -32,19 +33,34 @@ def stream(path: str | Path, size: int, preprocess: Preprocess | None = None) ->
     ValueError naming the file: nothing there, mixed sizes or modes, what `decode` and `layout`
     refuse, and pickles.
     """
-    path, prepare = Path(path), preprocess or AsIs()
+    prepare = preprocess or AsIs()
+    return _batched(((name, prepare(read())) for name, read in _images(Path(path))), size)
+
+
+def spaced(path: str | Path, n: int, preprocess: Preprocess | None = None) -> Tensor:
+    """n images of a path at an even stride, uint8 [n, c, h, w]: those alone are decoded.
+
+    ValueError: fewer images than n, and as `stream`.
+    """
+    found, prepare = _images(Path(path)), preprocess or AsIs()
+    if not 0 < n <= len(found):
+        raise ValueError(f"{path} has {len(found)} images, not the {n} that are asked for")
+    chosen = found[:: len(found) // n][:n]
+    return torch.cat(list(_batched(((name, prepare(read())) for name, read in chosen), 256)))
+
+
+def _images(path: Path) -> list[tuple[str, Callable[[], np.ndarray]]]:
+    """Every image of a path: its name, and what reads it as uint8 [h, w, c]."""
     if path.suffix.lower() in (".pkl", ".pickle"):
         raise ValueError(pickle_refusal(path))
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
         pixels = layout(_array(path), path)
-        images = ((f"{path}[{i}]", prepare(image)) for i, image in enumerate(pixels))
-    else:
-        files = _zipped(path) if path.is_file() else _folder(path)
-        if not files:
-            raise ValueError(f"no images in {path}: give a folder or .zip of PNGs, an .npy, or "
-                             "an .npz with arr_0")  # fmt: skip
-        images = ((name, prepare(_decoded(name, read))) for name, read in files)
-    return _batched(images, size)
+        return [(f"{path}[{i}]", partial(pixels.__getitem__, i)) for i in range(len(pixels))]
+    files = _zipped(path) if path.is_file() else _folder(path)
+    if not files:
+        raise ValueError(f"no images in {path}: give a folder or .zip of PNGs, an .npy, or an .npz "
+                         "with arr_0")  # fmt: skip
+    return [(name, partial(_decoded, name, read)) for name, read in files]
 
 
 def pickle_refusal(path: str | Path) -> str:

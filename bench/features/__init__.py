@@ -11,6 +11,7 @@ from bench.features.references import (
     Reference,
     known_references,
     load_reference,
+    reference_images,
     reference_path,
     save_reference,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "known_references",
     "load_effnet_lite0",
     "load_reference",
+    "reference_images",
     "reference_path",
     "save_reference",
 ]

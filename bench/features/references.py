@@ -80,9 +80,17 @@ def _moments_of(features: Features, suffix: str, dtype: type[np.floating]) -> di
     return {f"mean{suffix}": features.mean.cpu().numpy(), f"cov_upper{suffix}": upper}
 
 
-def reference_path(name: str, extractor: FeatureExtractor) -> Path:
-    """Where statistics that were made here are kept under a name: in the cache."""
-    return _cache() / "references" / f"{name}.{extractor.name}.npz"
+def reference_path(name: str, extractor: str) -> Path:
+    """Where statistics of an extractor that were made or fetched here are kept: in the cache."""
+    return _cache() / "references" / f"{name}.{extractor}.npz"
+
+
+def reference_images(name_or_path: str | Path, extractor: FeatureExtractor) -> Path | None:
+    """The file of a reference if it holds images of the set (ADM's `arr_0`); ValueError if there is
+    no such reference."""
+    path = _find(name_or_path, extractor)
+    with np.load(path) as file:
+        return path if "arr_0" in file.files else None
 
 
 def _reference_files() -> Iterator[tuple[str, str, Path]]:

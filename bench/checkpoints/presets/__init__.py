@@ -15,7 +15,7 @@ from bench.checkpoints.presets.adm import ADMPreset
 from bench.checkpoints.presets.published import Made, Published
 from bench.names import nearest
 
-__all__ = ["FAMILIES", "PRESETS", "ADMPreset", "Made", "Published", "preset"]
+__all__ = ["FAMILIES", "PRESETS", "ADMPreset", "Made", "Published", "family_of", "preset"]
 
 FAMILIES: dict[str, tuple[type[Published], Mapping[str, Published]]] = {
     "adm": (ADMPreset, adm.PRESETS),
@@ -42,3 +42,11 @@ def preset(name: str, family: str) -> Published:
         return kind.model_validate(json.loads(Path(name).read_text()))
     except (OSError, ValidationError, ValueError) as error:
         raise ValueError(f"{name} is not a valid preset: {error}") from error
+
+
+def family_of(name: str) -> str:
+    """The family that a preset's file is added as; ValueError: no such preset."""
+    for family, (_, known) in FAMILIES.items():
+        if name in known:
+            return family
+    raise ValueError(f"no preset {name!r}{nearest(name, PRESETS)}")

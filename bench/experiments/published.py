@@ -1,0 +1,187 @@
+"""On published checkpoints: weights and references are their makers', so a plan says what is
+missing, and measures the rate that its schedules need before the first cell."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import checkpoints, data, lab, rates
+from bench.features import known_references, reference_images, reference_path
+from bench.samplers import DDIM, DDPM, DPMpp2M, UniPC
+from bench.schedules import ConstantRate, Karras, LogSNR, Native
+from bench.types import Block, Experiment, Sampler, Scoring
+
+NFES = (5, 6, 8, 10, 15, 20, 25, 50, 100, 250)
+MEASURED_ON = 256  # images, at 101 levels: enough for v_x
+SMOOTH = 0.3  # nats of sigma: networks jitter between neighbouring timesteps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """50,000 images a cell of a published checkpoint, at NFE 5 to 250, in its own protocol.
+
+    preset: of `checkpoints.PRESETS`, whose name its model folder has; model: another folder.
+    reference: a known name, or an .npz; source: where that comes from. published: the data set in
+    `results/published.csv`.
+    """
+
+    name: str
+    title: str
+    preset: str
+    published: str
+    reference: str
+    source: str
+    samplers: tuple[Sampler, ...]
+    model: str = ""
+    images: int = 50_000
+    nfes: tuple[int, ...] = NFES
+    guidance: float | None = None
+    extractor: str = "inception-v3-compat"
+    metrics: tuple[str, ...] = ("fd", "precision", "recall")
+    dtype: str = "float16"  # as ADM's own samples were made
+    note: str = ""
+
+    def altered(
+        self,
+        model: str = "",
+        reference: str = "",
+        images: int = 0,
+        nfes: tuple[int, ...] = (),
+        extractor: str = "",
+    ) -> "Plan":
+        """Another model folder or reference, fewer images, other NFEs, the extractor with weights
+        of a path; results of less than the whole, or of another model, are kept apart."""
+        changes: dict[str, Any] = {}
+        changes |= {"model": model} if model else {}
+        changes |= {"images": images} if images else {}
+        changes |= {"nfes": nfes} if nfes else {}
+        if changes:
+            parts = [model and Path(model).name, str(images or ""), "-".join(map(str, nfes))]
+            changes["name"] = "-".join([self.name, "part", *filter(None, parts)])
+        changes |= {"extractor": extractor} if extractor else {}
+        changes |= {"reference": reference} if reference else {}
+        return replace(self, **changes)
+
+    @property
+    def home(self) -> str:
+        """Its model folder, by name or path."""
+        return self.model or self.preset
+
+    def missing(self, models: Path) -> dict[str, str]:
+        """What a run lacks -> where it comes from, and the command that puts it in its place."""
+        lacks: dict[str, str] = {}
+        try:
+            checkpoints.folder(self.home, models)
+        except ValueError:
+            chosen = checkpoints.PRESETS[self.preset]
+            lacks["weights"] = (
+                f"crs-bench fetch {self.preset}, or with {chosen.file} on disk: crs-bench add "
+                f"{chosen.file} --family {checkpoints.family_of(self.preset)} --preset "
+                f"{self.preset} --name {self.home}{chosen.how}"
+            )
+        try:
+            lab.extractor_of(self.extractor, "cpu")
+        except ValueError as error:
+            lacks["extractor"] = str(error)
+        if not self._reference_is_here():
+            there = reference_path(self.reference, self._features)
+            lacks["reference"] = f"{self.source}; give it as --reference FILE.npz, or as {there}"
+        elif not lacks and not self._rate(models).is_file() and not self._pictures():
+            lacks["rate v_x"] = (
+                f"the reference holds no images to measure it on: crs-bench measure {self.home} "
+                f"--measure DataPrediction --images {MEASURED_ON} --data FOLDER, of training images"
+            )
+        return lacks
+
+    def check(self, models: Path) -> None:
+        """ValueError, a line for each thing that is missing."""
+        lacks = self.missing(models)
+        if lacks:
+            lines = [f"  {what}: {how}" for what, how in lacks.items()]
+            raise ValueError(f"{self.name} cannot run yet; it lacks\n" + "\n".join(lines))
+
+    def prepare(self, models: Path, device: str) -> None:
+        """Measure the rate that its schedules need, once, on images of the reference, and keep it
+        beside the model; ValueError if anything is missing."""
+        self.check(models)
+        path = self._rate(models)
+        if path.is_file():
+            return
+        pictures = self._pictures()
+        assert pictures is not None  # or it were missing
+        model = checkpoints.load(self.home, device, models=models)
+        images = data.spaced(pictures, MEASURED_ON)
+        kept = path.with_name(f".{path.stem}.partial")
+        rates.save_rate(path, rates.measure(model, rates.DataPrediction(), images, partial=kept))
+
+    def __call__(self, models: Path) -> Experiment:
+        """ValueError if anything is missing."""
+        self.check(models)
+        path = self._rate(models)
+        if not path.is_file():
+            raise ValueError(f"{path} is not measured yet; crs-bench run {self.name} does it")
+        v_x = rates.load_rate(path)
+        return Experiment(
+            name=self.name,
+            title=self.title,
+            note="Nothing is tuned here. " + self.note,
+            model=self.home,
+            lines={
+                "native": Native(),
+                "log-SNR": LogSNR(),
+                "Karras(rho=7)": Karras(7.0),
+                "CRS(v_x, xi=1)": ConstantRate(v_x, 1.0, smooth=SMOOTH),
+                "CRS(v_x, xi=0.5)": ConstantRate(v_x, 0.5, smooth=SMOOTH),
+            },
+            samplers=self.samplers,
+            blocks=(Block("1", range(self.images), self.nfes),),
+            scoring=Scoring(
+                features=self.extractor, reference=self.reference, metrics=self.metrics,
+                bank=50_000, dtype=self.dtype, batch=64,
+            ),
+            guidance=self.guidance,
+            published=self.published,
+        )  # fmt: skip
+
+    @property
+    def _features(self) -> str:
+        """The extractor's name, without its arguments."""
+        return self.extractor.partition("(")[0]
+
+    def _rate(self, models: Path) -> Path:
+        return checkpoints.folder(self.home, models) / "rates" / "v_x.json"
+
+    def _reference_is_here(self) -> bool:
+        if self.reference.endswith(".npz"):
+            return Path(self.reference).is_file()
+        return self._features in known_references().get(self.reference, [])
+
+    def _pictures(self) -> Path | None:
+        """A file of the reference's images, if it holds some."""
+        return reference_images(self.reference, lab.extractor_of(self.extractor, "cpu"))
+
+
+_ADM_BATCHES = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/"
+_ADM = "Precision and recall are the ADM evaluator's: all samples against its 10,000 images."
+_OF_NOISE = (DDPM("learned"), DDIM(), DPMpp2M(), UniPC())
+
+lsun_horse_256 = Plan(
+    name="lsun-horse-256",
+    title="LSUN Horse 256, ADM (dropout)",
+    preset="lsun-horse",
+    published="LSUN Horse 256",
+    reference="VIRTUAL_lsun_horse256",
+    source=f"{_ADM_BATCHES}lsun/horse/VIRTUAL_lsun_horse256.npz",
+    samplers=_OF_NOISE,
+    note=_ADM,
+)
+lsun_bedroom_256 = Plan(
+    name="lsun-bedroom-256",
+    title="LSUN Bedroom 256, ADM (dropout)",
+    preset="lsun-bedroom",
+    published="LSUN Bedroom 256",
+    reference="VIRTUAL_lsun_bedroom256",
+    source=f"{_ADM_BATCHES}lsun/bedroom/VIRTUAL_lsun_bedroom256.npz",
+    samplers=_OF_NOISE,
+    note=_ADM,
+)
