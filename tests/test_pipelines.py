@@ -60,14 +60,24 @@ def ddim(**said: Any) -> DDIMPipeline:
     return DDIMPipeline(UNet2DModel(**UNET), DDIMScheduler(**said))
 
 
-def ldm(kind: str = "vq") -> LDMPipeline:
+def ldm() -> LDMPipeline:
     codec = VQModel(**CODEC, num_vq_embeddings=64, scaling_factor=0.5)
     scheduler = DDIMScheduler(clip_sample=False, **SCALED)
     return LDMPipeline(codec, UNet2DModel(**UNET), scheduler)
 
 
+def ldm_kl() -> LDMPipeline:
+    codec = AutoencoderKL(**CODEC, scaling_factor=0.3)
+    return LDMPipeline(codec, UNet2DModel(**UNET), DDIMScheduler(clip_sample=False))
+
+
+def of_classes() -> DDIMPipeline:
+    unet = UNet2DModel(**UNET, num_class_embeds=1000)
+    return DDIMPipeline(unet, DDIMScheduler(clip_sample=False))
+
+
 def dit() -> DiTPipeline:
-    codec = AutoencoderKL(**CODEC | {"latent_channels": 4}, shift_factor=None)
+    codec = AutoencoderKL(**CODEC | {"latent_channels": 4})
     return DiTPipeline(DiTTransformer2DModel(**DIT), codec, DDIMScheduler(clip_sample=False))
 
 
@@ -78,7 +88,9 @@ PIPELINES = {
     "pixel, learned variance": lambda: ddpm(channels=6, variance_type="learned_range"),
     "pixel, 400 timesteps": lambda: ddpm(num_train_timesteps=400, **LINEAR),
     "pixel, clipped": lambda: ddim(),
+    "pixel, of classes": of_classes,
     "latent VQ": ldm,
+    "latent KL": ldm_kl,
     "DiT": dit,
 }
 
@@ -90,9 +102,11 @@ def saved(request, tmp_path: Path) -> tuple[Any, Path]:
 
 
 def kept(pipeline: Any, home: Path) -> tuple[Any, Path]:
+    """The pipeline as diffusers opens it, for sampling, of the folder that it saved it in."""
     pipeline.save_pretrained(home)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline, home
+    opened = type(pipeline).from_pretrained(home)
+    opened.set_progress_bar_config(disable=True)
+    return opened, home
 
 
 @pytest.fixture(autouse=True)
@@ -130,14 +144,15 @@ def test_the_denoiser_is_the_network_by_the_schedulers_formulas(saved: tuple[Any
     for timestep in (0, 100, last // 2, last):
         sigma = float(model.process.sigma(torch.tensor(timestep)))
         noisy = torch.randn(2, *model.shape)
+        x = noisy * (1 + sigma**2) ** 0.5
         output = said(pipeline, noisy, timestep, asked(model))
         want = by_hand(pipeline.scheduler, output[:, : model.shape[0]], noisy, timestep)
         denoise = model.denoiser(asked(model))
-        x0 = denoise(noisy * (1 + sigma**2) ** 0.5, sigma)
-        assert (x0 - want).abs().max() <= 1e-5 * max(1, want.abs().max())
+        x0 = denoise(x, sigma)
+        assert (x0 - want).abs().max() <= 1e-5 * x.abs().max()  # a difference of such numbers
         assert isinstance(denoise, VarianceDenoiser) == (output.shape[1] > model.shape[0])
         if isinstance(denoise, VarianceDenoiser):
-            _, v = denoise.with_variance(noisy * (1 + sigma**2) ** 0.5, sigma)
+            _, v = denoise.with_variance(x, sigma)
             torch.testing.assert_close(
                 v, (output[:, model.shape[0] :] + 1) / 2, rtol=1e-4, atol=1e-4
             )
@@ -163,15 +178,16 @@ def test_ddim_is_the_schedulers_own_loop(saved: tuple[Any, Path]) -> None:
     assert (ours - x).abs().max() <= 1e-4 * max(1, x.abs().max())
 
 
-@pytest.mark.parametrize("kind", ["LDM", "DiT", "DiT, guided"])
+@pytest.mark.parametrize("kind", ["LDM", "LDM, KL", "DiT", "DiT, guided"])
 def test_images_are_the_pipelines(kind: str, tmp_path: Path) -> None:
-    pipeline, home = kept(ldm() if kind == "LDM" else dit(), tmp_path / "pipe")
+    make = {"LDM": ldm, "LDM, KL": ldm_kl}.get(kind, dit)
+    pipeline, home = kept(make(), tmp_path / "pipe")
     model = bench.load(home)
     scale = 3.0 if "guided" in kind else 1.0
-    given = {} if kind == "LDM" else {"class_labels": [7, 999], "guidance_scale": scale}
-    sized = {"batch_size": 2} if kind == "LDM" else {}
+    of = {"class_labels": [7, 999], "guidance_scale": scale}
+    given: dict[str, Any] = of if make is dit else {"batch_size": 2}
     made = pipeline(num_inference_steps=5, generator=torch.Generator().manual_seed(1),
-                    output_type="np", **given, **sized).images  # fmt: skip
+                    output_type="np", **given).images  # fmt: skip
     start = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(1))
     denoise = model.denoiser(asked(model))
     if scale != 1:
@@ -266,17 +282,20 @@ def test_dit_of_the_class_it_once_had(tmp_path: Path) -> None:
     assert bench.load(home).digest == digest
 
 
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
 @pytest.mark.parametrize(
     ("file", "entries", "says"),
     [
-        ("scheduler/scheduler_config.json", {"thresholding": True}, "thresholding True"),
-        ("scheduler/scheduler_config.json", {"trained_betas": [0.1, 0.2]}, "trained_betas"),
-        ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "rescale_betas"),
-        ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction_type 'flow'"),
-        ("scheduler/scheduler_config.json", {"variance_type": "learned"}, "variance_type 'learned'"),
-        ("scheduler/scheduler_config.json", {"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVe"),
-        ("scheduler/scheduler_config.json", {"clip_sample": True}, "clip_sample of latents"),
+        (SCHEDULER, {"thresholding": True}, "thresholding True"),
+        (SCHEDULER, {"trained_betas": [0.1, 0.2]}, "trained_betas"),
+        (SCHEDULER, {"rescale_betas_zero_snr": True}, "rescale_betas"),
+        (SCHEDULER, {"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"),
+        (SCHEDULER, {"prediction_type": "flow"}, "prediction_type 'flow'"),
+        (SCHEDULER, {"variance_type": "learned"}, "variance_type 'learned'"),
+        (SCHEDULER, {"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVe"),
+        (SCHEDULER, {"clip_sample": True}, "clip_sample of latents"),
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel; supp"),
         ("unet/config.json", {"time_embedding_type": "fourier"}, "time_embedding_type 'fourier'"),
         ("unet/config.json", {"in_channels": 5}, "vqvae have 3 channels, the network takes 5"),

@@ -15,7 +15,7 @@ _NEW = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"
 
 
 def _current(key: str) -> str:
-    """An attention's key of diffusers before 0.15 as it is since."""
+    """An attention's key of early diffusers as it is called since."""
     return _OLD.sub(lambda found: f"{found[1]}.{_NEW[found[2]]}.{found[3]}", key)
 
 
