@@ -107,16 +107,13 @@ def read_card(home: Path) -> Card:
 
 
 def _sha256(home: Path, file: str) -> str:
-    path = home / file
-    if path.is_file():
-        return file_digest(path)
-    if path.with_name(PICKLED).is_file():
-        raise ValueError(
-            f"{path.with_name(PICKLED)} is a pickle, which is not opened directly; make a model of "
-            f"it, without running its code: crs-bench add {home} --family diffusers --name NAME"
-        )
-    raise ValueError(f"{home} has no {file}; save it with save_pretrained, unsharded, and without "
-                     "a variant")  # fmt: skip
+    if (home / file).is_file():
+        return file_digest(home / file)
+    source = _name(home) if _cached(home) else home
+    raise ValueError(
+        f"{source} has no {file}, whole and of no variant; if it has a .bin, make a model of that, "
+        f"without running its code: crs-bench add {source} --family diffusers --name NAME"
+    )
 
 
 def parts(card: Card) -> list[str]:
@@ -147,10 +144,13 @@ def drafted(home: Path) -> Card:
 
 def _name(home: Path) -> str:
     """The folder's, or in the hub's cache the model's: models--owner--model/snapshots/<commit>."""
-    home = home.absolute()
-    if home.parent.name == "snapshots":
+    if _cached(home):
         return home.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-    return home.name
+    return home.absolute().name
+
+
+def _cached(home: Path) -> bool:
+    return home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--")
 
 
 def _pipeline(home: Path) -> str | None:
@@ -158,14 +158,14 @@ def _pipeline(home: Path) -> str | None:
     not know: one of text, say."""
     if not (home / "model_index.json").is_file():
         return None
-    index = read_json(home / "model_index.json")
+    index = _config(home / "model_index.json")
     present = {key for key, value in index.items() if isinstance(value, list) and value[-1]}
     if other := sorted(present - _PARTS):
         raise ValueError(
             f"{home} is a {index.get('_class_name')} with {', '.join(other)}; supported are "
             f"pipelines of {', '.join(sorted(_PARTS))} alone"
         )
-    return index.get("_class_name")
+    return index["_class_name"]
 
 
 def _config(path: Path) -> dict[str, Any]:
