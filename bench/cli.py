@@ -17,7 +17,7 @@ app.add_typer(costs, name="bench")
 
 Results = Annotated[Path, typer.Option(help="folder that holds one folder an experiment")]
 Models = Annotated[Path | None, typer.Option(help="folder that holds one folder a model")]
-ModelName = Annotated[str, typer.Argument(help="a folder in --models, or a path")]
+ModelName = Annotated[str, typer.Argument(help="a folder in --models, a path, or a hub id")]
 Seeds = Annotated[str, typer.Option(help="one, or first-last, inclusive")]
 JSON = Annotated[bool, typer.Option("--json", help="machine-readable")]
 Data = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST IDX files")]
@@ -270,16 +270,28 @@ def pack(
 
 @app.command()
 def add(
-    file: Annotated[Path, typer.Argument(help="weights as published: .pt or .safetensors")],
-    preset: Annotated[str, typer.Option(help="lsun-256, imagenet-64, ..., or a .json of flags")],
+    file: Annotated[
+        Path, typer.Argument(help="weights as published: .pt or .safetensors; diffusers: a folder")
+    ],
     name: Annotated[str, typer.Option(help="of the model folder to make")],
-    family: Annotated[str, typer.Option(help="of networks; see: list models")] = "adm",
+    preset: Annotated[
+        str, typer.Option(help="lsun-256, imagenet-64, ..., or a .json of flags; diffusers: none")
+    ] = "",
+    family: Annotated[
+        str, typer.Option(help="of networks, see: list models; or diffusers")
+    ] = "adm",
     models: Models = None,
 ) -> None:
     """Make a model of a published checkpoint; runs no code of the file and checks every key."""
     from bench import checkpoints
 
-    typer.echo(checkpoints.add(file, preset, name, models or checkpoints.MODELS, family))
+    where = models or checkpoints.MODELS
+    if family == "diffusers":
+        if preset:
+            raise ValueError("--preset is not for diffusers: a folder says itself what it is")
+        typer.echo(checkpoints.add_folder(file, name, where))
+        return
+    typer.echo(checkpoints.add(file, preset, name, where, family))
 
 
 @app.command()

@@ -29,10 +29,7 @@ def add(file: Path, preset: str, name: str, models: Path, family: str = "adm") -
     published one, keys or shapes other than those of the preset's network.
     """
     chosen, home = preset_of(preset, family), models / name
-    if not name or Path(name).name != name or name.startswith("."):
-        raise ValueError(f"--name {name!r}: write a plain folder name, such as my-horse")
-    if home.exists():
-        raise ValueError(f"{home} is there already; give another --name, or remove it first")
+    check_free(name, home)
     if not file.is_file():
         raise ValueError(f"no file {file}{f'; fetch {chosen.address}' if chosen.address else ''}")
     sha256 = file_digest(file)
@@ -46,6 +43,14 @@ def add(file: Path, preset: str, name: str, models: Path, family: str = "adm") -
     record = {"family": family, "preset": preset, "file": file.name, "file_sha256": sha256}
     _write(home, made, record)
     return home
+
+
+def check_free(name: str, home: Path) -> None:
+    """ValueError unless a model folder of that name can be made at `home`."""
+    if not name or Path(name).name != name or name.startswith("."):
+        raise ValueError(f"--name {name!r}: write a plain folder name, such as my-horse")
+    if home.exists():
+        raise ValueError(f"{home} is there already; give another --name, or remove it first")
 
 
 def _write(home: Path, made: Made, record: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import Card
-from bench.checkpoints.weights import WEIGHTS, read_strict
+from bench.checkpoints.weights import read_strict
 
 Shape = tuple[int, int, int]
 
@@ -27,6 +27,23 @@ class Family:
 
     build: Callable[[Card], nn.Module]
     shape: Callable[[Card], Shape]
+
+
+def _dit2d(card: Card) -> nn.Module:
+    from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+
+    try:
+        return DiTTransformer2DModel(**card.network)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"DiTTransformer2DModel refuses the card's network: {error}") from error
+
+
+def _dit2d_shape(card: Card) -> Shape:
+    channels, size = card.network["in_channels"], card.network["sample_size"]
+    outputs = channels * (2 if card.learned_variance else 1)
+    if (card.network.get("out_channels") or channels) != outputs:
+        raise ValueError(f"network must have {outputs} out_channels, as learned_variance says")
+    return channels, size, size
 
 
 def network(config: dict[str, Any]) -> nn.Module:
@@ -68,6 +85,7 @@ def _adm_shape(card: Card) -> Shape:
 FAMILIES = {
     "unet2d": Family(lambda card: network(card.network), _unet2d_shape),
     "adm": Family(_adm, _adm_shape),
+    "dit2d": Family(_dit2d, _dit2d_shape),  # diffusers' DiTTransformer2DModel
 }
 
 
@@ -83,7 +101,7 @@ def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
     library refuses.
     """
     net = build(card)
-    weights = read_strict(home / WEIGHTS, card.name, card.weights_sha256, net.state_dict())
+    weights = read_strict(home / card.file, card.name, card.weights_sha256, net.state_dict())
     net.load_state_dict(weights, assign=True)
     try:
         shape = FAMILIES[card.family].shape(card)

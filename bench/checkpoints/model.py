@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from bench import process as processes
-from bench.checkpoints.card import Card, CodecCard, read_card, read_codec, write_card
+from bench.checkpoints.card import Card, CodecCard, read_codec, write_card
 from bench.checkpoints.codecs import Codec, Latents, Pixels, autoencoder, in_chunks
 from bench.checkpoints.families import Shape, cast, open_network
+from bench.checkpoints.pipelines import fetched, is_hub_id, is_pipeline, read_card
 from bench.checkpoints.weights import WEIGHTS, read_strict, write_half
 from bench.names import nearest
 from bench.process import VE, Process
@@ -140,10 +141,15 @@ class Checkpoint:
 
 
 def folder(name: str | Path, models: Path = MODELS) -> Path:
-    """Where a model lives: a path, or a name in `models`; ValueError with the nearest known."""
+    """Where a model lives: a path, a name in `models`, or a hub id, fetched to the hub's own cache.
+
+    ValueError: none of them, with the nearest known name.
+    """
     for path in (Path(name), models / name):
-        if (path / "card.json").is_file():
+        if (path / "card.json").is_file() or is_pipeline(path):
             return path
+    if is_hub_id(name):
+        return fetched(str(name))
     known = sorted(path.parent.name for path in models.glob("*/card.json"))
     raise ValueError(f"no model {str(name)!r} in {models}{nearest(str(name), known)}")
 
@@ -151,7 +157,8 @@ def folder(name: str | Path, models: Path = MODELS) -> Path:
 def load(
     name: str | Path, device: str = "cpu", dtype: str = "float32", models: Path = MODELS
 ) -> Checkpoint:
-    """Open a folder of `models`, or a path to one, for sampling on `device`.
+    """Open a folder of `models`, a path to one or to a diffusers pipeline's, or a hub id, for
+    sampling on `device`.
 
     Weights are safetensors, read strictly. ValueError: unknown name (with the nearest known), bad
     card, wrong SHA-256, missing or extra keys, unknown dtype.

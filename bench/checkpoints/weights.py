@@ -1,5 +1,6 @@
 """Files of weights, read strictly: their digest, then every key and shape, before any use."""
 
+import re
 from pathlib import Path
 
 import safetensors
@@ -9,6 +10,13 @@ from torch import Tensor
 from bench.store import file_digest
 
 WEIGHTS = "model.safetensors"
+_OLD = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
+_NEW = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def _current(key: str) -> str:
+    """An attention's key of early diffusers as it is called since."""
+    return _OLD.sub(lambda found: f"{found[1]}.{_NEW[found[2]]}.{found[3]}", key)
 
 
 def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -24,7 +32,7 @@ def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> 
             f"{name}: {path} is not the file its card names (SHA-256 differs); fetch it again"
         )
     try:
-        have = load_file(path)
+        have = {_current(key): value for key, value in load_file(path).items()}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{name}: {path} is not a safetensors file ({error})") from error
     wrong = sorted(
