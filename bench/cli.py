@@ -295,6 +295,53 @@ def add(
 
 
 @app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="a preset, a reference or an extractor")],
+    to: Annotated[Path | None, typer.Option(help="folder, in place of the usual one")] = None,
+    only_file: Annotated[bool, typer.Option(help="of a preset: make no model of it")] = False,
+    models: Models = None,
+) -> None:
+    """Download a published checkpoint and make a model folder of it; or a reference batch, or an
+    extractor's weights. What was broken off goes on where it came to."""
+    from bench import checkpoints, features
+    from bench import fetch as downloads
+
+    def get(address: str, usual: Path, sha256: str | None = None) -> Path:
+        path = to / address.rpartition("/")[2] if to else usual
+        found = downloads.download(address, path, sha256)
+        typer.echo(f"{path}, SHA-256 {found}{'' if sha256 else ', which its maker does not say'}")
+        return path
+
+    weights = _weights()
+    if name in features.PUBLISHED:
+        inception = features.InceptionV3Compat.published.extractor
+        get(features.PUBLISHED[name], features.reference_path(name, inception))
+        return
+    if name in weights:
+        weights[name].digest(str(get(weights[name].url, weights[name].cached)))
+        return
+    family = checkpoints.family_of(name, [*features.PUBLISHED, *weights])
+    chosen, folder = checkpoints.PRESETS[name], models or checkpoints.MODELS
+    if not chosen.address:
+        raise ValueError(f"preset {name} is of no one file: fetch one that it fits")
+    if not only_file:
+        checkpoints.check_free(name, folder / name)
+    usual = features.cache_folder() / "downloads" / chosen.file
+    file = downloads.unpacked(get(chosen.address, usual, chosen.sha256))
+    if not only_file:
+        typer.echo(checkpoints.add(file, name, name, folder, family))
+
+
+def _weights() -> dict[str, Any]:
+    """Extractor -> its published weights, of those that have some."""
+    from bench import features, names
+
+    kinds = names.public(features).values()
+    found = [kind.published for kind in kinds if hasattr(kind, "published")]
+    return {one.extractor: one for one in found}
+
+
+@app.command()
 def sample(
     model: ModelName,
     out: Annotated[Path, typer.Argument(help="folder for PNGs, or a file ending in .npz")],

@@ -178,7 +178,12 @@ def test_damaged_files_are_one_line(name: str, content: bytes, tiny: str, tmp_pa
     [
         ("tiny.pt", "lsun-257", "m", "did you mean lsun-256"),
         ("tiny.pt", "gone.json", "m", "gone.json is not a valid preset"),
-        ("gone.pt", "lsun-horse", "m", "no file .*fetch https://openaipublic.*/lsun_horse.pt"),
+        (
+            "gone.pt",
+            "lsun-horse",
+            "m",
+            "no file .*fetch lsun-horse, from https://openaipublic.*/lsun_horse.pt",
+        ),
         ("tiny.pt", "imagenet-256-uncond", "m", "not the published file"),
         ("tiny.pt", "lsun-256", "m", "not of this preset's network"),
         ("tiny.pt", "lsun-256", "../m", "plain folder name"),
@@ -256,5 +261,5 @@ def test_presets_make_cards_and_are_listed(
     said = capsys.readouterr().out
     assert "models: my-horse\n" in said
     assert "preset lsun-horse: present as my-horse\n" in said
-    assert "preset lsun-cat: absent; fetch https://openaipublic.blob.core.windows.net" in said
+    assert "preset lsun-cat: absent; crs-bench fetch lsun-cat, or with lsun_cat.pt on disk" in said
     assert said.count(" absent;") == sum(bool(one.file) for one in PRESETS.values()) - 1

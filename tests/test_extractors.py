@@ -217,7 +217,9 @@ EXTRACTORS = pytest.mark.parametrize(
 def test_missing_weights_say_what_goes_where(
     label: str, kind: Any, file: str, nothing_published: Path
 ) -> None:
-    with pytest.raises(ValueError, match=f"no weights for {label}: download https.*{file}") as told:
+    with pytest.raises(
+        ValueError, match=f"no weights for {label}: crs-bench fetch {label}, or .*{file}"
+    ) as told:
         lab.extractor_of(label, "cpu")
     assert str(nothing_published / file) in str(told.value)
     with pytest.raises(ValueError, match="no weights file nowhere.pt"):
@@ -297,4 +299,4 @@ def test_list_tells_what_is_usable(
         "InceptionV3Compat",
         "VGG16",
     ]
-    assert all("download https" in line for line in others)
+    assert all("download https" in line and "crs-bench fetch " in line for line in others)

@@ -15,7 +15,7 @@ BENCH = ROOT / "bench"
 ROOMS = {
     "types", "process", "schedules", "rates", "samplers", "checkpoints", "data", "generate",
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
-    "cli", "__main__", "lab", "curves", "costs", "benchmarks",
+    "cli", "__main__", "fetch", "lab", "curves", "costs", "benchmarks",
 }  # fmt: skip
 
 # room -> the rooms that it may import
@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"types"},
     "generate": {"types", "noise"},
     "store": set(),
+    "fetch": {"store"},
     "report": {"store"},
     "names": {"types"},
     "training": ROOMS - {"run", "experiments", "cli", "report"},

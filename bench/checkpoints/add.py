@@ -31,7 +31,8 @@ def add(file: Path, preset: str, name: str, models: Path, family: str = "adm") -
     chosen, home = preset_of(preset, family), models / name
     check_free(name, home)
     if not file.is_file():
-        raise ValueError(f"no file {file}{f'; fetch {chosen.address}' if chosen.address else ''}")
+        where = f"; crs-bench fetch {preset}, from {chosen.address}" if chosen.address else ""
+        raise ValueError(f"no file {file}{where}")
     sha256 = file_digest(file)
     if chosen.sha256 and file.suffix == Path(chosen.file).suffix and sha256 != chosen.sha256:
         raise ValueError(f"{file} is not the published file (SHA-256 differs); fetch it again "
@@ -95,9 +96,11 @@ def preset_lines(models: Path) -> list[str]:
             if found:
                 lines.append(f"preset {name}: present as {', '.join(found)}")
             elif chosen.file:
-                lines.append(f"preset {name}: absent; fetch {chosen.address}, then crs-bench add "
-                             f"{chosen.file} --family {family} --preset {name} --name {name}"
-                             f"{chosen.how}")  # fmt: skip
+                at_hand = f"--family {family} --preset {name} --name {name}{chosen.how}"
+                lines.append(
+                    f"preset {name}: absent; crs-bench fetch {name}, or with {chosen.file} on "
+                    f"disk: crs-bench add {chosen.file} {at_hand}"
+                )
             else:
                 lines.append(f"preset {name}: any file of these flags")
     return lines

@@ -7,8 +7,10 @@ from bench.features.fidelity import VGG16, InceptionV3Compat
 from bench.features.flatten import Flatten
 from bench.features.images import full_float32
 from bench.features.references import (
+    PUBLISHED,
     REFERENCES,
     Reference,
+    cache_folder,
     known_references,
     load_reference,
     reference_images,
@@ -18,6 +20,7 @@ from bench.features.references import (
 from bench.features.sums import Features, check_layers, extract, fold, fold_layers
 
 __all__ = [
+    "PUBLISHED",
     "REFERENCES",
     "VGG16",
     "Clean",
@@ -30,6 +33,7 @@ __all__ = [
     "Flatten",
     "InceptionV3Compat",
     "Reference",
+    "cache_folder",
     "check_layers",
     "extract",
     "fold",

@@ -4,7 +4,7 @@ import functools
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ class Clean:
 
     weights: str = ""
     device: str = "cpu"
+    published: ClassVar[Published] = _INCEPTION
 
     def __post_init__(self) -> None:
         _ = self.digest  # missing weights are found now, not after sampling

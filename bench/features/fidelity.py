@@ -38,6 +38,7 @@ class InceptionV3Compat:
 
     weights: str = ""
     device: str = "cpu"
+    published: ClassVar[Published] = _INCEPTION
     layers: ClassVar[tuple[str, ...]] = ("features", "spatial", "logits_unbiased", "logits")
 
     def __post_init__(self) -> None:
@@ -72,6 +73,7 @@ class VGG16:
 
     weights: str = ""
     device: str = "cpu"
+    published: ClassVar[Published] = _VGG
 
     def __post_init__(self) -> None:
         _ = self.digest  # missing weights are found now, not after sampling

@@ -22,6 +22,19 @@ from bench.types import FeatureExtractor
 
 REFERENCES = Path(__file__).parents[1] / "references"
 
+# reference batches that others publish: name -> address; ADM's hold images and both statistics
+_ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
+PUBLISHED = {
+    "VIRTUAL_lsun_bedroom256": f"{_ADM}/lsun/bedroom/VIRTUAL_lsun_bedroom256.npz",
+    "VIRTUAL_lsun_cat256": f"{_ADM}/lsun/cat/VIRTUAL_lsun_cat256.npz",
+    "VIRTUAL_lsun_horse256": f"{_ADM}/lsun/horse/VIRTUAL_lsun_horse256.npz",
+    "VIRTUAL_imagenet64_labeled": f"{_ADM}/imagenet/64/VIRTUAL_imagenet64_labeled.npz",
+    "VIRTUAL_imagenet128_labeled": f"{_ADM}/imagenet/128/VIRTUAL_imagenet128_labeled.npz",
+    "VIRTUAL_imagenet256_labeled": f"{_ADM}/imagenet/256/VIRTUAL_imagenet256_labeled.npz",
+    "VIRTUAL_imagenet512": f"{_ADM}/imagenet/512/VIRTUAL_imagenet512.npz",
+    "edm-cifar10-32x32": "https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs/cifar10-32x32.npz",
+}
+
 _Arrays = Mapping[str, np.ndarray]
 _Moments = tuple[int, Tensor, Tensor]  # n, mean, covariance
 
@@ -82,7 +95,7 @@ def _moments_of(features: Features, suffix: str, dtype: type[np.floating]) -> di
 
 def reference_path(name: str, extractor: str) -> Path:
     """Where statistics of an extractor that were made or fetched here are kept: in the cache."""
-    return _cache() / "references" / f"{name}.{extractor}.npz"
+    return cache_folder() / "references" / f"{name}.{extractor}.npz"
 
 
 def reference_images(name_or_path: str | Path, extractor: FeatureExtractor) -> Path | None:
@@ -95,7 +108,7 @@ def reference_images(name_or_path: str | Path, extractor: FeatureExtractor) -> P
 
 def _reference_files() -> Iterator[tuple[str, str, Path]]:
     """(name, extractor, file) of those made here and those shipped, which win."""
-    for folder in (_cache() / "references", REFERENCES):
+    for folder in (cache_folder() / "references", REFERENCES):
         for path in sorted(folder.glob("*.npz")):
             name, _, extractor = path.stem.rpartition(".")
             if extractor != "images":
@@ -219,7 +232,7 @@ def _own(
     return found
 
 
-_ADM = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}  # names in its files
+_ADM_NAMES = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}  # names in its files
 
 
 def _foreign(
@@ -228,7 +241,7 @@ def _foreign(
     if "mu" in arrays and "sigma" in arrays:
         found = {}
         for layer in layers:
-            mu, sigma = _ADM.get(layer, (f"mu of {layer}", ""))
+            mu, sigma = _ADM_NAMES.get(layer, (f"mu of {layer}", ""))
             if mu not in arrays or sigma not in arrays:
                 raise ValueError(
                     f"{path} has mu and sigma but no statistics of {layer} ({mu}, {sigma}); take "
@@ -257,7 +270,7 @@ def _bank_images(arrays: _Arrays, path: Path) -> np.ndarray | None:
             raise ValueError(f"{path}: arr_0 must hold images, uint8 [n, h, w, c]")
         return np.ascontiguousarray(arrays["arr_0"].transpose(0, 3, 1, 2))
     beside = path.with_name(path.stem.rpartition(".")[0] + ".images.npz")
-    if path.parent == _cache() / "references" and not beside.is_file():
+    if path.parent == cache_folder() / "references" and not beside.is_file():
         beside = REFERENCES / beside.name
     if "provenance" in arrays and beside.is_file():
         with np.load(beside) as file:
@@ -265,7 +278,9 @@ def _bank_images(arrays: _Arrays, path: Path) -> np.ndarray | None:
     return None
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where references, banks of features and downloads are kept: CRS_BENCH_CACHE, or the user's
+    own cache."""
     return Path(os.environ.get("CRS_BENCH_CACHE") or Path.home() / ".cache" / "crs-bench")
 
 
@@ -279,7 +294,7 @@ def _cached_features(extractor: FeatureExtractor, images: np.ndarray, keep: int)
     chosen = torch.from_numpy(images)[_stride(len(images), keep)]
     content = (hashlib.sha256(images.tobytes()).hexdigest(), extractor.name, extractor.digest)
     key = hashlib.sha256(repr((*content, images.shape, len(chosen))).encode()).hexdigest()[:20]
-    if (path := _cache() / f"bank-{key}.npy").is_file():
+    if (path := cache_folder() / f"bank-{key}.npy").is_file():
         return torch.from_numpy(np.load(path))
     bank = fold(extractor, chosen.split(2048), keep=len(chosen)).bank
     np.save(file := io.BytesIO(), bank.numpy())

@@ -19,9 +19,14 @@ class Published:
     url: str
     folders: tuple[str, ...] = ()
 
+    @property
+    def cached(self) -> Path:
+        """Where the file belongs: in torch.hub's cache."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.file
+
     def find(self, given: str) -> Path:
         """`given`, or the published file in torch.hub's cache; a ValueError says where it goes."""
-        cache = Path(torch.hub.get_dir()) / "checkpoints"
+        cache = self.cached.parent
         if given:
             if not Path(given).is_file():
                 raise ValueError(f"{self.extractor}: there is no weights file {given}; its path?")
@@ -30,8 +35,8 @@ class Published:
             if (folder / self.file).is_file():
                 return folder / self.file
         raise ValueError(
-            f"no weights for {self.extractor}: download {self.url} to {cache / self.file}, "
-            "or give the file as weights='...'"
+            f"no weights for {self.extractor}: crs-bench fetch {self.extractor}, or download "
+            f"{self.url} to {self.cached}, or give the file as weights='...'"
         )
 
     def digest(self, given: str) -> str:

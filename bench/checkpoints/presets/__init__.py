@@ -5,7 +5,7 @@ JSON file of the same fields, those of the family's preset class.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -44,9 +44,10 @@ def preset(name: str, family: str) -> Published:
         raise ValueError(f"{name} is not a valid preset: {error}") from error
 
 
-def family_of(name: str) -> str:
-    """The family that a preset's file is added as; ValueError: no such preset."""
+def family_of(name: str, others: Collection[str] = ()) -> str:
+    """The family that a preset's file is added as; ValueError: no such preset, with the nearest of
+    theirs and `others`."""
     for family, (_, known) in FAMILIES.items():
         if name in known:
             return family
-    raise ValueError(f"no preset {name!r}{nearest(name, PRESETS)}")
+    raise ValueError(f"no preset {name!r}{nearest(name, [*PRESETS, *others])}")
