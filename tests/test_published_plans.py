@@ -107,6 +107,10 @@ def test_a_reference_without_images_wants_a_measured_rate(
         plan.prepare(models, "cpu")
     full = plan.altered(reference=str(horse / "batch.npz"))
     assert full.missing(models) == {}
+    monkeypatch.setattr("bench.experiments.published.MEASURED_ON", 3)
+    full.altered(images=2).prepare(models, "cpu")
+    rate = models / "lsun-horse" / "rates" / "v_x.json"
+    assert json.loads(rate.read_text())["provenance"]["images"] == 2
     with pytest.raises(ValueError, match="not measured yet"):
         full(models)
 

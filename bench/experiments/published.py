@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import checkpoints, data, lab, rates
-from bench.features import known_references, reference_images, reference_path
+from bench.features import PUBLISHED, known_references, reference_images, reference_path
 from bench.samplers import DDIM, DDPM, DPMpp2M, UniPC
 from bench.schedules import ConstantRate, Karras, LogSNR, Native
 from bench.types import Block, Experiment, Sampler, Scoring
 
 NFES = (5, 6, 8, 10, 15, 20, 25, 50, 100, 250)
-MEASURED_ON = 256  # images, at 101 levels: enough for v_x
+MEASURED_ON = 64  # images of 256 x 256, at 101 levels in float32: minutes, and enough for v_x
 SMOOTH = 0.3  # nats of sigma: networks jitter between neighbouring timesteps
 
 
@@ -21,8 +21,7 @@ class Plan:
     """50,000 images a cell of a published checkpoint, at NFE 5 to 250, in its own protocol.
 
     preset: of `checkpoints.PRESETS`, whose name its model folder has; model: another folder.
-    reference: a known name, or an .npz; source: where that comes from. published: the data set in
-    `results/published.csv`.
+    reference: a name, or an .npz. published: the data set in `results/published.csv`.
     """
 
     name: str
@@ -30,8 +29,8 @@ class Plan:
     preset: str
     published: str
     reference: str
-    source: str
     samplers: tuple[Sampler, ...]
+    source: str = ""  # of a reference that nobody publishes: the command that makes it
     model: str = ""
     images: int = 50_000
     nfes: tuple[int, ...] = NFES
@@ -85,11 +84,13 @@ class Plan:
             lacks["extractor"] = str(error)
         if not self._reference_is_here():
             there = reference_path(self.reference, self._features)
-            lacks["reference"] = f"{self.source}; give it as --reference FILE.npz, or as {there}"
-        elif not lacks and not self._rate(models).is_file() and not self._pictures():
+            published = PUBLISHED.get(self.reference, "its maker")
+            source = self.source or f"crs-bench fetch {self.reference}, from {published}"
+            lacks["reference"] = f"{source}; or give it as --reference FILE.npz, or as {there}"
+        elif not lacks and not self._is_measured(models) and not self._pictures():
             lacks["rate v_x"] = (
                 f"the reference holds no images to measure it on: crs-bench measure {self.home} "
-                f"--measure DataPrediction --images {MEASURED_ON} --data FOLDER, of training images"
+                f"--measure DataPrediction --images {self._measured_on} --data FOLDER"
             )
         return lacks
 
@@ -105,12 +106,12 @@ class Plan:
         beside the model; ValueError if anything is missing."""
         self.check(models)
         path = self._rate(models)
-        if path.is_file():
+        if self._is_measured(models):
             return
         pictures = self._pictures()
         assert pictures is not None  # or it were missing
         model = checkpoints.load(self.home, device, models=models)
-        images = data.spaced(pictures, MEASURED_ON)
+        images = data.spaced(pictures, self._measured_on)
         kept = path.with_name(f".{path.stem}.partial")
         rates.save_rate(path, rates.measure(model, rates.DataPrediction(), images, partial=kept))
 
@@ -118,7 +119,7 @@ class Plan:
         """ValueError if anything is missing."""
         self.check(models)
         path = self._rate(models)
-        if not path.is_file():
+        if not self._is_measured(models):
             raise ValueError(f"{path} is not measured yet; crs-bench run {self.name} does it")
         v_x = rates.load_rate(path)
         return Experiment(
@@ -151,6 +152,17 @@ class Plan:
     def _rate(self, models: Path) -> Path:
         return checkpoints.folder(self.home, models) / "rates" / "v_x.json"
 
+    @property
+    def _measured_on(self) -> int:
+        return min(MEASURED_ON, self.images)
+
+    def _is_measured(self, models: Path) -> bool:
+        """Whether there is a rate, of as many images as are wanted: a trial's may be of fewer."""
+        path = self._rate(models)
+        return path.is_file() and (
+            rates.load_rate(path).provenance.get("images", 0) >= self._measured_on
+        )
+
     def _reference_is_here(self) -> bool:
         if self.reference.endswith(".npz"):
             return Path(self.reference).is_file()
@@ -161,7 +173,6 @@ class Plan:
         return reference_images(self.reference, lab.extractor_of(self.extractor, "cpu"))
 
 
-_ADM_BATCHES = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/"
 _ADM = "Precision and recall are the ADM evaluator's: all samples against its 10,000 images."
 _OF_NOISE = (DDPM("learned"), DDIM(), DPMpp2M(), UniPC())
 
@@ -171,7 +182,6 @@ lsun_horse_256 = Plan(
     preset="lsun-horse",
     published="LSUN Horse 256",
     reference="VIRTUAL_lsun_horse256",
-    source=f"{_ADM_BATCHES}lsun/horse/VIRTUAL_lsun_horse256.npz",
     samplers=_OF_NOISE,
     note=_ADM,
 )
@@ -181,7 +191,6 @@ lsun_bedroom_256 = Plan(
     preset="lsun-bedroom",
     published="LSUN Bedroom 256",
     reference="VIRTUAL_lsun_bedroom256",
-    source=f"{_ADM_BATCHES}lsun/bedroom/VIRTUAL_lsun_bedroom256.npz",
     samplers=_OF_NOISE,
     note=_ADM,
 )
