@@ -268,7 +268,11 @@ def add(
     family: Annotated[str, typer.Option(help="of networks; see: list models")] = "adm",
     models: Models = None,
 ) -> None:
-    """Make a model of a published checkpoint; runs no code of the file and checks every key."""
+    """Make a model of a published checkpoint; runs no code of the file and checks every key.
+
+    A pickle (.pkl, as EDM's) is refused, with the command that makes a .safetensors of it where its
+    publisher's own code is.
+    """
     from bench import checkpoints
 
     typer.echo(checkpoints.add(file, preset, name, models or checkpoints.MODELS, family))

@@ -1,6 +1,7 @@
 """A published file of weights -> a model folder: read without running code, checked key by key."""
 
 import pickle
+import shlex
 import tempfile
 import warnings
 import zipfile
@@ -35,6 +36,12 @@ def add(file: Path, preset: str, name: str, models: Path, family: str = "adm") -
         raise ValueError(f"{home} is there already; give another --name, or remove it first")
     if not file.is_file():
         raise ValueError(f"no file {file}{f'; fetch {chosen.address}' if chosen.address else ''}")
+    if file.suffix in (".pkl", ".pickle"):
+        way = f"{chosen.convert} {shlex.quote(str(file))}" if chosen.convert else "save its tensors"
+        raise ValueError(
+            f"{file} is refused: reading it would run its code; where you trust it, "
+            f"run in its publisher's environment: {way} ; then add the .safetensors"
+        )
     sha256 = file_digest(file)
     if chosen.sha256 and file.suffix == Path(chosen.file).suffix and sha256 != chosen.sha256:
         raise ValueError(f"{file} is not the published file (SHA-256 differs); fetch it again "
@@ -86,12 +93,14 @@ def preset_lines(models: Path) -> list[str]:
     lines = []
     for family, (_, presets) in FAMILIES.items():
         for name, chosen in presets.items():
-            found = sorted({*of.get((family, name), []), *of.get((family, chosen.file), [])})
+            keys = {name, chosen.file, chosen.given}
+            found = sorted({home for key in keys for home in of.get((family, key), [])})
             if found:
                 lines.append(f"preset {name}: present as {', '.join(found)}")
             elif chosen.file:
-                lines.append(f"preset {name}: absent; fetch {chosen.address}, then crs-bench add "
-                             f"{chosen.file} --family {family} --preset {name} --name {name}"
+                made = ", convert it (add says how)" if chosen.convert else ""
+                lines.append(f"preset {name}: absent; fetch {chosen.address}{made}, then crs-bench "
+                             f"add {chosen.given} --family {family} --preset {name} --name {name}"
                              f"{chosen.how}")  # fmt: skip
             else:
                 lines.append(f"preset {name}: any file of these flags")
