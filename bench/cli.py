@@ -282,7 +282,11 @@ def add(
     ] = "adm",
     models: Models = None,
 ) -> None:
-    """Make a model of a published checkpoint; runs no code of the file and checks every key."""
+    """Make a model of a published checkpoint; runs no code of the file and checks every key.
+
+    A pickle (.pkl, as EDM's) is refused, with the command that makes a .safetensors of it where its
+    publisher's own code is.
+    """
     from bench import checkpoints
 
     where = models or checkpoints.MODELS

@@ -1,6 +1,7 @@
 """A published file of weights -> a model folder: read without running code, checked key by key."""
 
 import pickle
+import shlex
 import tempfile
 import warnings
 import zipfile
@@ -33,6 +34,12 @@ def add(file: Path, preset: str, name: str, models: Path, family: str = "adm") -
     if not file.is_file():
         where = f"; crs-bench fetch {preset}, from {chosen.address}" if chosen.address else ""
         raise ValueError(f"no file {file}{where}")
+    if file.suffix in (".pkl", ".pickle"):
+        way = f"{chosen.convert} {shlex.quote(str(file))}" if chosen.convert else "save its tensors"
+        raise ValueError(
+            f"{file} is refused: reading it would run its code; where you trust it, "
+            f"run in its publisher's environment: {way} ; then add the .safetensors"
+        )
     sha256 = file_digest(file)
     if chosen.sha256 and file.suffix == Path(chosen.file).suffix and sha256 != chosen.sha256:
         raise ValueError(f"{file} is not the published file (SHA-256 differs); fetch it again "
@@ -92,14 +99,16 @@ def preset_lines(models: Path) -> list[str]:
     lines = []
     for family, (_, presets) in FAMILIES.items():
         for name, chosen in presets.items():
-            found = sorted({*of.get((family, name), []), *of.get((family, chosen.file), [])})
+            keys = {name, chosen.file, chosen.given}
+            found = sorted({home for key in keys for home in of.get((family, key), [])})
             if found:
                 lines.append(f"preset {name}: present as {', '.join(found)}")
             elif chosen.file:
-                at_hand = f"--family {family} --preset {name} --name {name}{chosen.how}"
+                made = ", converted as it says" if chosen.convert else ""
                 lines.append(
-                    f"preset {name}: absent; crs-bench fetch {name}, or with {chosen.file} on "
-                    f"disk: crs-bench add {chosen.file} {at_hand}"
+                    f"preset {name}: absent; crs-bench fetch {name}{made}, or with {chosen.given} "
+                    f"on disk: crs-bench add {chosen.given} --family {family} --preset {name} "
+                    f"--name {name}{chosen.how}"
                 )
             else:
                 lines.append(f"preset {name}: any file of these flags")

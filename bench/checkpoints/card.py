@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bench.checkpoints.edm_flags import EDMFlags
 from bench.process import VE, VP, Process
 from bench.store import write_json
 
@@ -107,8 +108,8 @@ class Card(_Strict):
     """A checkpoint's card. `weights_sha256` is checked at every load."""
 
     name: str
-    family: Literal["unet2d", "adm", "dit2d"] = "unet2d"
-    network: dict[str, Any]  # arguments of diffusers' class, or `ADMFlags`
+    family: Literal["unet2d", "adm", "dit2d", "edm"] = "unet2d"
+    network: dict[str, Any]  # arguments of diffusers' class, or the family's flags
     file: str = "model.safetensors"  # from the model's folder
     codec: CodecCard | None = None  # None: in pixel space
     process: Annotated[VPCard | VECard, Field(discriminator="kind")]
@@ -133,12 +134,22 @@ class Card(_Strict):
                 raise ValueError("learned_variance must be the network's learn_sigma")
             if self.flags.num_classes != self.classes:
                 raise ValueError("classes must be the network's num_classes")
+        if self.family == "edm":
+            if self.edm_flags.label_dim != self.classes:
+                raise ValueError("classes must be the network's label_dim")
+            if self.learned_variance:
+                raise ValueError("a network of family edm has no learned_variance")
         return self
 
     @property
     def flags(self) -> ADMFlags:
         """The network's arguments, of family adm."""
         return ADMFlags.model_validate(self.network)
+
+    @property
+    def edm_flags(self) -> EDMFlags:
+        """The network's arguments, of family edm."""
+        return EDMFlags.model_validate(self.network)
 
 
 def read_card(folder: Path) -> Card:

@@ -15,6 +15,7 @@ from torch import nn
 
 from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import Card
+from bench.checkpoints.edm import EDM
 from bench.checkpoints.weights import read_strict
 
 Shape = tuple[int, int, int]
@@ -82,10 +83,21 @@ def _adm_shape(card: Card) -> Shape:
     return card.flags.in_channels, card.flags.image_size, card.flags.image_size
 
 
+def _edm(card: Card) -> nn.Module:
+    with torch.device("meta"):
+        return EDM(card.edm_flags)
+
+
+def _edm_shape(card: Card) -> Shape:
+    flags = card.edm_flags
+    return flags.img_channels, flags.img_resolution, flags.img_resolution
+
+
 FAMILIES = {
     "unet2d": Family(lambda card: network(card.network), _unet2d_shape),
     "adm": Family(_adm, _adm_shape),
     "dit2d": Family(_dit2d, _dit2d_shape),  # diffusers' DiTTransformer2DModel
+    "edm": Family(_edm, _edm_shape),
 }
 
 
@@ -117,7 +129,7 @@ def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
 
 def cast(net: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
     """The network for sampling: on `device`, in `dtype` as its own code casts it, channels last."""
-    if isinstance(net, ADM):
+    if isinstance(net, ADM | EDM):
         net = net.to(device).cast(dtype)
     else:
         net = nn.Module.to(net, device=device, dtype=dtype)

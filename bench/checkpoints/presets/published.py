@@ -35,6 +35,17 @@ class Published(BaseModel):
         return self.address.rpartition("/")[2]
 
     @property
+    def given(self) -> str:
+        """The name of the file that `crs-bench add` reads: the published one, or made of it."""
+        return self.file
+
+    @property
+    def convert(self) -> str:
+        """The command that makes, in the publisher's own environment, `given` of the pickle that
+        follows it, whose code this project does not run; empty for files that need none."""
+        return ""
+
+    @property
     def how(self) -> str:
         """What `crs-bench add` needs beside the file, as its options; empty for nothing."""
         return ""
