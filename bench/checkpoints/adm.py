@@ -103,8 +103,8 @@ class _Attention(nn.Module):
 
 
 class ADM(nn.Module):
-    """x [n, c, h, w] at timesteps [n], and of class labels [n] -> eps, and the variance's v after
-    it if it is learned."""
+    """x [n, c, h, w] at timesteps [n] or [], and of class labels [n] -> eps, and the variance's v
+    after it if it is learned."""
 
     def __init__(self, flags: ADMFlags) -> None:
         super().__init__()
@@ -129,6 +129,7 @@ class ADM(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Output:
         """`Output` of float32 [n, outputs, h, w]."""
+        timestep = timestep.expand(len(x))  # diffusers' loops give one for all
         embedding = self.time_embed(_clock(timestep, self.flags.num_channels))
         if (class_labels is None) == bool(self.flags.num_classes):
             raise ValueError("labels are for networks with num_classes, which need them")

@@ -105,11 +105,11 @@ class Data(_Strict):
 
 
 class Card(_Strict):
-    """A checkpoint's card. `weights_sha256` is checked at every load."""
+    """A checkpoint's card. `weights_sha256` is checked at every load; an oracle has no weights."""
 
     name: str
-    family: Literal["unet2d", "adm", "dit2d", "edm"] = "unet2d"
-    network: dict[str, Any]  # arguments of diffusers' class, or the family's flags
+    family: Literal["unet2d", "adm", "dit2d", "edm", "oracle"] = "unet2d"
+    network: dict[str, Any]  # arguments of diffusers' class, or the family's own flags
     file: str = "model.safetensors"  # from the model's folder
     codec: CodecCard | None = None  # None: in pixel space
     process: Annotated[VPCard | VECard, Field(discriminator="kind")]

@@ -2,7 +2,8 @@
 
 A network is called as diffusers' are: net(x, timestep [n], class_labels=[n]).sample, x [n, c, h, w]
 scaled as its process says, timestep what its process counts, and class_labels only if it has
-classes. A new family is an entry of `FAMILIES` and its name in `Card.family`.
+classes. An oracle alone is given x and sigma themselves, which a float32 timestep would round. A
+new family is an entry of `FAMILIES` and its name in `Card.family`.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from torch import nn
 from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import Card
 from bench.checkpoints.edm import EDM
+from bench.checkpoints.oracle import Oracle
+from bench.checkpoints.oracle import build as build_oracle
+from bench.checkpoints.oracle import law as oracle_law
 from bench.checkpoints.weights import read_strict
 
 Shape = tuple[int, int, int]
@@ -98,6 +102,7 @@ FAMILIES = {
     "adm": Family(_adm, _adm_shape),
     "dit2d": Family(_dit2d, _dit2d_shape),  # diffusers' DiTTransformer2DModel
     "edm": Family(_edm, _edm_shape),
+    "oracle": Family(build_oracle, lambda card: oracle_law(card).shape),
 }
 
 
@@ -113,8 +118,9 @@ def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
     library refuses.
     """
     net = build(card)
-    weights = read_strict(home / card.file, card.name, card.weights_sha256, net.state_dict())
-    net.load_state_dict(weights, assign=True)
+    if card.family != "oracle":
+        weights = read_strict(home / card.file, card.name, card.weights_sha256, net.state_dict())
+        net.load_state_dict(weights, assign=True)
     try:
         shape = FAMILIES[card.family].shape(card)
     except ValueError as error:
@@ -131,6 +137,8 @@ def cast(net: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
     """The network for sampling: on `device`, in `dtype` as its own code casts it, channels last."""
     if isinstance(net, ADM | EDM):
         net = net.to(device).cast(dtype)
+    elif isinstance(net, Oracle):
+        net = net.to(device)  # float64, whatever the dtype
     else:
         net = nn.Module.to(net, device=device, dtype=dtype)
     return nn.Module.to(net, memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -73,10 +73,7 @@ class Checkpoint:
 
         @torch.inference_mode()
         def predict(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-            index = float(self.process.timestep(torch.tensor(sigma)))
-            timestep = torch.full((len(x),), index, device=x.device)
-            scaled = (x * self.process.scale(sigma)).to(self.dtype)
-            scaled = scaled.contiguous(memory_format=torch.channels_last)
+            scaled, timestep = self._inputs(x, sigma)
             given = (scaled, timestep) if of is None else (scaled, timestep, of(len(x)))
             output = in_chunks(self._output, *given).to(x.dtype)
             said, rest = output[:, : x.shape[1]], output[:, x.shape[1] :]
@@ -84,6 +81,15 @@ class Checkpoint:
             return x0.clamp(-1, 1) if self.card.clip else x0, rest
 
         return Varying(predict) if self.card.learned_variance else Plain(predict)
+
+    def _inputs(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """What the network takes as x and timestep [n]; an oracle takes x and sigma themselves."""
+        if self.card.family == "oracle":
+            return x, torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
+        index = float(self.process.timestep(torch.tensor(sigma)))
+        timestep = torch.full((len(x),), index, device=x.device)
+        scaled = (x * self.process.scale(sigma)).to(self.dtype)
+        return scaled.contiguous(memory_format=torch.channels_last), timestep
 
     def _classes(self, labels: Tensor | None) -> Callable[[int], Tensor] | None:
         """Batch size -> classes that the network is given, None of an unconditional one; ValueError

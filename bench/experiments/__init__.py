@@ -14,11 +14,12 @@ from bench.experiments.fashion_mnist import (
 )
 from bench.experiments.published import (
     Plan,
+    cifar10_edm,
     lsun_bedroom_256,
     lsun_horse_256,
 )
 
 __all__ = [
-    "Plan", "ablation", "fmnist", "fmnist_224", "fmnist_latent", "lsun_bedroom_256",
+    "Plan", "ablation", "cifar10_edm", "fmnist", "fmnist_224", "fmnist_latent", "lsun_bedroom_256",
     "lsun_horse_256", "quick", "samplers", "training",
 ]  # fmt: skip

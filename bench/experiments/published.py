@@ -7,7 +7,7 @@ from typing import Any
 
 from bench import checkpoints, data, lab, rates
 from bench.features import PUBLISHED, known_references, reference_images, reference_path
-from bench.samplers import DDIM, DDPM, DPMpp2M, UniPC
+from bench.samplers import DDIM, DDPM, IPNDM, DPMpp2M, DPMpp3M, Heun, UniPC
 from bench.schedules import ConstantRate, Karras, LogSNR, Native
 from bench.types import Block, Experiment, Sampler, Scoring
 
@@ -38,6 +38,7 @@ class Plan:
     extractor: str = "inception-v3-compat"
     metrics: tuple[str, ...] = ("fd", "precision", "recall")
     dtype: str = "float16"  # as ADM's own samples were made
+    batch: int = 64
     note: str = ""
 
     def altered(
@@ -74,8 +75,8 @@ class Plan:
         except ValueError:
             chosen = checkpoints.PRESETS[self.preset]
             lacks["weights"] = (
-                f"crs-bench fetch {self.preset}, or with {chosen.file} on disk: crs-bench add "
-                f"{chosen.file} --family {checkpoints.family_of(self.preset)} --preset "
+                f"crs-bench fetch {self.preset}, or with {chosen.given} on disk: crs-bench add "
+                f"{chosen.given} --family {checkpoints.family_of(self.preset)} --preset "
                 f"{self.preset} --name {self.home}{chosen.how}"
             )
         try:
@@ -138,7 +139,7 @@ class Plan:
             blocks=(Block("1", range(self.images), self.nfes),),
             scoring=Scoring(
                 features=self.extractor, reference=self.reference, metrics=self.metrics,
-                bank=50_000, dtype=self.dtype, batch=64,
+                bank=50_000, dtype=self.dtype, batch=self.batch,
             ),
             guidance=self.guidance,
             published=self.published,
@@ -193,4 +194,16 @@ lsun_bedroom_256 = Plan(
     reference="VIRTUAL_lsun_bedroom256",
     samplers=_OF_NOISE,
     note=_ADM,
+)
+cifar10_edm = Plan(
+    name="cifar10-edm",
+    title="CIFAR-10, EDM (unconditional, VP)",
+    preset="edm-cifar10-uncond-vp",
+    published="CIFAR-10 (uncond)",
+    reference="edm-cifar10-32x32",
+    samplers=(DDIM(), Heun(), DPMpp2M(), DPMpp3M(), UniPC(), IPNDM()),
+    metrics=("fd",),
+    batch=512,
+    note="Karras is the network's own schedule. Its reference batch holds no images, so there is "
+    "no precision and recall.",
 )

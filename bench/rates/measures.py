@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from threading import Lock
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -22,6 +23,7 @@ from bench.types import FeatureExtractor, Model, Rate, rate_between
 
 FIRST_SEED = 2**40  # measurements draw their noise from seeds that no sample uses
 REPLICATES = 32
+_EXTRACTING = Lock()
 
 
 def _draws(model: Model, images: Iterable[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
@@ -185,10 +187,11 @@ class FeatureFrechet:
     def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate:
         extract = _on(self.extractor, model.device)
         banks: list[list[Tensor]] = [[] for _ in sigmas]
-        for x0, eps in _draws(model, images):
-            for bank, sigma in zip(banks, sigmas.tolist(), strict=True):
-                x = (x0 + sigma * eps) / (1 + sigma**2) ** 0.5
-                bank.append(extract(model.decode(x) if self.space == "image" else x))
+        with _EXTRACTING:  # in turn: two threads at once would then be at their distances at once
+            for x0, eps in _draws(model, images):
+                for bank, sigma in zip(banks, sigmas.tolist(), strict=True):
+                    x = (x0 + sigma * eps) / (1 + sigma**2) ** 0.5
+                    bank.append(extract(model.decode(x) if self.space == "image" else x))
         if not banks[0]:
             raise ValueError(f"{self.name}: no images to measure on")
         features = [torch.cat(bank) for bank in banks]  # [n, dim] a level
