@@ -175,12 +175,24 @@ def test_equals_brute_force_float64(pair: str, k: int) -> None:
 def test_blocks_do_not_change_the_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, real = PAIRS["ties"]
     whole = precision_recall(fake=fake, real=real)
-    monkeypatch.setattr(metrics.neighbours, "_PAIRS", 2000)
-    monkeypatch.setattr(metrics.neighbours, "_EXTRA", 0)  # every row takes the slow way
-    assert precision_recall(fake=fake, real=real) == whole
-    assert precision_recall(fake=PAIRS["offset"][0], real=PAIRS["offset"][1]) == brute(
-        *PAIRS["offset"], 3
-    )
+    monkeypatch.setattr(metrics.balls, "_BLOCK", 37)
+    monkeypatch.setattr(metrics.balls, "_PAIRS", 50)
+    monkeypatch.setattr(metrics.balls, "_SPARE", 0)  # every row takes the slow way
+    assert precision_recall(fake=fake.clone(), real=real.clone()) == whole
+    fake, real = (x.clone() for x in PAIRS["offset"])
+    assert precision_recall(fake=fake, real=real) == brute(fake, real, 3)
+
+
+def test_what_is_found_of_a_bank_is_remembered_while_it_lives() -> None:
+    found = metrics.neighbours._PAIRS.found
+    fake, real = normal(40, 4, 0), normal(30, 4, 1)
+    first = precision_recall(fake=fake, real=real)
+    held = len(found)
+    assert precision_recall(fake=fake, real=real) == first and len(found) == held
+    assert precision_recall(fake=real, real=fake) == first[::-1] and len(found) == held + 1
+    del fake
+    assert len(found) == held - 1  # both pairs are gone
+    assert precision_recall(fake=normal(40, 4, 0), real=real) == first
 
 
 def test_equals_torch_fidelity() -> None:
@@ -249,7 +261,7 @@ def test_density_and_coverage_equal_prdc() -> None:
 
 def test_blocks_do_not_change_density(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, real = PAIRS["ties"]
-    monkeypatch.setattr(metrics.neighbours, "_PAIRS", 2000)
+    monkeypatch.setattr(metrics.balls, "_BLOCK", 37)
     assert density_coverage(fake=fake, real=real) == brute_density(fake, real, 5)
 
 

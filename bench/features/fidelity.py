@@ -1,16 +1,16 @@
 """The networks of torch-fidelity (Obukhov et al. 2020), resize and all, through its own classes."""
 
 import functools
-import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bench.features.images import check_images, full_float32
+from bench.features.inception import Inception
 from bench.features.weights import Published, check_tensors
 
 _INCEPTION = Published(
@@ -30,6 +30,8 @@ class InceptionV3Compat:
 
     torch-fidelity's `inception-v3-compat`: its TensorFlow-1 bilinear resize to 299, float32.
     weights: a 566-tensor state dict; without one, the published file in torch.hub's cache.
+    precision: other than float32 it is another extractor, under another name: `tf32`, float32 but
+    for the factors of products, and `float16`. See `crs-bench bench metrics` for speed and shift.
 
     Other layers: `spatial`, the ADM evaluator's for sFID, which are the first 7 channels of
     mixed_6/conv, 17 x 17 x 7 = 2023 in its order (height, width, channel); `logits_unbiased`, 1008
@@ -38,15 +40,21 @@ class InceptionV3Compat:
 
     weights: str = ""
     device: str = "cpu"
+    precision: Literal["float32", "tf32", "float16"] = "float32"  # of convolutions, on a GPU
     published: ClassVar[Published] = _INCEPTION
     layers: ClassVar[tuple[str, ...]] = ("features", "spatial", "logits_unbiased", "logits")
 
     def __post_init__(self) -> None:
+        if self.precision not in _PRECISIONS:
+            raise ValueError(
+                f"unknown precision {self.precision!r}; known: {', '.join(_PRECISIONS)}"
+            )
         _ = self.digest  # missing weights are found now, not after sampling
 
     @property
     def name(self) -> str:
-        return _INCEPTION.extractor
+        plain = self.precision == "float32"
+        return _INCEPTION.extractor + ("" if plain else f"-{self.precision}")
 
     @property
     def digest(self) -> str:
@@ -58,7 +66,7 @@ class InceptionV3Compat:
 
     def of_layers(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """The wanted `layers` in one pass, each float32 [n, dim] on `device`."""
-        network = _inception(_INCEPTION.find(self.weights), self.device)
+        network = _inception(_INCEPTION.find(self.weights), self.device, self.precision)
         found = dict(zip(self.layers, through(images, network), strict=True))
         return {layer: found[layer] for layer in wanted}
 
@@ -91,33 +99,16 @@ class VGG16:
         return through(images, _vgg(_VGG.find(self.weights), self.device))[0]
 
 
-class _Layers(nn.Module):
-    """torch-fidelity's Inception with all its layers here, in the order of `InceptionV3Compat`."""
-
-    def __init__(self, inception: Any):
-        super().__init__()
-        self.inception = inception
-        self.last = threading.local()  # cells are scored by one thread while another samples
-        inception.Mixed_6d.branch1x1.register_forward_hook(self._keep)
-
-    def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self.last.conv = output[:, :7]  # [n, 7, 17, 17]
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        features, unbiased = self.inception(images)
-        spatial = self.last.conv.permute(0, 2, 3, 1).flatten(1)  # [n, 2023]
-        del self.last.conv
-        return features, spatial, unbiased, unbiased + self.inception.fc.bias
+_PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16}
 
 
 @functools.lru_cache(maxsize=2)
-def _inception(path: Path, device: str) -> nn.Module:
+def _inception(path: Path, device: str, precision: str = "float32") -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     layers = ["2048", "logits_unbiased"]
-    return _Layers(_load(FeatureExtractorInceptionV3, _INCEPTION.extractor, layers, path)).to(
-        device
-    )
+    theirs = _load(FeatureExtractorInceptionV3, _INCEPTION.extractor, layers, path)
+    return Inception(theirs, _PRECISIONS[precision], precision == "tf32").to(device)
 
 
 @functools.lru_cache(maxsize=2)
@@ -138,15 +129,24 @@ def _load(kind: Callable[..., Any], name: str, layers: list[str], path: Path) ->
 
 @torch.no_grad()
 def through(images: Tensor, network: nn.Module) -> tuple[Tensor, ...]:
-    """What a network of torch-fidelity's gives of uint8 [n, c, h, w]; grey is repeated.
+    """What a network gives of uint8 [n, c, h, w]; grey is repeated.
 
-    c is 1 or 3. Each layer float32 [n, dim] on the network's device, in batches that fit.
+    c is 1 or 3. Each layer float32 [n, dim] on the network's device. Batches of 256 on a GPU, and
+    half as many for as long as its memory does not hold them.
     """
     check_images(images)
     device = next(network.parameters()).device
-    batch = 16 if device.type == "cpu" else 256  # of 299 x 299: fits in caches, or in 8 GiB
-    with full_float32():
-        parts = [
-            network(x.to(device).expand(-1, 3, -1, -1).contiguous()) for x in images.split(batch)
-        ]
-    return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
+    batch = 8 if device.type == "cpu" else 256  # of 299 x 299: fits in caches, or in 8 GiB
+    while True:
+        try:
+            with full_float32():
+                parts = [
+                    network(x.to(device).expand(-1, 3, -1, -1).contiguous())
+                    for x in images.split(batch)
+                ]
+            return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
+        except torch.cuda.OutOfMemoryError:
+            if batch == 1:
+                raise
+            torch.cuda.empty_cache()
+            batch //= 2

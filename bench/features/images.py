@@ -1,7 +1,7 @@
 """What every extractor asks of its images, and of the arithmetic on its device."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -9,14 +9,23 @@ from torch import Tensor
 
 
 @contextmanager
-def full_float32() -> Iterator[None]:
-    """TF32 off in convolutions, so that an image scores alike on every device."""
+def _convolutions(precision: str) -> Iterator[None]:
     conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before, conv.fp32_precision = conv.fp32_precision, "ieee"
+    before, conv.fp32_precision = conv.fp32_precision, precision
     try:
         yield
     finally:
         conv.fp32_precision = before
+
+
+def full_float32() -> AbstractContextManager[None]:
+    """TF32 off in convolutions, so that an image scores alike on every device."""
+    return _convolutions("ieee")
+
+
+def tensor_float32() -> AbstractContextManager[None]:
+    """TF32 on in float32 convolutions: ten bits of a product's factors, on a GPU that has it."""
+    return _convolutions("tf32")
 
 
 def check_images(images: Tensor) -> None:
