@@ -678,6 +678,36 @@ def bench_network(
         typer.echo(store.write_json(json, content))
 
 
+@costs.command("metrics")
+def bench_metrics(
+    only: Annotated[str, typer.Option(help="of frechet,neighbours,inception")] = (
+        "frechet,neighbours,inception"
+    ),
+    images: Annotated[
+        int, typer.Option(help="feature vectors; pictures, of which a CPU takes a twentieth")
+    ] = 10_000,
+    dim: Annotated[int, typer.Option(help="of features")] = 2048,
+    repeats: Annotated[int, typer.Option(help="runs after a warm-up, of which the best")] = 2,
+    peers: Annotated[bool, typer.Option(help="other tools too")] = True,
+    json: Annotated[Path | None, typer.Option(help="file for all readings")] = None,
+    device: Device = "auto",
+) -> None:
+    """Seconds and memory of our metrics and extractors beside torch-fidelity's and clean-fid's."""
+    import dataclasses
+
+    from bench import benchmarks, store
+    from bench.run import device_name, versions
+
+    where = _device(device)
+    lines = benchmarks.score_lines(tuple(only.split(",")), where, images, dim, repeats, peers)
+    typer.echo(f"{device_name(where)}; {images} images, {dim} dimensions")
+    typer.echo(benchmarks.score_table(lines))
+    if json:
+        content = {"device": device_name(where), "versions": versions(), "images": images,
+                   "dim": dim, "lines": [dataclasses.asdict(line) for line in lines]}  # fmt: skip
+        typer.echo(store.write_json(json, content))
+
+
 def _schedule(text: str, folder: Path) -> Any:
     from bench import costs, names, rates, schedules
 

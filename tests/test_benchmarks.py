@@ -202,3 +202,21 @@ def test_throughput_goes_on_until_a_batch_does_not_fit(
     assert not stop.value.code and "images/s" in capsys.readouterr().out
     found = json.loads((tmp_path / "r.json").read_text())
     assert [rate["batch"] for rate in found["rates"]] == [1, 2]
+
+
+def test_metrics_are_timed_beside_their_peers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "metrics.json"
+    words = ("--images", "64", "--dim", "24", "--repeats", "1", "--device", "cpu")
+    assert not bench(monkeypatch, "metrics", *words, "--json", str(out))
+    said = capsys.readouterr().out
+    assert "times ours" in said and "sqrtm" in said
+    lines = json.loads(out.read_text())["lines"]
+    assert {line["task"] for line in lines} == {"frechet", "neighbours", "inception"}
+    for task in ("frechet", "neighbours", "inception"):
+        values = [line["value"] for line in lines if line["task"] == task]
+        assert len(values) >= 2 and values == pytest.approx([values[0]] * len(values), rel=1e-5)
+    assert all(line["seconds"] > 0 for line in lines)
+    assert bench(monkeypatch, "metrics", "--only", "fid") == 2
+    assert "no task 'fid'" in capsys.readouterr().err
