@@ -263,15 +263,19 @@ def pack(
 @app.command()
 def add(
     file: Annotated[Path, typer.Argument(help="weights as published: .pt or .safetensors")],
-    preset: Annotated[str, typer.Option(help="lsun-256, imagenet-64, ..., or a .json of flags")],
+    preset: Annotated[str, typer.Option(help="lsun-256, dit-xl-2-256, ..., or a .json of flags")],
     name: Annotated[str, typer.Option(help="of the model folder to make")],
     family: Annotated[str, typer.Option(help="of networks; see: list models")] = "adm",
+    codec: Annotated[
+        Path | None, typer.Option(help="autoencoder: a diffusers or model folder, or SD's file")
+    ] = None,
     models: Models = None,
 ) -> None:
     """Make a model of a published checkpoint; runs no code of the file and checks every key."""
     from bench import checkpoints
 
-    typer.echo(checkpoints.add(file, preset, name, models or checkpoints.MODELS, family))
+    where = models or checkpoints.MODELS
+    typer.echo(checkpoints.add(file, preset, name, where, family, codec))
 
 
 @app.command()

@@ -107,8 +107,8 @@ class Card(_Strict):
     """A checkpoint's card. `weights_sha256` is checked at every load."""
 
     name: str
-    family: Literal["unet2d", "adm"] = "unet2d"
-    network: dict[str, Any]  # arguments of diffusers.UNet2DModel, or `ADMFlags`
+    family: Literal["unet2d", "adm", "dit"] = "unet2d"
+    network: dict[str, Any]  # arguments of diffusers.UNet2DModel, `ADMFlags`, `DiTFlags`
     codec: CodecCard | None = None  # None: in pixel space
     process: Annotated[VPCard | VECard, Field(discriminator="kind")]
     prediction: Literal["eps", "v", "x0", "edm"]

@@ -15,6 +15,7 @@ from torch import nn
 
 from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import Card
+from bench.checkpoints.dit import DiT, flags_of
 from bench.checkpoints.weights import WEIGHTS, read_strict
 
 Shape = tuple[int, int, int]
@@ -65,9 +66,21 @@ def _adm_shape(card: Card) -> Shape:
     return card.flags.in_channels, card.flags.image_size, card.flags.image_size
 
 
+def _dit(card: Card) -> nn.Module:
+    flags = flags_of(card)
+    with torch.device("meta"):
+        return DiT(flags)
+
+
+def _dit_shape(card: Card) -> Shape:
+    flags = flags_of(card)
+    return flags.in_channels, flags.input_size, flags.input_size
+
+
 FAMILIES = {
     "unet2d": Family(lambda card: network(card.network), _unet2d_shape),
     "adm": Family(_adm, _adm_shape),
+    "dit": Family(_dit, _dit_shape),
 }
 
 
