@@ -271,15 +271,19 @@ def pack(
 @app.command()
 def add(
     file: Annotated[
-        Path, typer.Argument(help="weights as published: .pt or .safetensors; diffusers: a folder")
+        Path,
+        typer.Argument(help="weights as published: .pt, .ckpt, .zip, .safetensors; or a folder"),
     ],
     name: Annotated[str, typer.Option(help="of the model folder to make")],
     preset: Annotated[
-        str, typer.Option(help="lsun-256, imagenet-64, ..., or a .json of flags; diffusers: none")
+        str, typer.Option(help="lsun-256, dit-xl-2-256, ..., or a .json of flags; diffusers: none")
     ] = "",
     family: Annotated[
         str, typer.Option(help="of networks, see: list models; or diffusers")
     ] = "adm",
+    codec: Annotated[
+        Path | None, typer.Option(help="autoencoder: a diffusers or model folder, or SD's file")
+    ] = None,
     models: Models = None,
 ) -> None:
     """Make a model of a published checkpoint; runs no code of the file and checks every key.
@@ -295,7 +299,7 @@ def add(
             raise ValueError("--preset is not for diffusers: a folder says itself what it is")
         typer.echo(checkpoints.add_folder(file, name, where))
         return
-    typer.echo(checkpoints.add(file, preset, name, where, family))
+    typer.echo(checkpoints.add(file, preset, name, where, family, codec))
 
 
 @app.command()

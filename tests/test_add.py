@@ -229,7 +229,7 @@ def test_classes_want_labels(tiny: str, tmp_path: Path, monkeypatch, capsys) -> 
         (lambda c: c["network"].update(num_heads=2), "one of the two"),
         (lambda c: c["network"].update(layers=2), "layers"),
         (lambda c: c.update(learned_variance=False), "learn_sigma"),
-        (lambda c: c.update(family="dit"), "family"),
+        (lambda c: c.update(family="unknown"), "family"),
     ],
 )
 def test_bad_cards_are_named(change, says: str, tiny: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shlex
 import tempfile
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,32 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench.checkpoints.card import read_card, write_card
+from bench.checkpoints.card import CodecCard, read_card, write_card
 from bench.checkpoints.codecs import autoencoder
 from bench.checkpoints.families import build
-from bench.checkpoints.presets import FAMILIES, Made
+from bench.checkpoints.given import codec_at
+from bench.checkpoints.presets import FAMILIES, Made, Published
 from bench.checkpoints.presets import preset as preset_of
-from bench.checkpoints.weights import WEIGHTS
+from bench.checkpoints.weights import WEIGHTS, current
 from bench.store import file_digest
 
 
-def add(file: Path, preset: str, name: str, models: Path, family: str = "adm") -> Path:
+def add(
+    file: Path,
+    preset: str,
+    name: str,
+    models: Path,
+    family: str = "adm",
+    codec: Path | None = None,
+) -> Path:
     """Make `models/name` of a published checkpoint, .pt, .ckpt or .safetensors, by a preset of
     that family; tensors keep their dtype.
 
+    codec: the autoencoder of a latent model whose file holds none, as `given.codec_at` takes it;
+    its weights are copied.
     ValueError: the folder is there already, a file that needs code to be read or is not the
-    published one, keys or shapes other than those of the preset's network.
+    published one, keys or shapes other than those of the preset's network, a codec that is missing,
+    not asked for or not the one asked for.
     """
     chosen, home = preset_of(preset, family), models / name
     check_free(name, home)
@@ -40,14 +52,20 @@ def add(file: Path, preset: str, name: str, models: Path, family: str = "adm") -
             f"{file} is refused: reading it would run its code; where you trust it, "
             f"run in its publisher's environment: {way} ; then add the .safetensors"
         )
+    beside = _given(chosen, preset, codec)
     sha256 = file_digest(file)
     if chosen.sha256 and file.suffix == Path(chosen.file).suffix and sha256 != chosen.sha256:
         raise ValueError(f"{file} is not the published file (SHA-256 differs); fetch it again "
                          f"from {chosen.address}")  # fmt: skip
     made = chosen.made(name, read_weights(file))
     check_weights(file, made.weights, build(made.card).state_dict())
+    if beside:
+        made = replace(made, card=made.card.model_copy(update={"codec": beside[0]}),
+                       codec=current(read_weights(beside[1])))  # fmt: skip
     if made.codec is not None and made.card.codec is not None:
-        check_weights(file, made.codec, autoencoder(made.card.codec).state_dict())
+        check_weights(
+            beside[1] if beside else file, made.codec, autoencoder(made.card.codec).state_dict()
+        )
     record = {"family": family, "preset": preset, "file": file.name, "file_sha256": sha256}
     _write(home, made, record)
     return home
@@ -59,6 +77,18 @@ def check_free(name: str, home: Path) -> None:
         raise ValueError(f"--name {name!r}: write a plain folder name, such as my-horse")
     if home.exists():
         raise ValueError(f"{home} is there already; give another --name, or remove it first")
+
+
+def _given(chosen: Published, preset: str, codec: Path | None) -> tuple[CodecCard, Path] | None:
+    """The card and the weights' file of --codec; ValueError if it is missing or not asked for."""
+    if chosen.codec is None:
+        if codec is not None:
+            raise ValueError(f"preset {preset} takes no --codec; leave it out")
+        return None
+    if codec is None:
+        raise ValueError(f"preset {preset} needs its autoencoder: fetch {chosen.codec.source} and "
+                         "give --codec FOLDER_OR_FILE")  # fmt: skip
+    return codec_at(codec, chosen.codec)
 
 
 def _write(home: Path, made: Made, record: dict[str, str]) -> None:

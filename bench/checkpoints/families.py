@@ -16,6 +16,7 @@ from torch import nn
 
 from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import Card
+from bench.checkpoints.dit import DiT, flags_of
 from bench.checkpoints.edm import EDM
 from bench.checkpoints.oracle import Oracle
 from bench.checkpoints.oracle import build as build_oracle
@@ -97,12 +98,24 @@ def _edm_shape(card: Card) -> Shape:
     return flags.img_channels, flags.img_resolution, flags.img_resolution
 
 
+def _dit(card: Card) -> nn.Module:
+    flags = flags_of(card)
+    with torch.device("meta"):
+        return DiT(flags)
+
+
+def _dit_shape(card: Card) -> Shape:
+    flags = flags_of(card)
+    return flags.in_channels, flags.input_size, flags.input_size
+
+
 FAMILIES = {
     "unet2d": Family(lambda card: network(card.network), _unet2d_shape),
     "adm": Family(_adm, _adm_shape),
     "dit2d": Family(_dit2d, _dit2d_shape),  # diffusers' DiTTransformer2DModel
     "edm": Family(_edm, _edm_shape),
     "oracle": Family(build_oracle, lambda card: oracle_law(card).shape),
+    "dit": Family(_dit, _dit_shape),
 }
 
 

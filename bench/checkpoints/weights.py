@@ -14,9 +14,13 @@ _OLD = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias
 _NEW = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def _current(key: str) -> str:
-    """An attention's key of early diffusers as it is called since."""
-    return _OLD.sub(lambda found: f"{found[1]}.{_NEW[found[2]]}.{found[3]}", key)
+def current(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under diffusers' names of today: its files of 2022, the autoencoders of
+    Stable Diffusion among them, have other names for attention."""
+    return {
+        _OLD.sub(lambda found: f"{found[1]}.{_NEW[found[2]]}.{found[3]}", key): value
+        for key, value in weights.items()
+    }
 
 
 def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -32,7 +36,7 @@ def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> 
             f"{name}: {path} is not the file its card names (SHA-256 differs); fetch it again"
         )
     try:
-        have = {_current(key): value for key, value in load_file(path).items()}
+        have = current(load_file(path))
     except safetensors.SafetensorError as error:
         raise ValueError(f"{name}: {path} is not a safetensors file ({error})") from error
     wrong = sorted(

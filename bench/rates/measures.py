@@ -192,22 +192,26 @@ class FeatureFrechet:
                 for bank, sigma in zip(banks, sigmas.tolist(), strict=True):
                     x = (x0 + sigma * eps) / (1 + sigma**2) ** 0.5
                     bank.append(extract(model.decode(x) if self.space == "image" else x))
-        if not banks[0]:
-            raise ValueError(f"{self.name}: no images to measure on")
-        features = [torch.cat(bank) for bank in banks]  # [n, dim] a level
-        v = _frechet_rates(features, sigmas)
+            if not banks[0]:
+                raise ValueError(f"{self.name}: no images to measure on")
+            features = [torch.cat(bank) for bank in banks]  # [n, dim] a level
+            levels = _gaussians(features)
+        v = _frechet_rates(levels, sigmas)
         if not self.bootstrap:
             return _with_replicates(self.name, sigmas, v, None)
         counts = _resampled(len(features[0]), self.bootstrap)
-        rows = [_frechet_rates(features, sigmas, weights) for weights in counts]
+        rows = [_frechet_rates(_gaussians(features, weights), sigmas) for weights in counts]
         return _with_replicates(self.name, sigmas, v, torch.stack(rows))
 
 
-def _frechet_rates(features: list[Tensor], sigmas: Tensor, counts: Tensor | None = None) -> Tensor:
+def _gaussians(features: list[Tensor], counts: Tensor | None = None) -> list[Gaussian]:
+    return [Gaussian(*_moments(level, counts)) for level in features]
+
+
+def _frechet_rates(levels: list[Gaussian], sigmas: Tensor) -> Tensor:
     """Root of the Frechet distance between neighbours, per unit sigma: float64 [levels - 1]."""
-    gaussians = [Gaussian(*_moments(level, counts)) for level in features]
     with ThreadPoolExecutor(os.cpu_count()) as pool, threadpool_limits(1):  # a core a distance
-        squares = list(pool.map(Gaussian.distance, gaussians[:-1], gaussians[1:]))
+        squares = list(pool.map(Gaussian.distance, levels[:-1], levels[1:]))
     return torch.tensor(squares, dtype=torch.float64).sqrt() / sigmas.diff()
 
 

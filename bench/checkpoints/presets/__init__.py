@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench.checkpoints.presets import adm, edm
+from bench.checkpoints.presets import adm, dit, edm
 from bench.checkpoints.presets.adm import ADMPreset
+from bench.checkpoints.presets.dit import DiTPreset
 from bench.checkpoints.presets.edm import EDMPreset
 from bench.checkpoints.presets.published import Made, Published
 from bench.names import nearest
@@ -21,6 +22,7 @@ __all__ = ["FAMILIES", "PRESETS", "ADMPreset", "Made", "Published", "family_of",
 FAMILIES: dict[str, tuple[type[Published], Mapping[str, Published]]] = {
     "adm": (ADMPreset, adm.PRESETS),
     "edm": (EDMPreset, edm.PRESETS),
+    "dit": (DiTPreset, dit.PRESETS),
 }
 PRESETS: dict[str, Published] = {
     name: one for _, of in FAMILIES.values() for name, one in of.items()

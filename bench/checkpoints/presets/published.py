@@ -17,6 +17,17 @@ class Made:
     codec: dict[str, Tensor] | None = None  # of the card's codec, if the same file holds one
 
 
+@dataclass(frozen=True)
+class WantedCodec:
+    """An autoencoder that a model needs and its file does not hold: where one is published, and
+    its states' shape [c, h, w], scale and shift, as of `CodecCard`."""
+
+    source: str
+    state: tuple[int, int, int]
+    scale: float
+    shift: float = 0.0
+
+
 class Published(BaseModel):
     """What a file of weights is, before it is a model folder."""
 
@@ -48,7 +59,12 @@ class Published(BaseModel):
     @property
     def how(self) -> str:
         """What `crs-bench add` needs beside the file, as its options; empty for nothing."""
-        return ""
+        return f" --codec FOLDER, of {self.codec.source}" if self.codec else ""
+
+    @property
+    def codec(self) -> WantedCodec | None:
+        """What `add` must be given beside the file; None for nothing."""
+        return None
 
     def record(self) -> dict[str, object]:
         """What the card says of the source."""

@@ -1,0 +1,100 @@
+"""The autoencoder of a latent model whose published file holds none: --codec of `add`."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bench.checkpoints.card import CodecCard, read_codec
+from bench.checkpoints.presets.published import WantedCodec
+from bench.store import file_digest
+
+DIFFUSERS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+SCALE = 0.18215  # of a diffusers config that says none
+
+# Stable Diffusion's first autoencoder (Rombach et al. 2022), eight pixels a latent's side: what a
+# file without a config is taken for
+SD_VAE: dict[str, Any] = {
+    "in_channels": 3, "out_channels": 3, "latent_channels": 4, "layers_per_block": 2,
+    "block_out_channels": [128, 256, 512, 512], "norm_num_groups": 32, "act_fn": "silu",
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+}  # fmt: skip
+
+
+def codec_at(path: Path, wanted: WantedCodec) -> tuple[CodecCard, Path]:
+    """The card of a given codec, and its file of weights, which is read by others.
+
+    path: a folder in diffusers' layout (config.json of an AutoencoderKL or VQModel), a model or
+    codec folder of this project, or a file of weights of Stable Diffusion's first autoencoder with
+    diffusers' names; nothing in such a file tells it from SDXL's, of another scale.
+    ValueError: nothing of these, another scale, shift or state than wanted, a damaged file.
+    """
+    if path.is_file():
+        card, file = _card(path, {"_class_name": "AutoencoderKL", **SD_VAE}, wanted), path
+    elif (path / "config.json").is_file():
+        card, file = _card(path, _config(path / "config.json"), wanted), _weights(path)
+    elif (path / "codec.json").is_file() or (path / "card.json").is_file():
+        card, file = _own(path)
+    else:
+        raise ValueError(f"--codec {path} is no file, diffusers folder (config.json) nor model "
+                         f"folder (card.json); fetch {wanted.source}")  # fmt: skip
+    for what, have, want in (("scale", card.scale, wanted.scale),
+                             ("shift", card.shift, wanted.shift)):  # fmt: skip
+        if not math.isclose(have, want, rel_tol=1e-9):
+            raise ValueError(f"--codec {path} has {what} {have:g}, not the {want:g} that the model "
+                             f"was trained with; fetch {wanted.source}")  # fmt: skip
+    if card.state != wanted.state:
+        raise ValueError(f"--codec {path} has states {list(card.state)}, not the model's "
+                         f"{list(wanted.state)}; fetch {wanted.source}")  # fmt: skip
+    record = card.training or {"file": file.name, "file_sha256": file_digest(file)}
+    return card.model_copy(update={"file": "codec.safetensors", "training": record}), file
+
+
+def _own(path: Path) -> tuple[CodecCard, Path]:
+    card = read_codec(path)
+    file = path / card.file
+    if not file.is_file():
+        raise ValueError(f"--codec {path}: weights {file} are missing")
+    if file_digest(file) != card.weights_sha256:
+        raise ValueError(f"--codec {path}: {file} is not the file its card names (SHA-256 differs)")
+    return card, file
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no config of diffusers: it holds no fields")
+    return found
+
+
+def _weights(folder: Path) -> Path:
+    for name in DIFFUSERS:
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(f"--codec {folder} has a config.json, but neither {' nor '.join(DIFFUSERS)}")
+
+
+def _card(path: Path, config: dict[str, Any], wanted: WantedCodec) -> CodecCard:
+    """A card of diffusers' config, for the state's size that the model wants."""
+    network = {
+        key: value for key, value in config.items()
+        if not key.startswith("_") and key not in ("scaling_factor", "shift_factor")
+    }  # fmt: skip
+    try:
+        _, height, width = wanted.state
+        factor = 2 ** (len(network["block_out_channels"]) - 1)  # each level but the last halves
+        return CodecCard.model_validate({
+            "kind": config["_class_name"], "network": network, "weights_sha256": "",
+            "image": (network["out_channels"], factor * height, factor * width),
+            "state": (network["latent_channels"], height, width),
+            "scale": config.get("scaling_factor", SCALE), "shift": config.get("shift_factor") or 0,
+        })  # fmt: skip
+    except KeyError as error:
+        raise ValueError(f"--codec {path}: its config lacks {error}") from error
+    except ValidationError as error:
+        raise ValueError(f"--codec {path}: no autoencoder that can be used: {error}") from error
