@@ -107,7 +107,7 @@ class Card(_Strict):
     """A checkpoint's card. `weights_sha256` is checked at every load."""
 
     name: str
-    family: Literal["unet2d", "adm"] = "unet2d"
+    family: Literal["unet2d", "adm", "ldm"] = "unet2d"
     network: dict[str, Any]  # arguments of diffusers.UNet2DModel, or `ADMFlags`
     codec: CodecCard | None = None  # None: in pixel space
     process: Annotated[VPCard | VECard, Field(discriminator="kind")]

@@ -15,6 +15,7 @@ from torch import nn
 
 from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import Card
+from bench.checkpoints.ldm import LDM, LDMFlags
 from bench.checkpoints.weights import WEIGHTS, read_strict
 
 Shape = tuple[int, int, int]
@@ -65,9 +66,23 @@ def _adm_shape(card: Card) -> Shape:
     return card.flags.in_channels, card.flags.image_size, card.flags.image_size
 
 
+def _ldm(card: Card) -> nn.Module:
+    flags = LDMFlags.model_validate(card.network)
+    if flags.n_classes != card.classes + card.null_class:
+        raise ValueError("n_classes must be the card's classes, and one more for null_class")
+    with torch.device("meta"):
+        return LDM(flags)
+
+
+def _ldm_shape(card: Card) -> Shape:
+    flags = LDMFlags.model_validate(card.network)
+    return flags.in_channels, flags.image_size, flags.image_size
+
+
 FAMILIES = {
     "unet2d": Family(lambda card: network(card.network), _unet2d_shape),
     "adm": Family(_adm, _adm_shape),
+    "ldm": Family(_ldm, _ldm_shape),
 }
 
 

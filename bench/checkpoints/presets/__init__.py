@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench.checkpoints.presets import adm
+from bench.checkpoints.presets import adm, ldm
 from bench.checkpoints.presets.adm import ADMPreset
+from bench.checkpoints.presets.ldm import LDMPreset
 from bench.checkpoints.presets.published import Made, Published
 from bench.names import nearest
 
@@ -19,6 +20,7 @@ __all__ = ["FAMILIES", "PRESETS", "ADMPreset", "Made", "Published", "preset"]
 
 FAMILIES: dict[str, tuple[type[Published], Mapping[str, Published]]] = {
     "adm": (ADMPreset, adm.PRESETS),
+    "ldm": (LDMPreset, ldm.PRESETS),
 }
 PRESETS: dict[str, Published] = {
     name: one for _, of in FAMILIES.values() for name, one in of.items()
