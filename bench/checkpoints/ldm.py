@@ -28,10 +28,10 @@ class LDMFlags(BaseModel):
     channel_mult: tuple[int, ...] = Field(min_length=1)
     num_res_blocks: int = Field(gt=0)
     attention_resolutions: tuple[int, ...]  # factors of downsampling: 1 is the latent's own size
-    num_head_channels: int = Field(0, ge=0)  # channels a head, or ...
-    num_heads: int = Field(0, ge=0)  # ... heads, at every level
-    context_dim: int = Field(0, ge=0)  # of the class's embedding; 0: unconditional
-    n_classes: int = Field(0, ge=0)  # rows of that embedding
+    num_head_channels: int = Field(default=0, ge=0)  # channels a head, or ...
+    num_heads: int = Field(default=0, ge=0)  # ... heads, at every level
+    context_dim: int = Field(default=0, ge=0)  # of the class's embedding; 0: unconditional
+    n_classes: int = Field(default=0, ge=0)  # rows of that embedding
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -93,7 +93,9 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c = x.shape[:2]
-        qkv = self.qkv(self.norm(x).reshape(n, c, -1)).reshape(n, self.heads, 3, c // self.heads, -1)
+        qkv = self.qkv(self.norm(x).reshape(n, c, -1)).reshape(
+            n, self.heads, 3, c // self.heads, -1
+        )
         q, k, v = qkv.transpose(-1, -2).unbind(2)  # each [n, heads, t, c / heads]
         h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
         return x + self.proj_out(h.reshape(n, c, -1)).reshape(x.shape)

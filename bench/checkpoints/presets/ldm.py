@@ -11,14 +11,13 @@ at hand.
 import re
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from bench.checkpoints.card import ADMFlags, Card, CodecCard, Data, VPCard
 from bench.checkpoints.ldm import LDMFlags
 from bench.checkpoints.presets.published import Made, Published
-from bench.process import alpha
+from bench.process import VP
 
 _ADDRESS = "https://ommer-lab.com/files/latent-diffusion/"
 _UNET, _EMA, _STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
@@ -51,12 +50,12 @@ class FirstStage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     embed_dim: int = Field(gt=0)  # and z_channels
-    n_embed: int = Field(0, ge=0)  # codes of a VQ model; 0: KL
-    resolution: int = Field(256, gt=0)
-    in_channels: int = Field(3, gt=0)  # and out_ch
-    ch: int = Field(128, gt=0)
+    n_embed: int = Field(default=0, ge=0)  # codes of a VQ model; 0: KL
+    resolution: int = Field(default=256, gt=0)
+    in_channels: int = Field(default=3, gt=0)  # and out_ch
+    ch: int = Field(default=128, gt=0)
     ch_mult: tuple[int, ...] = Field(min_length=1)
-    num_res_blocks: int = Field(2, gt=0)
+    num_res_blocks: int = Field(default=2, gt=0)
 
     def card(self, scale: float) -> CodecCard:
         """The codec's card, without its digest."""
@@ -135,23 +134,25 @@ class LDMPreset(Published):
             if "scale_factor" not in tensors:
                 raise ValueError("the file has no scale_factor: give the whole state dict")
             scale = float(tensors["scale_factor"])
-        process = VPCard(
-            kind="vp", betas="scaled_linear", beta_range=(self.linear_start, self.linear_end)
-        )
-        _same_process(process, tensors)
+        _same_process((self.linear_start, self.linear_end), tensors)
         weights = self._averaged(tensors) if self.use_ema else _part(tensors, _UNET)
         if self.unet.n_classes and _CLASS in tensors:
             weights["class_embed.weight"] = tensors[_CLASS]
         weights |= self._strangers(tensors)
         codec = self.first_stage.weights(_part(tensors, _STAGE))
-        return Made(self._card(name, process, scale), weights, codec)
+        return Made(self.card(name, scale), weights, codec)
 
-    def _card(self, name: str, process: VPCard, scale: float) -> Card:
+    def card(self, name: str, scale: float = 1.0) -> Card:
+        """The card of a model made of it, without digests; scale: of the latents."""
+        betas = (self.linear_start, self.linear_end)
         network = self._adm_flags() if self.adm_blocks else self.unet
         return Card(
             name=name, family="adm" if self.adm_blocks else "ldm",
             network=network.model_dump(mode="json"), codec=self.first_stage.card(scale),
-            process=process, prediction="eps", clip=False,
+            process=VPCard.model_validate(
+                {"kind": "vp", "betas": "scaled_linear", "beta_range": betas}
+            ),
+            prediction="eps", clip=False,
             classes=self.unet.n_classes - self.null_class, null_class=self.null_class,
             data=Data(name=self.data, digest="", licence="see the data's own terms"),
             training=self.record() | {"ema": self.use_ema},
@@ -195,16 +196,16 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _same_process(process: VPCard, tensors: dict[str, Tensor]) -> None:
+def _same_process(betas: tuple[float, float], tensors: dict[str, Tensor]) -> None:
     """ValueError if the file says, and says another process."""
     if "alphas_cumprod" not in tensors:
         return
-    said = tensors["alphas_cumprod"].double().numpy()
-    want = alpha(torch.tensor([process.build().sigma_min, process.build().sigma_max])).numpy()
-    if len(said) != process.timesteps or not np.allclose(said[[0, -1]], want, rtol=1e-3):
+    alpha = tensors["alphas_cumprod"].double().numpy()
+    said, want = np.sqrt((1 - alpha) / alpha), VP("scaled_linear", beta_range=betas).table
+    if said.shape != want.shape or not np.allclose(said, want, rtol=1e-3):
         raise ValueError(
-            f"the file's process ends at alpha {said[0]:.6g} and {said[-1]:.6g} in {len(said)} "
-            f"steps, the preset's at {want[0]:.6g} and {want[1]:.6g}: check linear_start, "
+            f"the file's {len(said)} steps go from sigma {said[0]:.4g} to {said[-1]:.4g}, the "
+            f"preset's {len(want)} from {want[0]:.4g} to {want[-1]:.4g}: check linear_start, "
             "linear_end"
         )
 
