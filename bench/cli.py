@@ -307,6 +307,9 @@ def fetch(
     name: Annotated[str, typer.Argument(help="a preset, a reference or an extractor")],
     to: Annotated[Path | None, typer.Option(help="folder, in place of the usual one")] = None,
     only_file: Annotated[bool, typer.Option(help="of a preset: make no model of it")] = False,
+    codec: Annotated[
+        Path | None, typer.Option(help="autoencoder, of a preset that needs it")
+    ] = None,
     models: Models = None,
 ) -> None:
     """Download a published checkpoint and make a model folder of it; or a reference batch, or an
@@ -335,9 +338,9 @@ def fetch(
     if not only_file:
         checkpoints.check_free(name, folder / name)
     usual = features.cache_folder() / "downloads" / chosen.file
-    file = downloads.unpacked(get(chosen.address, usual, chosen.sha256))
+    file = get(chosen.address, usual, chosen.sha256)
     if not only_file:
-        typer.echo(checkpoints.add(file, name, name, folder, family))
+        typer.echo(checkpoints.add(file, name, name, folder, family, codec))
 
 
 def _weights() -> dict[str, Any]:

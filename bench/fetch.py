@@ -4,8 +4,6 @@ import errno
 import json
 import shutil
 import time
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -168,22 +166,3 @@ def _receive(answer: Any, part: Path, start: int, total: int | None) -> None:
         size = file.tell()
     if total is not None and size != total:
         raise _Broken(f"{answer.url}: {size} of {total} bytes came")
-
-
-def unpacked(file: Path) -> Path:
-    """The one file that a `.zip` holds, beside it; any other file is itself. ValueError: a damaged
-    zip, or one of more files."""
-    if file.suffix != ".zip":
-        return file
-    try:
-        with zipfile.ZipFile(file) as archive:
-            held = [one for one in archive.infolist() if not one.is_dir()]
-            if len(held) != 1:
-                raise ValueError(f"{file} holds {len(held)} files; unpack it, and add the one")
-            out = file.with_name(f"{file.stem}-{Path(held[0].filename).name}")
-            if not (out.is_file() and out.stat().st_size == held[0].file_size):
-                with archive.open(held[0]) as packed, open(out, "wb") as plain:
-                    shutil.copyfileobj(packed, plain, _PIECE)
-            return out
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{file} cannot be unpacked: {error}") from error

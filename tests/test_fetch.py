@@ -13,7 +13,7 @@ import torch
 
 from bench import checkpoints, cli, features
 from bench.checkpoints.adm import ADM
-from bench.fetch import download, unpacked
+from bench.fetch import download
 
 BODY = bytes(range(256)) * 9000  # 2.3 MB: more than one piece
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -278,21 +278,3 @@ def test_fetch_puts_references_and_weights_in_their_places(
     assert crs(monkeypatch, "fetch", "vgg16") == 2
     assert "is not the file that its name says" in capsys.readouterr().err
     assert published.cached.is_file()
-
-
-def test_a_zip_of_one_file_is_unpacked(tmp_path: Path) -> None:
-    import zipfile
-
-    with zipfile.ZipFile(tmp_path / "lsun.zip", "w") as archive:
-        archive.writestr("model.ckpt", "weights")
-    found = unpacked(tmp_path / "lsun.zip")
-    assert found.name == "lsun-model.ckpt" and found.read_text() == "weights"
-    assert unpacked(found) == found
-    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
-        archive.writestr("a", "1")
-        archive.writestr("b", "2")
-    with pytest.raises(ValueError, match="holds 2 files"):
-        unpacked(tmp_path / "two.zip")
-    (tmp_path / "bad.zip").write_text("no")
-    with pytest.raises(ValueError, match="cannot be unpacked"):
-        unpacked(tmp_path / "bad.zip")

@@ -5,6 +5,7 @@ import shlex
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,16 @@ from bench.checkpoints.weights import WEIGHTS, current
 from bench.store import file_digest
 
 
+class _Inert:
+    """Stands in for a class whose objects lie beside the weights and are not used."""
+
+
+# Lightning's trainer names it in the files that it saves, beside the state dict
+_INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")
+]
+
+
 def add(
     file: Path,
     preset: str,
@@ -32,8 +43,8 @@ def add(
     family: str = "adm",
     codec: Path | None = None,
 ) -> Path:
-    """Make `models/name` of a published checkpoint, .pt, .ckpt or .safetensors, by a preset of
-    that family; tensors keep their dtype.
+    """Make `models/name` of a published checkpoint, .pt, .ckpt, .safetensors or one of them in a
+    .zip, by a preset of that family; tensors keep their dtype.
 
     codec: the autoencoder of a latent model whose file holds none, as `given.codec_at` takes it;
     its weights are copied.
@@ -146,11 +157,14 @@ def preset_lines(models: Path) -> list[str]:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a state dict in a .pt file, on the CPU.
+    """The tensors of a .safetensors file, or of a state dict in a .pt or .ckpt file, or of a .zip
+    that holds one such file, on the CPU.
 
     No code of the file runs: `torch.load(weights_only=True)`. ValueError if it asks for that, is
     damaged, or holds anything else.
     """
+    if file.suffix == ".zip":
+        return _unpacked(file)
     if file.suffix == ".safetensors":
         try:
             return load_file(file)
@@ -158,12 +172,14 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             raise ValueError(f"{file} is not a safetensors file: {_line(error)}") from error
     try:
         mapped = zipfile.is_zipfile(file)  # files older than torch 1.6 cannot be
-        with warnings.catch_warnings(action="ignore"):  # of pickles that it then refuses
+        quiet = warnings.catch_warnings(action="ignore")  # of pickles that it then refuses
+        with quiet, torch.serialization.safe_globals(_INERT):
             found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} is refused: reading it would run its code, or it is damaged; fetch it again, "
-            "or, where you trust it, save its state dict as .safetensors and add that"
+            "or, where you trust it, save its state dict as .safetensors in a throw-away "
+            f"environment and add that: {_way_out(file)}"
         ) from error
     except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
         raise ValueError(f"{file} is damaged or no torch file: {_line(error)}") from error
@@ -174,6 +190,40 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             f"{file} holds no plain state dict; save the network's own with torch.save and add that"
         )
     return {str(key): value for key, value in found.items()}
+
+
+def _way_out(file: Path) -> str:
+    """The command that does it, by the user, where the classes of the file are installed."""
+    code = (
+        "import sys, torch; from safetensors.torch import save_file; "
+        "w = torch.load(sys.argv[1], map_location='cpu', weights_only=False); "
+        "w = w.get('state_dict', w); "
+        "save_file({k: v.clone().contiguous() for k, v in w.items()}, sys.argv[2])"
+    )
+    paths = shlex.join([str(file), str(file.with_suffix(".safetensors"))])
+    return f'python -c "{code}" {paths}'
+
+
+def _unpacked(file: Path) -> dict[str, Tensor]:
+    """The tensors of the one file of weights in an archive, which lies beside it while it is
+    read."""
+    try:
+        with (
+            zipfile.ZipFile(file) as archive,
+            tempfile.TemporaryDirectory(prefix=f".{file.stem}.", dir=file.parent) as scratch,
+        ):
+            names = [n for n in archive.namelist() if n.endswith((".ckpt", ".pt", ".safetensors"))]
+            if len(names) != 1:
+                raise ValueError(f"{file} holds {len(names)} files of weights; unpack it and add "
+                                 "the one")  # fmt: skip
+            inside = Path(archive.extract(names[0], scratch))
+            try:
+                return read_weights(inside)
+            except ValueError as error:
+                said = str(error).replace(scratch, str(file.parent))
+                raise ValueError(f"{file} unpacked: {said}") from error
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{file} is damaged, or cannot be unpacked: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

@@ -130,7 +130,7 @@ class ADM(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Output:
         """`Output` of float32 [n, outputs, h, w]."""
         timestep = timestep.expand(len(x))  # diffusers' loops give one for all
-        embedding = self.time_embed(_clock(timestep, self.flags.num_channels))
+        embedding = self.time_embed(clock(timestep, self.flags.num_channels))
         if (class_labels is None) == bool(self.flags.num_classes):
             raise ValueError("labels are for networks with num_classes, which need them")
         if class_labels is not None:
@@ -159,7 +159,7 @@ def _through(block: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
     return x
 
 
-def _clock(timestep: Tensor, width: int) -> Tensor:
+def clock(timestep: Tensor, width: int) -> Tensor:
     """[n] -> [n, width]: cosines, then sines, of periods 2 pi to 2 pi 10000."""
     half = width // 2
     steps = torch.arange(half, dtype=torch.float32, device=timestep.device)

@@ -108,7 +108,7 @@ class Card(_Strict):
     """A checkpoint's card. `weights_sha256` is checked at every load; an oracle has no weights."""
 
     name: str
-    family: Literal["unet2d", "adm", "dit", "dit2d", "edm", "oracle"] = "unet2d"
+    family: Literal["unet2d", "adm", "dit", "dit2d", "edm", "ldm", "oracle"] = "unet2d"
     network: dict[str, Any]  # arguments of diffusers' class, or the family's own flags
     file: str = "model.safetensors"  # from the model's folder
     codec: CodecCard | None = None  # None: in pixel space

@@ -18,6 +18,7 @@ from bench.checkpoints.adm import ADM
 from bench.checkpoints.card import Card
 from bench.checkpoints.dit import DiT, flags_of
 from bench.checkpoints.edm import EDM
+from bench.checkpoints.ldm import LDM, LDMFlags
 from bench.checkpoints.oracle import Oracle
 from bench.checkpoints.oracle import build as build_oracle
 from bench.checkpoints.oracle import law as oracle_law
@@ -109,6 +110,19 @@ def _dit_shape(card: Card) -> Shape:
     return flags.in_channels, flags.input_size, flags.input_size
 
 
+def _ldm(card: Card) -> nn.Module:
+    flags = LDMFlags.model_validate(card.network)
+    if flags.n_classes != card.classes + card.null_class:
+        raise ValueError("n_classes must be the card's classes, and one more for null_class")
+    with torch.device("meta"):
+        return LDM(flags)
+
+
+def _ldm_shape(card: Card) -> Shape:
+    flags = LDMFlags.model_validate(card.network)
+    return flags.in_channels, flags.image_size, flags.image_size
+
+
 FAMILIES = {
     "unet2d": Family(lambda card: network(card.network), _unet2d_shape),
     "adm": Family(_adm, _adm_shape),
@@ -116,6 +130,7 @@ FAMILIES = {
     "edm": Family(_edm, _edm_shape),
     "oracle": Family(build_oracle, lambda card: oracle_law(card).shape),
     "dit": Family(_dit, _dit_shape),
+    "ldm": Family(_ldm, _ldm_shape),
 }
 
 

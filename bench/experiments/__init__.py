@@ -15,11 +15,13 @@ from bench.experiments.fashion_mnist import (
 from bench.experiments.published import (
     Plan,
     cifar10_edm,
+    imagenet_256_dit,
     lsun_bedroom_256,
+    lsun_church_256_ldm,
     lsun_horse_256,
 )
 
 __all__ = [
-    "Plan", "ablation", "cifar10_edm", "fmnist", "fmnist_224", "fmnist_latent", "lsun_bedroom_256",
-    "lsun_horse_256", "quick", "samplers", "training",
+    "Plan", "ablation", "cifar10_edm", "fmnist", "fmnist_224", "fmnist_latent", "imagenet_256_dit",
+    "lsun_bedroom_256", "lsun_church_256_ldm", "lsun_horse_256", "quick", "samplers", "training",
 ]  # fmt: skip

@@ -207,3 +207,24 @@ cifar10_edm = Plan(
     note="Karras is the network's own schedule. Its reference batch holds no images, so there is "
     "no precision and recall.",
 )
+lsun_church_256_ldm = Plan(
+    name="lsun-church-256-ldm",
+    title="LSUN Church 256, LDM-KL-8",
+    preset="lsun-churches",
+    published="LSUN Church 256",
+    reference="lsun-church-256-ldm",
+    source="nobody publishes one: crs-bench reference lsun-church-256-ldm --images FOLDER "
+    "--preprocess ldm --features inception-v3-compat --bank 10000",
+    samplers=(DDIM(), DPMpp2M(), UniPC()),
+    note="The reference is of the whole training set, prepared in LDM's way.",
+)
+imagenet_256_dit = Plan(
+    name="imagenet-256-dit",
+    title="ImageNet 256, DiT-XL/2, guidance 1.5",
+    preset="dit-xl-2-256",
+    published="ImageNet 256",
+    reference="VIRTUAL_imagenet256_labeled",
+    samplers=_OF_NOISE,
+    guidance=1.5,
+    note=_ADM + " Guidance acts on all channels of the latent, the published sampler's on three.",
+)

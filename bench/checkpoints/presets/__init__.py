@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench.checkpoints.presets import adm, dit, edm
+from bench.checkpoints.presets import adm, dit, edm, ldm
 from bench.checkpoints.presets.adm import ADMPreset
 from bench.checkpoints.presets.dit import DiTPreset
 from bench.checkpoints.presets.edm import EDMPreset
+from bench.checkpoints.presets.ldm import LDMPreset
 from bench.checkpoints.presets.published import Made, Published
 from bench.names import nearest
 
@@ -23,6 +24,7 @@ FAMILIES: dict[str, tuple[type[Published], Mapping[str, Published]]] = {
     "adm": (ADMPreset, adm.PRESETS),
     "edm": (EDMPreset, edm.PRESETS),
     "dit": (DiTPreset, dit.PRESETS),
+    "ldm": (LDMPreset, ldm.PRESETS),
 }
 PRESETS: dict[str, Published] = {
     name: one for _, of in FAMILIES.values() for name, one in of.items()
