@@ -87,6 +87,29 @@ def test_equals_fifty_digits_also_with_fewer_samples_than_dimensions(n1: int, n2
     assert back == pytest.approx(exact, rel=1e-9)
 
 
+@pytest.mark.parametrize(("scales", "quick"), [((0, -2), True), ((0, -4), True), ((-4, 0), False)])
+def test_small_variances_are_not_lost_to_rounding(
+    scales: tuple[int, int], quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Roots of eigenvalues are taken only where their product shows them to be exact."""
+    taken: list[bool] = []
+    values = metrics.frechet._singular_values
+
+    def watched(*roots: np.ndarray) -> np.ndarray | None:
+        taken.append((found := values(*roots)) is not None)
+        return found
+
+    monkeypatch.setattr(metrics.frechet, "_singular_values", watched)
+    columns = torch.logspace(*scales, 12)
+    one, two = (
+        Set(normal(40, 12, 3) * columns + 0.01 * normal(40, 1, 5)),
+        Set(normal(60, 12, 4) * columns),
+    )
+    exact = exact_distance(one.bank, two.bank)
+    assert frechet_distance(one.mean, one.cov, two.mean, two.cov) == pytest.approx(exact, rel=1e-9)
+    assert taken == [quick]
+
+
 def test_singular_covariances_of_few_images() -> None:
     # one direction each: (S1 S2)^(1/2) has trace |a.b| for S = a a^T, b b^T
     a, b = normal(50, 2, 5).double().unbind(1)
