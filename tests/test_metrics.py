@@ -198,7 +198,7 @@ def test_equals_brute_force_float64(pair: str, k: int) -> None:
 def test_blocks_do_not_change_the_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, real = PAIRS["ties"]
     whole = precision_recall(fake=fake, real=real)
-    monkeypatch.setattr(metrics.neighbours, "_PAIRS", 2000)
+    monkeypatch.setattr(metrics.points, "_PAIRS", 2000)
     monkeypatch.setattr(metrics.neighbours, "_EXTRA", 0)  # every row takes the slow way
     assert precision_recall(fake=fake, real=real) == whole
     assert precision_recall(fake=PAIRS["offset"][0], real=PAIRS["offset"][1]) == brute(
@@ -254,6 +254,41 @@ def brute_density(fake: Tensor, real: Tensor, k: int) -> tuple[float, float]:
     return int(inside.sum()) / (k * len(fake)), int(inside.any(0).sum()) / len(real)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_quick_distances_of_any_precision_do_not_change_the_outcome(
+    pair: str, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (metrics.points, metrics.neighbours):
+        monkeypatch.setattr(room, "kinds", lambda device: (kind,))
+    monkeypatch.setattr(metrics.points, "_PAIRS", 90**2)  # several tiles, the last ones smaller
+    monkeypatch.setattr(metrics.neighbours, "_PENDING", 100)
+    fake, real = PAIRS[pair]
+    assert precision_recall(fake=fake, real=real) == brute(fake, real, 3)
+    assert density_coverage(fake=fake, real=real) == brute_density(fake, real, 5)
+    sets = {"fake": Set(fake), "real": Set(real)}
+    assert (metrics.Precision()(**sets), metrics.Recall()(**sets)) == brute(fake, real, 3)
+
+
+@pytest.mark.parametrize("limit", ["_BUDGET", "_OPEN"])
+def test_too_many_ties_do_not_change_the_outcome(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics.neighbours, limit, 0)
+    for fake, real in (PAIRS["random"], PAIRS["ties"]):
+        assert precision_recall(fake=fake, real=real) == brute(fake, real, 3)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_quick_distances_are_within_their_bound(kind: torch.dtype) -> None:
+    a, b = (x.float() * 3 + 7 for x in PAIRS["wide"])
+    centre = metrics.points.centre_of(b)
+    points = [metrics.points.Points.of(x, centre, kind) for x in (a, b)]
+    quick, error = metrics.points.bounds_of(torch.arange(len(a)), *points)
+    off = (quick.double() - metrics.points.distances(a[:, None], b)).abs()
+    assert (off < error).all() and float(off.max()) > 1e-3 * float(error.max())
+
+
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_density_and_coverage_equal_brute_force(pair: str, k: int) -> None:
@@ -272,7 +307,7 @@ def test_density_and_coverage_equal_prdc() -> None:
 
 def test_blocks_do_not_change_density(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, real = PAIRS["ties"]
-    monkeypatch.setattr(metrics.neighbours, "_PAIRS", 2000)
+    monkeypatch.setattr(metrics.points, "_PAIRS", 2000)
     assert density_coverage(fake=fake, real=real) == brute_density(fake, real, 5)
 
 
