@@ -18,7 +18,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bench import cli, data, features, lab, metrics
-from bench.features import VGG16, Clean, Features, InceptionV3Compat, clean, fidelity
+from bench.features import (
+    VGG16,
+    Clean,
+    Features,
+    InceptionV3Compat,
+    InceptionV3CompatHalf,
+    clean,
+    fidelity,
+)
 
 WARNINGS = pytest.mark.filterwarnings("ignore")  # of the libraries
 
@@ -128,7 +136,7 @@ def test_inception_scores_equal_torch_fidelity(inception_file: Path, tmp_path: P
     assert metrics.Recall()(fake=fake, real=real) * 24 == round(theirs["recall"] * 24, 4)
 
 
-def test_inception_features_are_torch_fidelitys_to_the_bit(inception_file: Path) -> None:
+def test_inception_features_are_torch_fidelitys(inception_file: Path) -> None:
     from torch_fidelity.utils import create_feature_extractor
 
     theirs = create_feature_extractor(
@@ -136,10 +144,47 @@ def test_inception_features_are_torch_fidelitys_to_the_bit(inception_file: Path)
         feature_extractor_weights_path=str(inception_file),
     )  # fmt: skip
     ours = InceptionV3Compat(str(inception_file))
-    colour, grey = pictures(3, 3, 40), pictures(3, 1, 28)
-    assert torch.equal(ours(colour), theirs(colour)[0])
-    assert torch.equal(ours(grey), theirs(grey.repeat(1, 3, 1, 1))[0])
-    assert ours(grey).shape == (3, 2048) and ours(grey).dtype == torch.float32
+    half = InceptionV3CompatHalf(str(inception_file))
+    for images in (pictures(9, 3, 40), pictures(9, 1, 28), pictures(9, 3, 310)):
+        want = theirs(images.expand(-1, 3, -1, -1).contiguous())[0]
+        spread, found = want.std(0).mean(), ours(images)
+        assert found.shape == (9, 2048) and found.dtype == torch.float32
+        assert float((found - want).abs().max()) < 1e-4 * float(spread)
+        off = float((half(images) - want).square().mean().sqrt() / spread)
+        assert 1e-4 < off < 0.3  # eight bits through a hundred layers
+    assert half.name == "inception-v3-compat-half"
+    assert half.digest.startswith(ours.digest) and half.digest != ours.digest
+
+
+@pytest.mark.parametrize("size", [28, 256, 299, 320])
+def test_resize_is_tensorflows(size: int) -> None:
+    from torch_fidelity.interpolate_compat_tensorflow import (
+        interpolate_bilinear_2d_like_tensorflow1x as theirs,
+    )
+
+    images = pictures(2, 3, size)[:, :, : size - 3]
+    want = theirs(images.float(), size=(299, 299), align_corners=False)
+    assert torch.allclose(fidelity._resized(images, 299), (want - 128) / 128, rtol=0, atol=1e-6)
+
+
+def test_batches_shrink_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Small(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("no room")
+            return super().forward(x).mean((2, 3), keepdim=True)
+
+    net = Small(3, 5, 1)
+    images = pictures(10, 3, 20)
+    found = fidelity._pooled(images, net)
+    assert seen == [10, 5, 2, 2, 2, 2, 2] and found.shape == (10, 5)
+    monkeypatch.setattr(Small, "forward", lambda self, x: (_ for _ in ()).throw(
+        torch.OutOfMemoryError("no room")))  # fmt: skip
+    with pytest.raises(torch.OutOfMemoryError):
+        fidelity._pooled(images, net)
 
 
 @pytest.mark.slow  # half a gigabyte of weights
@@ -258,5 +303,10 @@ def test_list_tells_what_is_usable(
         cli.main()
     first, *others = capsys.readouterr().out.splitlines()
     assert end.value.code == 0 and first == "extractors: EffNetLite0, Flatten"
-    assert [line.split(": ")[1] for line in others] == ["Clean", "InceptionV3Compat", "VGG16"]
+    assert [line.split(": ")[1] for line in others] == [
+        "Clean",
+        "InceptionV3Compat",
+        "InceptionV3CompatHalf",
+        "VGG16",
+    ]
     assert all("download https" in line for line in others)

@@ -2,7 +2,7 @@
 
 from bench.features.clean import Clean
 from bench.features.effnet import EffNetLite0, fold_norms, load_effnet_lite0
-from bench.features.fidelity import VGG16, InceptionV3Compat
+from bench.features.fidelity import VGG16, InceptionV3Compat, InceptionV3CompatHalf
 from bench.features.flatten import Flatten
 from bench.features.images import full_float32
 from bench.features.references import (
@@ -23,6 +23,7 @@ __all__ = [
     "Features",
     "Flatten",
     "InceptionV3Compat",
+    "InceptionV3CompatHalf",
     "Reference",
     "fold",
     "fold_norms",

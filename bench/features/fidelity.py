@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.features.effnet import fold_norms
 from bench.features.images import check_images, full_float32
 from bench.features.weights import Published, check_tensors
 
@@ -27,7 +28,8 @@ _VGG = Published(
 class InceptionV3Compat:
     """The 2048 pooled features of TensorFlow's Inception of 2015: the FID of papers.
 
-    torch-fidelity's `inception-v3-compat`: its TensorFlow-1 bilinear resize to 299, float32.
+    torch-fidelity's `inception-v3-compat`: its TensorFlow-1 bilinear resize to 299, float32, batch
+    norms folded and channels last; equal to theirs within 1e-4 of a feature's standard deviation.
     weights: a 566-tensor state dict; without one, the published file in torch.hub's cache.
     """
 
@@ -47,7 +49,36 @@ class InceptionV3Compat:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 2048] on `device`; grey is repeated."""
-        return _features(images, _inception(_INCEPTION.find(self.weights), self.device))
+        path = _INCEPTION.find(self.weights)
+        return _pooled(images, _inception(path, self.device, torch.float32))
+
+
+@dataclass(frozen=True)
+class InceptionV3CompatHalf:
+    """`InceptionV3Compat` in bfloat16 on a CPU and float16 on a GPU: another extractor, whose
+    distance is near FID and is not FID.
+
+    Resize and features are float32, the network is not. weights: as there.
+    """
+
+    weights: str = ""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        _ = self.digest  # missing weights are found now, not after sampling
+
+    @property
+    def name(self) -> str:
+        return f"{_INCEPTION.extractor}-half"
+
+    @property
+    def digest(self) -> str:
+        return f"{_INCEPTION.digest(self.weights)}-half"  # SHA-256 of the weights file, marked
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 2048] on `device`; grey is repeated."""
+        kind = torch.bfloat16 if torch.device(self.device).type == "cpu" else torch.float16
+        return _pooled(images, _inception(_INCEPTION.find(self.weights), self.device, kind))
 
 
 @dataclass(frozen=True)
@@ -78,10 +109,14 @@ class VGG16:
 
 
 @functools.lru_cache(maxsize=2)
-def _inception(path: Path, device: str) -> nn.Module:
+def _inception(path: Path, device: str, kind: torch.dtype) -> nn.Module:
+    """float [n, 3, 299, 299] in -1..1 -> [n, 2048, 1, 1]."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    return _load(FeatureExtractorInceptionV3, _INCEPTION.extractor, "2048", path).to(device)
+    whole = _load(FeatureExtractorInceptionV3, _INCEPTION.extractor, "2048", path)
+    *layers, _ = fold_norms(whole).children()  # in their order; the last makes logits
+    network = nn.Sequential(*layers).to(device, kind)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @functools.lru_cache(maxsize=2)
@@ -110,3 +145,41 @@ def _features(images: Tensor, network: nn.Module) -> Tensor:
             network(x.to(device).expand(-1, 3, -1, -1).contiguous())[0] for x in images.split(batch)
         ]
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def _pooled(images: Tensor, network: nn.Module) -> Tensor:
+    """uint8 [n, c, h, w] -> float32 [n, 2048]; half as many at once where memory is short."""
+    check_images(images)
+    weight = next(network.parameters())
+    batch = min(len(images), 16 if weight.device.type == "cpu" else 512)
+    parts: list[Tensor] = []
+    with full_float32():
+        while (at := sum(map(len, parts))) < len(images):
+            try:
+                x = _resized(images[at : at + batch].to(weight.device), 299)
+                x = x.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+                parts.append(network(x).flatten(1).float())
+            except torch.OutOfMemoryError:
+                if batch == 1:
+                    raise
+                batch //= 2
+    return torch.cat(parts)
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """uint8 [n, c, h, w] -> float32 [n, 3, size, size] in -1..1, as TensorFlow 1 resizes: bilinear
+    with pixel 0 on pixel 0, not centre on centre; grey is repeated."""
+    rows, columns = (_weights_of(n, size, images.device) for n in images.shape[2:])
+    return ((rows / 128) @ (images.float() @ columns.T) - 1).expand(-1, 3, -1, -1)
+
+
+def _weights_of(n: int, size: int, device: torch.device) -> Tensor:
+    """What each of n pixels adds to each of `size` resized ones: float32 [size, n]."""
+    at = torch.arange(size) * torch.tensor(n / size)  # float32, as there
+    low = at.long()
+    part, row = at - low, torch.arange(size)
+    weights = torch.zeros(size, n)
+    weights[row, low] += 1 - part
+    weights[row, (low + 1).clamp(max=n - 1)] += part
+    return weights.to(device)

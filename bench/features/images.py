@@ -10,13 +10,16 @@ from torch import Tensor
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """TF32 off in convolutions, so that an image scores alike on every device."""
-    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before, conv.fp32_precision = conv.fp32_precision, "ieee"
+    """TF32 off in convolutions and products, so that an image scores alike on every device."""
+    rooms: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    before = [room.fp32_precision for room in rooms]
+    for room in rooms:
+        room.fp32_precision = "ieee"
     try:
         yield
     finally:
-        conv.fp32_precision = before
+        for room, precision in zip(rooms, before, strict=True):
+            room.fp32_precision = precision
 
 
 def check_images(images: Tensor) -> None:

@@ -17,7 +17,7 @@ _EXTRA = 16  # candidates beyond the k-th neighbour that are rechecked
 _BUDGET = 1024  # candidates a point, beyond which each row is looked at by itself
 _OPEN = 32  # pairs a point that are measured in float64, likewise
 _PENDING = 2**18  # near ties that wait to be measured
-_SAMPLE = 32  # one point in so many tells how far a neighbour is at most
+_SAMPLE = 8  # one point in so many tells how far a neighbour is at most
 
 
 # ---------------------------------------------------------------- the k-th neighbour

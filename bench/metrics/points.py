@@ -85,7 +85,7 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
 
 def measured(i: Tensor, j: Tensor, a: Points, b: Points) -> Tensor:
     """Squared distances of the pairs (a_i, b_j), float64 [pairs]."""
-    size = max(1, (2**24 if i.is_cuda else 2**17) // a.exact.shape[1])  # stays in a CPU's caches
+    size = max(1, (2**24 if i.is_cuda else 2**19) // a.exact.shape[1])  # stays in a CPU's caches
     parts = zip(i.split(size), j.split(size), strict=True)
     found = [distances(a.exact[rows], b.exact[cols]) for rows, cols in parts]
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device=i.device)
