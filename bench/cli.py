@@ -546,6 +546,40 @@ def bench_sampler(
         typer.echo(store.write_json(json, about | {"networks": found}))
 
 
+@costs.command("metrics")
+def bench_metrics(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="frechet, neighbours or inception, may be repeated; default: all"),
+    ] = None,
+    images: Annotated[int, typer.Option(help="for the network")] = 64,
+    pixels: Annotated[int, typer.Option(help="height and width of an image")] = 256,
+    bank: Annotated[int, typer.Option(help="features in either set of neighbours")] = 10_000,
+    dim: Annotated[int, typer.Option(help="dimensions of features")] = 2048,
+    repeats: Annotated[int, typer.Option(help="turns, after one for memory; the best counts")] = 3,
+    json: Annotated[Path | None, typer.Option(help="file for all readings")] = None,
+    device: Device = "auto",
+) -> None:
+    """Seconds and memory of our metrics and inception beside torch-fidelity's and clean-fid's own
+    functions, on random features and weights; a peer that is not installed has no line."""
+    import tempfile
+
+    from bench import store
+    from bench.benchmarks import metrics
+    from bench.run import device_name, versions
+
+    where, sizes = _device(device), metrics.Sizes(images, pixels, bank, dim, repeats)
+    typer.echo(device_name(where))
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for part in only or metrics.PARTS:
+            lines += metrics.measure(part, sizes, where, Path(folder))
+    typer.echo(metrics.table(lines))
+    if json:
+        about = {"device": device_name(where), "versions": versions()}
+        typer.echo(store.write_json(json, about | metrics.content(sizes, lines)))
+
+
 def _schedule(text: str, folder: Path) -> Any:
     from bench import costs, names, rates, schedules
 

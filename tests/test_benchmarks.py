@@ -171,3 +171,50 @@ def test_a_batch_is_halved_until_it_fits(
 
 def test_on_a_cpu_four_images_are_taken_untried() -> None:
     assert fitting(untrained("tiny"), 10, 0, 3, False, math.inf).batch == 4
+
+
+# ---------------------------------------------------------------- metrics
+
+
+@pytest.mark.filterwarnings("ignore")  # of the peers
+def test_metrics_are_read_beside_the_peers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "readings.json"
+    small = "--images", "4", "--pixels", "40", "--bank", "60", "--dim", "20", "--repeats", "1"
+    assert bench(monkeypatch, "metrics", *small, "--device", "cpu", "--json", str(out)) == 0
+    printed, whole = capsys.readouterr().out, json.loads(out.read_text())
+    assert whole["device"].startswith("CPU") and whole["sizes"]["bank"] == 60
+    assert {line["part"] for line in whole["lines"]} == {"frechet", "neighbours", "inception"}
+    for line in whole["lines"]:
+        assert line["by"] in printed and 0 < line["seconds"] < math.inf
+        assert (line["ratio"] is None) == (line["by"] == "crs-bench")
+        (first,) = (x for x in whole["lines"] if (x["part"], x["ratio"]) == (line["part"], None))
+        # tools that agree find the same; half precision is near
+        near = 0.2 if "half" in line["by"] else 1e-3
+        assert line["value"] == pytest.approx(first["value"], rel=near)
+
+
+def test_a_peer_that_is_not_installed_has_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks.metrics, "_installed", lambda package: False)
+    sizes = benchmarks.metrics.Sizes(bank=20, dim=4, repeats=1)
+    found = [benchmarks.metrics.measure(part, sizes, "cpu", tmp_path)
+             for part in ("frechet", "neighbours", "inception")]  # fmt: skip
+    assert [len(lines) for lines in found] == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--only", "neighbors"), "did you mean neighbours"),
+        (("--bank", "3"), "--bank must be at least 8"),
+    ],
+)
+def test_bad_metric_benchmarks_are_one_line(
+    words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert bench(monkeypatch, "metrics", *words, "--device", "cpu") == 2
+    assert says in capsys.readouterr().err
