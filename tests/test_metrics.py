@@ -87,6 +87,29 @@ def test_equals_fifty_digits_also_with_fewer_samples_than_dimensions(n1: int, n2
     assert back == pytest.approx(exact, rel=1e-9)
 
 
+@pytest.mark.parametrize(("scales", "quick"), [((0, -2), True), ((0, -4), True), ((-4, 0), False)])
+def test_small_variances_are_not_lost_to_rounding(
+    scales: tuple[int, int], quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Roots of eigenvalues are taken only where their product shows them to be exact."""
+    taken: list[bool] = []
+    values = metrics.frechet._singular_values
+
+    def watched(*roots: np.ndarray) -> np.ndarray | None:
+        taken.append((found := values(*roots)) is not None)
+        return found
+
+    monkeypatch.setattr(metrics.frechet, "_singular_values", watched)
+    columns = torch.logspace(*scales, 12)
+    one, two = (
+        Set(normal(40, 12, 3) * columns + 0.01 * normal(40, 1, 5)),
+        Set(normal(60, 12, 4) * columns),
+    )
+    exact = exact_distance(one.bank, two.bank)
+    assert frechet_distance(one.mean, one.cov, two.mean, two.cov) == pytest.approx(exact, rel=1e-9)
+    assert taken == [quick]
+
+
 def test_singular_covariances_of_few_images() -> None:
     # one direction each: (S1 S2)^(1/2) has trace |a.b| for S = a a^T, b b^T
     a, b = normal(50, 2, 5).double().unbind(1)
@@ -175,24 +198,12 @@ def test_equals_brute_force_float64(pair: str, k: int) -> None:
 def test_blocks_do_not_change_the_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, real = PAIRS["ties"]
     whole = precision_recall(fake=fake, real=real)
-    monkeypatch.setattr(metrics.balls, "_BLOCK", 37)
-    monkeypatch.setattr(metrics.balls, "_PAIRS", 50)
-    monkeypatch.setattr(metrics.balls, "_SPARE", 0)  # every row takes the slow way
-    assert precision_recall(fake=fake.clone(), real=real.clone()) == whole
-    fake, real = (x.clone() for x in PAIRS["offset"])
-    assert precision_recall(fake=fake, real=real) == brute(fake, real, 3)
-
-
-def test_what_is_found_of_a_bank_is_remembered_while_it_lives() -> None:
-    found = metrics.neighbours._PAIRS.found
-    fake, real = normal(40, 4, 0), normal(30, 4, 1)
-    first = precision_recall(fake=fake, real=real)
-    held = len(found)
-    assert precision_recall(fake=fake, real=real) == first and len(found) == held
-    assert precision_recall(fake=real, real=fake) == first[::-1] and len(found) == held + 1
-    del fake
-    assert len(found) == held - 1  # both pairs are gone
-    assert precision_recall(fake=normal(40, 4, 0), real=real) == first
+    monkeypatch.setattr(metrics.points, "_PAIRS", 2000)
+    monkeypatch.setattr(metrics.neighbours, "_EXTRA", 0)  # every row takes the slow way
+    assert precision_recall(fake=fake, real=real) == whole
+    assert precision_recall(fake=PAIRS["offset"][0], real=PAIRS["offset"][1]) == brute(
+        *PAIRS["offset"], 3
+    )
 
 
 def test_equals_torch_fidelity() -> None:
@@ -243,6 +254,41 @@ def brute_density(fake: Tensor, real: Tensor, k: int) -> tuple[float, float]:
     return int(inside.sum()) / (k * len(fake)), int(inside.any(0).sum()) / len(real)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_quick_distances_of_any_precision_do_not_change_the_outcome(
+    pair: str, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (metrics.points, metrics.neighbours):
+        monkeypatch.setattr(room, "kinds", lambda device: (kind,))
+    monkeypatch.setattr(metrics.points, "_PAIRS", 90**2)  # several tiles, the last ones smaller
+    monkeypatch.setattr(metrics.neighbours, "_PENDING", 100)
+    fake, real = PAIRS[pair]
+    assert precision_recall(fake=fake, real=real) == brute(fake, real, 3)
+    assert density_coverage(fake=fake, real=real) == brute_density(fake, real, 5)
+    sets = {"fake": Set(fake), "real": Set(real)}
+    assert (metrics.Precision()(**sets), metrics.Recall()(**sets)) == brute(fake, real, 3)
+
+
+@pytest.mark.parametrize("limit", ["_BUDGET", "_OPEN"])
+def test_too_many_ties_do_not_change_the_outcome(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics.neighbours, limit, 0)
+    for fake, real in (PAIRS["random"], PAIRS["ties"]):
+        assert precision_recall(fake=fake, real=real) == brute(fake, real, 3)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_quick_distances_are_within_their_bound(kind: torch.dtype) -> None:
+    a, b = (x.float() * 3 + 7 for x in PAIRS["wide"])
+    centre = metrics.points.centre_of(b)
+    points = [metrics.points.Points.of(x, centre, kind) for x in (a, b)]
+    quick, error = metrics.points.bounds_of(torch.arange(len(a)), *points)
+    off = (quick.double() - metrics.points.distances(a[:, None], b)).abs()
+    assert (off < error).all() and float(off.max()) > 1e-3 * float(error.max())
+
+
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_density_and_coverage_equal_brute_force(pair: str, k: int) -> None:
@@ -261,7 +307,7 @@ def test_density_and_coverage_equal_prdc() -> None:
 
 def test_blocks_do_not_change_density(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, real = PAIRS["ties"]
-    monkeypatch.setattr(metrics.balls, "_BLOCK", 37)
+    monkeypatch.setattr(metrics.points, "_PAIRS", 2000)
     assert density_coverage(fake=fake, real=real) == brute_density(fake, real, 5)
 
 
