@@ -504,18 +504,33 @@ def score(
     json: JSON = False,
     device: Device = "auto",
 ) -> None:
-    """Score images against a reference."""
+    """Score images against a reference, a batch at a time; says on stderr what keeps the score from
+    being compared with others."""
+    from tqdm import tqdm
+
     from bench import data
     from bench import run as path
 
-    found = data.read_images(images)
-    scores = path.score(found, reference, features, _forms(metrics), _device(device))
-    result = {"n": len(found), "features": features, "reference": reference, **scores}
+    n, lossy = data.survey(images)
+    shape: list[tuple[int, ...]] = []
+
+    def batches() -> Iterator[Any]:
+        with tqdm(total=n, unit="image", disable=None) as bar:
+            for batch in data.stream(images, 256):
+                shape[:] = [tuple(batch.shape[1:])]
+                yield batch
+                bar.update(len(batch))
+
+    scores = path.score(batches(), reference, features, _forms(metrics), _device(device))
+    warnings = path.cautions(n, lossy, shape[0], features)
+    result = {"n": n, "features": features, "reference": reference, **scores}
     if json:
-        _print_json(result)
-    else:
-        for name, value in result.items():
-            typer.echo(f"{name:>12}  {value}")
+        _print_json(result | {"warnings": warnings})
+        return
+    for name, value in result.items():
+        typer.echo(f"{name:>12}  {value}")
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 @app.command()

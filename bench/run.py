@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -342,13 +342,15 @@ def versions() -> dict[str, str]:
 
 
 def score(
-    x: Tensor,
+    x: Tensor | Iterable[Tensor],
     reference: str | Path = "fashion-mnist",
     features: str = "effnet-lite0",
     metrics: Sequence[str] = ("fd", "precision", "recall"),
     device: str = "cpu",
 ) -> dict[str, float]:
-    """Scores of uint8 images x [n, c, h, w] against a reference: metric name -> float.
+    """Scores of uint8 images x [n, c, h, w], or a stream of batches of them, against a reference:
+    metric name -> float. Of a stream one batch is held at a time, and as many features as the
+    metrics need.
 
     The reference is not opened where no metric reads one. ValueError: unknown reference, extractor
     or metric, a layer that either lacks, images that are not uint8 NCHW, too few.
@@ -359,5 +361,19 @@ def score(
     if any(needs_real(metric) for metric in scores):
         layers = reference_layers(scores)
         real = feature_room.load_reference(reference, extractor, layers=layers).by_layer
-    fake = feature_room.fold_layers(extractor, x.split(256), banks_of(scores, 10_000))
+    batches = x.split(256) if isinstance(x, Tensor) else x
+    fake = feature_room.fold_layers(extractor, batches, banks_of(scores, 10_000))
     return scores_of(scores, fake, real)
+
+
+def cautions(n: int, lossy: int, shape: tuple[int, ...], features: str) -> list[str]:
+    """Why a score of n images [c, h, w], of which `lossy` are JPEGs, is not comparable as it is."""
+    found = []
+    if n < 50_000:
+        found.append(f"{n:,} images: published FIDs are of 50,000, and fewer score higher")
+    if lossy:
+        found.append(f"{lossy:,} of the images are JPEGs, whose losses count as a difference; "
+                     "save samples as PNG")  # fmt: skip
+    if shape[0] == 1 and "effnet" not in features:
+        found.append("grey images were repeated to three channels")
+    return found

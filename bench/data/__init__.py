@@ -2,7 +2,7 @@
 
 from bench.data.fashion import FashionMNIST
 from bench.data.preprocess import ADMLSUN, LDM, AsIs, Preprocess
-from bench.data.reading import pickle_refusal, read_images, spaced, stream
+from bench.data.reading import pickle_refusal, read_images, spaced, stream, survey
 from bench.data.tensors import batches, digest, hashed
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "read_images",
     "spaced",
     "stream",
+    "survey",
 ]

@@ -49,6 +49,12 @@ def spaced(path: str | Path, n: int, preprocess: Preprocess | None = None) -> Te
     return torch.cat(list(_batched(((name, prepare(read())) for name, read in chosen), 256)))
 
 
+def survey(path: str | Path) -> tuple[int, int]:
+    """(images of a path, of which lossy by their names: JPEG), before any is decoded."""
+    names = [name for name, _ in _images(Path(path))]
+    return len(names), sum(name.lower().endswith((".jpg", ".jpeg")) for name in names)
+
+
 def _images(path: Path) -> list[tuple[str, Callable[[], np.ndarray]]]:
     """Every image of a path: its name, and what reads it as uint8 [h, w, c]."""
     if path.suffix.lower() in (".pkl", ".pickle"):

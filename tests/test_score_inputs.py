@@ -1,0 +1,155 @@
+"""`crs-bench score` on input of every kind: what is documented, or one line and exit status 2."""
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench import cli, run
+
+SIZE = 8
+
+
+def crs(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["crs-bench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def pixels(n: int, mode: str = "RGB", size: int = SIZE) -> list[Image.Image]:
+    draw = np.random.default_rng(0)
+    shape = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
+    return [Image.fromarray(draw.integers(0, 256, (size, size, *shape), np.uint8), mode)
+            for _ in range(n)]  # fmt: skip
+
+
+def folder(at: Path, images: list[Image.Image], name: str = "{}.png") -> Path:
+    for i, image in enumerate(images):
+        path = at / name.format(i)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, "jpeg" if path.suffix.lower().startswith(".jp") else "png")
+    at.mkdir(exist_ok=True)
+    return at
+
+
+def array(at: Path, content: np.ndarray) -> Path:
+    np.save(at.with_suffix(".npy"), content)
+    return at.with_suffix(".npy")
+
+
+def broken(at: Path, cut: Callable[[bytes], bytes]) -> Path:
+    folder(at, pixels(20))
+    pixels(1)[0].save(file := io.BytesIO(), "png")
+    (at / "z.png").write_bytes(cut(file.getvalue()))
+    return at
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("reference")
+    folder(at / "real", pixels(60))
+    with pytest.MonkeyPatch.context() as patch:
+        made = ("reference", at / "r.npz", "--images", at / "real", "--features", "flatten")
+        assert crs(patch, *made, "--bank", 60, "--device", "cpu") == 0
+    return at / "r.npz"
+
+
+NOISE = np.random.default_rng(1).integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
+BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "nothing there": (lambda at: at, "no images in"),
+    "an empty folder": (lambda at: folder(at, []), "no images in"),
+    "one image": (lambda at: folder(at, pixels(1)), "covariance|at least 2|1 image"),
+    "no more than k": (lambda at: folder(at, pixels(3)), "3 nearest neighbours need"),
+    "NaN": (lambda at: array(at, np.full((20, SIZE, SIZE, 3), np.nan)), "uint8"),
+    "floats in 0..1": (lambda at: array(at, NOISE / 255), "uint8 in 0..255"),
+    "a wrong shape": (lambda at: array(at, NOISE[0]), r"\[n, h, w, c\]"),
+    "two channels": (lambda at: array(at, NOISE[..., :2]), r"\[n, h, w, c\]"),
+    "mixed sizes": (
+        lambda at: folder(folder(at, pixels(20)), pixels(1, size=9), "z{}.png"),
+        "one size and mode",
+    ),
+    "mixed modes": (
+        lambda at: folder(folder(at, pixels(20)), pixels(1, "L"), "z{}.png"), "one size and mode",
+    ),
+    "RGBA that is seen through": (lambda at: folder(at, pixels(20, "RGBA")), "alpha|transparen"),
+    "corrupt": (lambda at: broken(at, lambda raw: b"\x00" * len(raw)), "z.png"),
+    "cut short": (lambda at: broken(at, lambda raw: raw[:-40]), "z.png"),
+    "no image": (lambda at: broken(at, lambda raw: b"text"), "z.png"),
+    "another size than the reference": (
+        lambda at: folder(at, pixels(20, size=9)), "reference|dimensions",
+    ),
+    "a pickle": (lambda at: Path(f"{at}.pkl"), "is a pickle"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(
+    case: str, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    make, says = BAD[case]
+    given = make(tmp_path / "fake")
+    capsys.readouterr()
+    asked = ("score", given, reference, "--features", "flatten", "--device", "cpu")
+    assert crs(monkeypatch, *asked) == 2
+    told = capsys.readouterr().err.splitlines()
+    told = [line for line in told if line.startswith("crs-bench: ")]
+    assert len(told) == 1
+    assert re.search(says, told[0]), told[0]
+
+
+@pytest.mark.parametrize("name", ["{}.PNG", "a/b/{}.png", "{}.Png"])
+def test_upper_case_and_nested_files_are_found(
+    name: str, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    folder(tmp_path / "fake", pixels(30), name)
+    asked = ("score", tmp_path / "fake", reference, "--features", "flatten", "--json")
+    assert crs(monkeypatch, *asked, "--device", "cpu") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n"] == 30 and found["precision"] == 1.0  # they are of the reference
+    assert len(found["warnings"]) == 1 and "30 images" in found["warnings"][0]
+
+
+def test_constant_images_score_badly_and_are_no_error(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    given = array(tmp_path / "flat", np.full((20, SIZE, SIZE, 3), 7, np.uint8))
+    asked = ("score", given, reference, "--features", "flatten", "--json", "--device", "cpu")
+    assert crs(monkeypatch, *asked) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fd"] > 1 and found["recall"] == 0
+
+
+def test_jpegs_and_grey_images_are_warned_of(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    folder(tmp_path / "fake", pixels(20), "{}.jpg")
+    asked = ("score", tmp_path / "fake", reference, "--features", "flatten", "--device", "cpu")
+    assert crs(monkeypatch, *asked) == 0
+    assert "warning: 20 of the images are JPEGs" in capsys.readouterr().err
+    assert run.cautions(50_000, 0, (3, 8, 8), "clean") == []
+    assert "repeated to three" in run.cautions(50_000, 0, (1, 8, 8), "clean")[0]
+
+
+def test_a_stream_scores_as_the_whole() -> None:
+    images = torch.from_numpy(NOISE).permute(0, 3, 1, 2).repeat(3, 1, 1, 1)
+    whole = run.score(images, metrics=["fd"])
+    assert run.score(iter(images.split(256)), metrics=["fd"]) == whole
+
+
+def test_cut_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (weights := tmp_path / "inception.pth").write_bytes(b"PK\x03\x04 cut")
+    folder(tmp_path / "fake", pixels(20))
+    features = f"inception-v3-compat(weights='{weights}')"
+    reference = tmp_path / "r.npz"
+    np.savez(reference, mu=np.zeros(2048), sigma=np.eye(2048))
+    asked = ("score", tmp_path / "fake", reference, "--features", features, "--device", "cpu")
+    assert crs(monkeypatch, *asked) == 2
+    assert "inception.pth" in capsys.readouterr().err
