@@ -431,6 +431,9 @@ def _pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
     from bench.data import FashionMNIST
 
     prepare = names.build(preprocess, datasets.preprocess)
+    if data is not None and not data.exists():
+        raise ValueError(f"--data {data} is not there; give Fashion-MNIST's IDX files (Debian's "
+                         "dataset-fashion-mnist), or a folder, zip or array of images")  # fmt: skip
     if data is not None and not list(data.glob("*-ubyte*")):
         return datasets.spaced(data, images, prepare)
     if prepare != datasets.AsIs():
