@@ -337,6 +337,8 @@ def fetch(
         raise ValueError(f"preset {name} is of no one file: fetch one that it fits")
     if not only_file:
         checkpoints.check_free(name, folder / name)
+        if chosen.how and codec is None:
+            raise ValueError(f"preset {name} needs{chosen.how}; or fetch it with --only-file")
     usual = features.cache_folder() / "downloads" / chosen.file
     file = get(chosen.address, usual, chosen.sha256)
     if not only_file:

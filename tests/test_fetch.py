@@ -260,6 +260,8 @@ def test_fetch_makes_a_model_of_a_preset(
     out = ("--to", tmp_path / "out", "--only-file")
     assert crs(monkeypatch, "fetch", "tiny", "--models", models, *out) == 0
     assert (tmp_path / "out" / "a.pt").is_file()
+    assert crs(monkeypatch, "fetch", "dit-xl-2-256", "--models", models) == 2
+    assert "needs --codec FOLDER" in capsys.readouterr().err  # before any download
     assert crs(monkeypatch, "fetch", "lsun-hors") == 2
     assert "did you mean" in capsys.readouterr().err
 

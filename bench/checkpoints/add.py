@@ -147,8 +147,8 @@ def preset_lines(models: Path) -> list[str]:
             elif chosen.file:
                 made = ", converted as it says" if chosen.convert else ""
                 lines.append(
-                    f"preset {name}: absent; crs-bench fetch {name}{made}, or with {chosen.given} "
-                    f"on disk: crs-bench add {chosen.given} --family {family} --preset {name} "
+                    f"preset {name}: absent; crs-bench fetch {name}{chosen.how}{made}, or with "
+                    f"{chosen.given} on disk: crs-bench add {chosen.given} --family {family} --preset {name} "
                     f"--name {name}{chosen.how}"
                 )
             else:

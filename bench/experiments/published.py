@@ -75,8 +75,8 @@ class Plan:
         except ValueError:
             chosen = checkpoints.PRESETS[self.preset]
             lacks["weights"] = (
-                f"crs-bench fetch {self.preset}, or with {chosen.given} on disk: crs-bench add "
-                f"{chosen.given} --family {checkpoints.family_of(self.preset)} --preset "
+                f"crs-bench fetch {self.preset}{chosen.how}; or with {chosen.given} on disk: "
+                f"crs-bench add {chosen.given} --family {checkpoints.family_of(self.preset)} --preset "
                 f"{self.preset} --name {self.home}{chosen.how}"
             )
         try:
