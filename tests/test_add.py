@@ -261,5 +261,5 @@ def test_presets_make_cards_and_are_listed(
     said = capsys.readouterr().out
     assert "models: my-horse\n" in said
     assert "preset lsun-horse: present as my-horse\n" in said
-    assert "preset lsun-cat: absent; crs-bench fetch lsun-cat, or with lsun_cat.pt on disk" in said
+    assert "preset lsun-cat: absent; crs-bench fetch lsun-cat; or with lsun_cat.pt on disk" in said
     assert said.count(" absent;") == sum(bool(one.file) for one in PRESETS.values()) - 1

@@ -145,12 +145,7 @@ def preset_lines(models: Path) -> list[str]:
             if found:
                 lines.append(f"preset {name}: present as {', '.join(found)}")
             elif chosen.file:
-                made = ", converted as it says" if chosen.convert else ""
-                lines.append(
-                    f"preset {name}: absent; crs-bench fetch {name}{chosen.how}{made}, or with "
-                    f"{chosen.given} on disk: crs-bench add {chosen.given} --family {family} --preset {name} "
-                    f"--name {name}{chosen.how}"
-                )
+                lines.append(f"preset {name}: absent; {chosen.commands(family, name, name)}")
             else:
                 lines.append(f"preset {name}: any file of these flags")
     return lines

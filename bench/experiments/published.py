@@ -73,11 +73,9 @@ class Plan:
         try:
             checkpoints.folder(self.home, models)
         except ValueError:
-            chosen = checkpoints.PRESETS[self.preset]
-            lacks["weights"] = (
-                f"crs-bench fetch {self.preset}{chosen.how}; or with {chosen.given} on disk: "
-                f"crs-bench add {chosen.given} --family {checkpoints.family_of(self.preset)} --preset "
-                f"{self.preset} --name {self.home}{chosen.how}"
+            family = checkpoints.family_of(self.preset)
+            lacks["weights"] = checkpoints.PRESETS[self.preset].commands(
+                family, self.preset, self.home
             )
         try:
             lab.extractor_of(self.extractor, "cpu")

@@ -66,6 +66,14 @@ class Published(BaseModel):
         """What `add` must be given beside the file; None for nothing."""
         return None
 
+    def commands(self, family: str, preset: str, name: str) -> str:
+        """How a model `name` is made of it: by download, or of the file on disk."""
+        made = ", converted as it says" if self.convert else ""
+        return (
+            f"crs-bench fetch {preset}{self.how}{made}; or with {self.given} on disk: crs-bench "
+            f"add {self.given} --family {family} --preset {preset} --name {name}{self.how}"
+        )
+
     def record(self) -> dict[str, object]:
         """What the card says of the source."""
         return {"address": self.address, "published_sha256": self.sha256,
