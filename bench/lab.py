@@ -297,14 +297,13 @@ def scored_jobs(
             schedule = chosen.get((line, sampler)) if isinstance(planned, Tuned) else planned
             if schedule is None:
                 continue
-            for block in experiment.blocks:
-                if block.lines and line not in block.lines:
-                    continue
+            blocks = [b for b in experiment.blocks if not b.lines or line in b.lines]
+            for block in blocks:
                 row = {"line": line, "role": "score", "block": block.name}
                 row |= {"model": experiment.model}
                 # a stochastic run has no one image that it should have come to
                 anchor = None if is_stochastic(sampler) else anchors.get((on.model, block))
-                drawn = {min(block.nfes), max(block.nfes)} if block is experiment.blocks[0] else ()
+                drawn = {min(block.nfes), max(block.nfes)} if block is blocks[0] else ()
                 jobs += [
                     _job(
                         lab,

@@ -346,7 +346,7 @@ class Scoring:
     dtype: str = "float32"  # the network's, while sampling
     batch: int = 100  # of sampling; results do not depend on it
     converged: Converged | None = None  # None: no distance to the model's own converged samples
-    strip: int = 8  # images that are kept, side by side, of the first block at its end NFEs
+    strip: int = 8  # images that are kept, side by side, of a line's first block at its end NFEs
 
     def __post_init__(self) -> None:
         if self.converged and self.converged.images > self.bank:

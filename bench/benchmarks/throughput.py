@@ -13,7 +13,7 @@ WARM = 3  # calls that do not count, the first of which may compile
 
 
 @dataclass(frozen=True)
-class Rate:
+class Throughput:
     """One batch size: images a second through the network alone, and the device's memory."""
 
     batch: int
@@ -26,7 +26,7 @@ def throughput(
     batches: tuple[int, ...],
     seconds: float = 2.0,
     compiled: Callable[[Checkpoint], Checkpoint] | None = None,
-) -> Iterator[Rate]:
+) -> Iterator[Throughput]:
     """A reading for each batch, ascending, until one does not fit in the device's memory.
 
     Calls are made for `seconds` each. ValueError: a batch below 1; RuntimeError where the first
@@ -43,7 +43,7 @@ def throughput(
             return
 
 
-def _reading(model: Checkpoint, batch: int, seconds: float) -> Rate:
+def _reading(model: Checkpoint, batch: int, seconds: float) -> Throughput:
     gpu = model.device.startswith("cuda")
     x = torch.randn(batch, *model.shape).to(model.device, model.dtype)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -66,10 +66,10 @@ def _reading(model: Checkpoint, batch: int, seconds: float) -> Rate:
             call()
             calls += 1
     peak = torch.cuda.max_memory_allocated(model.device) / 2**30 if gpu else None
-    return Rate(batch, calls * batch / took, peak)
+    return Throughput(batch, calls * batch / took, peak)
 
 
-def throughput_table(rates: list[Rate]) -> str:
+def throughput_table(rates: list[Throughput]) -> str:
     """One row a batch."""
     rows = [(r.batch, f"{r.images_a_second:.4g}",
              "" if r.memory_gib is None else f"{r.memory_gib:.1f}") for r in rates]  # fmt: skip

@@ -7,8 +7,6 @@ one's norms, embeddings and last layer stay float32, as published. Only what the
 models use is here: residual up- and downsampling, scale-shift norms.
 """
 
-import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,13 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.checkpoints.card import ADMFlags
-
-
-@dataclass(frozen=True)
-class Output:
-    """What the network returns, as diffusers' networks do."""
-
-    sample: Tensor
+from bench.checkpoints.output import Output, clock
+from bench.checkpoints.unet import Levels
 
 
 class _Norm(nn.GroupNorm):
@@ -115,13 +108,15 @@ class ADM(nn.Module):
         )
         if flags.num_classes:
             self.label_emb = nn.Embedding(flags.num_classes, embedding)
-        self.input_blocks, skips = _down(flags)
+        levels, first = _levels(flags), flags.widths[0]
+        entry = nn.Conv2d(flags.in_channels, first, 3, padding=1)
+        self.input_blocks, skips = levels.input_blocks(entry, first)
         widest = skips[-1]
         self.middle_block = nn.ModuleList([
             _Residual(widest, widest, embedding), _attention(flags, widest),
             _Residual(widest, widest, embedding),
         ])  # fmt: skip
-        self.output_blocks = _up(flags, skips)
+        self.output_blocks = levels.output_blocks(skips)
         outputs = flags.in_channels * (2 if flags.learn_sigma else 1)
         self.out = nn.Sequential(
             _Norm(flags.widths[0]), nn.SiLU(), nn.Conv2d(flags.widths[0], outputs, 3, padding=1)
@@ -159,14 +154,6 @@ def _through(block: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
     return x
 
 
-def clock(timestep: Tensor, width: int) -> Tensor:
-    """[n] -> [n, width]: cosines, then sines, of periods 2 pi to 2 pi 10000."""
-    half = width // 2
-    steps = torch.arange(half, dtype=torch.float32, device=timestep.device)
-    angle = timestep.float()[:, None] * torch.exp(-math.log(10000) * steps / half)
-    return torch.cat([angle.cos(), angle.sin()], 1)
-
-
 def _attention(flags: ADMFlags, channels: int) -> _Attention:
     heads = flags.num_heads or channels // flags.num_head_channels
     return _Attention(channels, heads, flags.use_new_attention_order)
@@ -181,30 +168,11 @@ def _stage(flags: ADMFlags, level: int, channels: int) -> list[nn.Module]:
     return layers
 
 
-def _down(flags: ADMFlags) -> tuple[nn.ModuleList, list[int]]:
-    """The blocks from the image to the lowest resolution, and the channels that each leaves."""
-    channels, embedding = flags.widths[0], 4 * flags.num_channels
-    blocks = [nn.ModuleList([nn.Conv2d(flags.in_channels, channels, 3, padding=1)])]
-    skips = [channels]
-    for level, width in enumerate(flags.widths):
-        for _ in range(flags.num_res_blocks):
-            blocks.append(nn.ModuleList(_stage(flags, level, channels)))
-            channels = width
-            skips.append(channels)
-        if level < len(flags.widths) - 1:
-            blocks.append(nn.ModuleList([_Residual(channels, channels, embedding, "down")]))
-            skips.append(channels)
-    return nn.ModuleList(blocks), skips
-
-
-def _up(flags: ADMFlags, skips: list[int]) -> nn.ModuleList:
-    """The blocks back to the image's resolution, each fed with one skip, the last first."""
-    blocks, channels, rest = [], skips[-1], list(skips)
-    for level in reversed(range(len(flags.widths))):
-        for index in range(flags.num_res_blocks + 1):
-            layers = _stage(flags, level, channels + rest.pop())
-            channels = flags.widths[level]
-            if level and index == flags.num_res_blocks:
-                layers.append(_Residual(channels, channels, 4 * flags.num_channels, "up"))
-            blocks.append(nn.ModuleList(layers))
-    return nn.ModuleList(blocks)
+def _levels(flags: ADMFlags) -> Levels:
+    embedding = 4 * flags.num_channels
+    return Levels(
+        flags.widths, flags.num_res_blocks,
+        stage=lambda level, channels: _stage(flags, level, channels),
+        down=lambda channels: _Residual(channels, channels, embedding, "down"),
+        up=lambda channels: _Residual(channels, channels, embedding, "up"),
+    )  # fmt: skip

@@ -7,15 +7,13 @@ gives other outputs at any timestep but 0. Checked against a second writing of t
 diffusers' network with its frequencies changed, not against the authors' code or files.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from bench.checkpoints.card import Card
+from bench.checkpoints.output import Output, clock
 
 FREQUENCIES = 256  # sines and cosines of the timestep
 
@@ -69,13 +67,6 @@ def flags_of(card: Card) -> DiTFlags:
             "num_classes, class_dropout_prob above 0 and learn_sigma"
         )
     return flags
-
-
-@dataclass(frozen=True)
-class Output:
-    """What the network returns, as diffusers' networks do."""
-
-    sample: Tensor
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -149,11 +140,7 @@ class _Time(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, timestep: Tensor) -> Tensor:
-        half = FREQUENCIES // 2
-        steps = torch.arange(half, dtype=torch.float32, device=timestep.device)
-        angle = timestep.float()[:, None] * torch.exp(-math.log(10000) * steps / half)
-        waves = torch.cat([angle.cos(), angle.sin()], 1)
-        return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+        return self.mlp(clock(timestep, FREQUENCIES).to(next(self.mlp.parameters()).dtype))
 
 
 class _Classes(nn.Module):

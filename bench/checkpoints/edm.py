@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.checkpoints.adm import Output
 from bench.checkpoints.edm_flags import EDMFlags
+from bench.checkpoints.output import Output
 
 Resample = Literal["", "up", "down"]
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from bench.checkpoints.adm import Output, clock
+from bench.checkpoints.output import Output, clock
+from bench.checkpoints.unet import Levels
 
 
 class LDMFlags(BaseModel):
@@ -193,13 +194,14 @@ class LDM(nn.Module):
         )
         if flags.n_classes:
             self.class_embed = nn.Embedding(flags.n_classes, flags.context_dim)
-        self.input_blocks, skips = _down(flags)
+        levels, entry = _levels(flags), nn.Conv2d(flags.in_channels, width, 3, padding=1)
+        self.input_blocks, skips = levels.input_blocks(entry, width)
         widest = skips[-1]
         self.middle_block = nn.ModuleList([
             _Residual(widest, widest, embedding), _attention(flags, widest),
             _Residual(widest, widest, embedding),
         ])  # fmt: skip
-        self.output_blocks = _up(flags, skips)
+        self.output_blocks = levels.output_blocks(skips)
         last = nn.Conv2d(flags.widths[0], flags.in_channels, 3, padding=1)
         self.out = nn.Sequential(_norm(flags.widths[0]), nn.SiLU(), last)
 
@@ -244,30 +246,10 @@ def _stage(flags: LDMFlags, level: int, channels: int) -> list[nn.Module]:
     return layers
 
 
-def _down(flags: LDMFlags) -> tuple[nn.ModuleList, list[int]]:
-    """The blocks from the latent to the lowest resolution, and the channels that each leaves."""
-    channels = flags.model_channels
-    blocks = [nn.ModuleList([nn.Conv2d(flags.in_channels, channels, 3, padding=1)])]
-    skips = [channels]
-    for level, width in enumerate(flags.widths):
-        for _ in range(flags.num_res_blocks):
-            blocks.append(nn.ModuleList(_stage(flags, level, channels)))
-            channels = width
-            skips.append(channels)
-        if level < len(flags.widths) - 1:
-            blocks.append(nn.ModuleList([_Resample(channels, "op")]))
-            skips.append(channels)
-    return nn.ModuleList(blocks), skips
-
-
-def _up(flags: LDMFlags, skips: list[int]) -> nn.ModuleList:
-    """The blocks back to the latent's resolution, each fed with one skip, the last first."""
-    blocks, channels, rest = [], skips[-1], list(skips)
-    for level in reversed(range(len(flags.widths))):
-        for index in range(flags.num_res_blocks + 1):
-            layers = _stage(flags, level, channels + rest.pop())
-            channels = flags.widths[level]
-            if level and index == flags.num_res_blocks:
-                layers.append(_Resample(channels, "conv"))
-            blocks.append(nn.ModuleList(layers))
-    return nn.ModuleList(blocks)
+def _levels(flags: LDMFlags) -> Levels:
+    return Levels(
+        flags.widths, flags.num_res_blocks,
+        stage=lambda level, channels: _stage(flags, level, channels),
+        down=lambda channels: _Resample(channels, "op"),
+        up=lambda channels: _Resample(channels, "conv"),
+    )  # fmt: skip

@@ -10,8 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from bench.checkpoints.adm import Output
 from bench.checkpoints.card import Card
+from bench.checkpoints.output import Output
 
 
 class _Strict(BaseModel):

@@ -53,21 +53,31 @@ def _crs(rate: Rate, xi: float, coordinate: Coordinate = "angle") -> ConstantRat
 
 
 def quick(models: Path) -> Experiment:
-    """Minutes on a laptop: 500 images a cell of the small pixel model, four schedules."""
-    v_x = _rate(models, "fmnist-pixel-small", "v_x")
+    """Minutes on a laptop: 500 images a cell of the small pixel model, four schedules; 250 of the
+    latent model, two."""
+    v_x, v_latent = (_rate(models, name, "v_x") for name in ("fmnist-pixel-small", "fmnist-latent"))
+    lines: dict[str, Schedule | Tuned | On] = {
+        "native": Native(),
+        "log-SNR": LogSNR(),
+        "Karras(rho=7)": Karras(7.0),
+        "CRS(v_x, xi=0.5)": _crs(v_x, 0.5),
+    }
+    latent: dict[str, Schedule | Tuned | On] = {
+        "latent, native": On("fmnist-latent", Native()),
+        "latent, CRS(v_x, xi=0.5)": On("fmnist-latent", _crs(v_latent, 0.5)),
+    }
     return Experiment(
         name="quick",
-        title="Fashion-MNIST, small pixel model, 500 images a cell",
-        note="500 images rank schedules that differ a lot and nothing else; claims need `fmnist`.",
+        title="Fashion-MNIST, small pixel model and latent model, 500 and 250 images a cell",
+        note="So few images rank schedules that differ a lot and nothing else; claims need "
+        "`fmnist` and `fmnist-latent`. The cells of 250 images compare with each other only.",
         model="fmnist-pixel-small",
-        lines={
-            "native": Native(),
-            "log-SNR": LogSNR(),
-            "Karras(rho=7)": Karras(7.0),
-            "CRS(v_x, xi=0.5)": _crs(v_x, 0.5),
-        },
+        lines={**lines, **latent},
         samplers=(DDIM(), DPMpp2M()),
-        blocks=(Block("1", range(500), (5, 10, 20)),),
+        blocks=(
+            Block("1", range(500), (5, 10, 20), tuple(lines)),
+            Block("latent", range(500, 750), (5, 10), tuple(latent)),
+        ),
         scoring=Scoring(bank=2_000, batch=64),
     )
 

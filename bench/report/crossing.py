@@ -37,7 +37,7 @@ def crossing(results: Results, model: str, n: int) -> Figure:
             axes.set_visible(False)
     color_bar(figure, panels[: len(every)], top, most, "times the best of the row")
     name = label("fd", results.features)
-    title = f"{name} of {model}, {n:,} images a cell; bold: best of a row, and ties"
+    title = f"{name} of {results.subject(model, n)}; bold: best of a row, and ties"
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -33,6 +33,7 @@ def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
     models = dict.fromkeys(model for model, _ in results.groups())
     groups = [(model, n) for model, n in results.groups() if len(results.ran(model, n))]
     first = {model: n for model, n in reversed(groups)}
+    shown: set[tuple[str, str]] = set()
     for model, n in groups:
         tail = "" if len(models) == 1 else f"-{model}"
         tail += "" if n == first[model] else f"-{n}"
@@ -44,8 +45,10 @@ def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
         else:
             for name, figure in _of_few_lines(results, model, n):
                 yield name + tail, figure
-            if n == first[model]:
+            lines = {(model, line) for line in results.ran(model, n).line}
+            if not lines <= shown:
                 yield f"samples{tail}", _samples(results, model, n, folder)
+            shown |= lines
         if n == first[model] and levels.curves(results, model):
             yield f"rates{tail}", levels.rates(results, model)
 
@@ -83,7 +86,7 @@ def _samples(results: Results, model: str, n: int, folder: Path) -> Figure:
                 axes[i][j].imshow(matplotlib.image.imread(strip), cmap="gray", vmin=0, vmax=1)
     for i, line in enumerate(lines):
         axes[i][0].set_ylabel(line, rotation=0, ha="right", va="center", fontsize=8)
-    figure.suptitle(f"{model}: the same seeds in every row", fontsize=10)
+    figure.suptitle(f"{results.models(model, n)}: the same seeds in every row", fontsize=10)
     return figure
 
 

@@ -117,6 +117,15 @@ class Results:
         scored = self.frame[self.frame.role == "score"]
         yield from dict.fromkeys(zip(scored.model, scored.n, strict=True))
 
+    def models(self, model: str, n: int) -> str:
+        """Names of the models that made a group's cells; lines may be of others than its own."""
+        keys = self.ran(model, n).key
+        return " and ".join(dict.fromkeys(self.records[k]["cell"]["model"] for k in keys)) or model
+
+    def subject(self, model: str, n: int) -> str:
+        """What a group's tables and figures are of."""
+        return f"{self.models(model, n)}, {n:,} images a cell"
+
     def sweeps(self, model: str, n: int) -> bool:
         """Whether a group has more schedule lines than curves can tell apart."""
         return "fd" in self.metrics and self.scored(model, n).line.nunique() > MANY_LINES

@@ -61,7 +61,7 @@ def grids(results: Results, model: str, n: int) -> Figure:
     each[0][1].set_ylabel(r"$\sigma$ (noise over signal); the last step goes to 0")
     legend(figure, known)
     if banded:
-        figure.suptitle(f"{model}; {_BANDS} of the rate", fontsize=10)
+        figure.suptitle(f"{results.models(model, n)}; {_BANDS} of the rate", fontsize=10)
     return figure
 
 

@@ -18,7 +18,7 @@ _LEVELS = (("#009E73", ":"), ("#117733", "-."), ("#44AA99", (0, (5, 1.5))))
 def quality(results: Results, model: str, n: int) -> Figure:
     """Scores of the images against the data: FD, precision, recall."""
     metrics = [name for name in results.metrics if name not in _ERRORS]
-    return _against_nfe(results, model, n, metrics, f"{model}, {n:,} images a cell")
+    return _against_nfe(results, model, n, metrics, results.subject(model, n))
 
 
 def errors(results: Results, model: str, n: int) -> Figure | None:
@@ -31,7 +31,7 @@ def errors(results: Results, model: str, n: int) -> Figure | None:
     if not found:
         return None
     metrics = [*(["fd"] if "fd" in results.metrics else []), *found]
-    title = f"{model}, {n:,} images a cell: distance to the data and to the converged samples"
+    title = f"{results.subject(model, n)}: distance to the data and to the converged samples"
     return _against_nfe(results, model, n, metrics, title)
 
 
@@ -135,5 +135,5 @@ def precision_recall(results: Results, model: str, n: int) -> Figure:
         axes.grid(alpha=0.3, lw=0.5)
     each[0][1].set_ylabel("Precision (fidelity)")
     legend(figure, known)
-    figure.suptitle(f"{model}, {n:,} images a cell: marks grow with NFE", fontsize=10)
+    figure.suptitle(f"{results.subject(model, n)}: marks grow with NFE", fontsize=10)
     return figure

@@ -36,7 +36,7 @@ def sweep(results: Results, model: str, n: int) -> Figure:
     color_bar(figure, list(panels), top, most, "times the best of the column")
     name = label("fd", results.features)
     figure.suptitle(
-        f"{name} of {model}, {n:,} images a cell: lowest geometric mean first;\n"
+        f"{name} of {results.subject(model, n)}: lowest geometric mean first;\n"
         "bold: best of a column, and lines without a constant rate",
         fontsize=10,
     )

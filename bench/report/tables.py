@@ -109,7 +109,7 @@ def markdown(results: Results) -> str:
         for metric in results.metrics:
             arrow = "higher" if metric in HIGHER_IS_BETTER else "lower"
             name = label(metric, results.features)
-            text.append(f"## {name}, {model}, {n:,} images a cell ({arrow} is better)")
+            text.append(f"## {name}, {results.subject(model, n)} ({arrow} is better)")
             text += [_markdown_table(grid, metric) for grid in grids(results, model, n, metric)]
         text += _differences(results, model, n)
     text += published.markdown(results.published, plan.get("published", ""))
@@ -225,7 +225,7 @@ def _differences(results: Results, model: str, n: int) -> list[str]:
             tables.append(_markdown_rows(grid.corner, heads, rows))
     name = label("fd", results.features)
     what = "behind the best of the column, paired by seed block"
-    return [f"## {name} {what}, {model}, {n:,} images a cell", *tables] if tables else []
+    return [f"## {name} {what}, {results.subject(model, n)}", *tables] if tables else []
 
 
 def _behind(score: Score | None) -> str:
@@ -250,7 +250,7 @@ def latex(results: Results) -> str:
     text = ["% needs \\usepackage{booktabs}"]
     for model, n in results.groups():
         for metric in results.metrics:
-            name = f"{label(metric, results.features)} of {model}"
+            name = f"{label(metric, results.features)} of {results.models(model, n)}"
             for grid in grids(results, model, n, metric):
                 caption = f"{name}, {grid.subject}, {n:,} images a cell."
                 text.append(_latex_table(grid, metric, caption))

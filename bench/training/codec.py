@@ -5,7 +5,6 @@ Its state is saved whole every minute and at the end; what is exported is the mo
 """
 
 import platform
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,13 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bench import data
 from bench.checkpoints.card import CodecCard
 from bench.checkpoints.codecs import autoencoder
 from bench.checkpoints.weights import write_half
 from bench.store import write_json
+from bench.training.state import Resumable
 
 
 @dataclass(frozen=True)
@@ -99,59 +98,18 @@ class _Reconstruction(nn.Module):
         return back, away.abs().mean() + away.square().mean() + self.kl * kl
 
 
-class _Run:
-    """Everything that training changes, with saving and loading of all of it."""
+class _Run(Resumable):
+    """An autoencoder in training, and its discriminator."""
+
+    parts = ("net", "critic", "optimizer", "critics")
 
     def __init__(self, recipe: CodecRecipe, image: tuple[int, int, int], device: str):
         torch.manual_seed(recipe.seed)
-        self.recipe, self.device = recipe, device
-        self.net: Any = autoencoder(recipe.card(image)).to(device)
-        self.net = self.net.to(memory_format=torch.channels_last)
+        super().__init__(recipe, autoencoder(recipe.card(image)), device)
         self.critic = _critic(image[0]).to(device)
-        self.parameters = list(self.net.parameters())
-        self.ema = [p.detach().clone() for p in self.parameters]
         fused = {"betas": (0.5, 0.99), "fused": device.startswith("cuda")}
         self.optimizer = torch.optim.Adam(self.parameters, recipe.rate, **fused)  # type: ignore
         self.critics = torch.optim.Adam(self.critic.parameters(), recipe.rate / 2, **fused)  # type: ignore
-        self.generator = torch.Generator(device).manual_seed(recipe.seed)
-        self.step, self.elapsed = 0, 0.0
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "net": self.net.state_dict(), "critic": self.critic.state_dict(), "ema": self.ema,
-            "optimizer": self.optimizer.state_dict(), "critics": self.critics.state_dict(),
-            "generator": self.generator.get_state(), "step": self.step, "elapsed": self.elapsed,
-            "recipe": repr(self.recipe),
-        }  # fmt: skip
-
-    def save(self, path: Path) -> None:
-        """Write all of it, whole; refuses weights that are not finite, so the last good stays."""
-        if not all(bool(torch.isfinite(p).all()) for p in self.ema):
-            raise FloatingPointError(
-                f"training diverged before step {self.step}: lower --rate; {path} is still good"
-            )
-        temporary = path.with_suffix(".tmp")
-        torch.save(self.state(), temporary)
-        temporary.replace(path)
-
-    def load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["recipe"] != repr(self.recipe):
-            raise ValueError(
-                f"{path} is the state of another recipe; repeat the options it was started with, "
-                "or delete it to start anew"
-            )
-        for name in ("net", "critic", "optimizer", "critics"):
-            getattr(self, name).load_state_dict(state[name])
-        self.generator.set_state(state["generator"].cpu())
-        torch._foreach_copy_(self.ema, state["ema"])
-        self.step, self.elapsed = state["step"], state["elapsed"]
-
-    def progress(self) -> float:
-        """Share of training done, 0 .. 1."""
-        if self.recipe.steps:
-            return self.step / self.recipe.steps
-        return self.elapsed / (60 * self.recipe.minutes)
 
     def update(self, back: Tensor, x: Tensor, loss: Tensor) -> None:
         """A step of the autoencoder and, once it is there, of the discriminator."""
@@ -173,9 +131,7 @@ class _Run:
             (F.relu(1 - said[0]).mean() + F.relu(1 + said[1]).mean()).backward()
             self.critics.step()
             self.critics.zero_grad(set_to_none=True)
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
-        self.step += 1
+        self.advance()
 
 
 def train_codec(
@@ -211,27 +167,12 @@ def _judged(reconstruct: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor,
 def _steps(
     run: _Run, images: Tensor, shape: tuple[int, ...], state: Path
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (x, noise of the latent) until training is done; keeps time, log and state."""
-    bar = tqdm(total=100, unit="%", disable=None, desc=f"train the codec of {run.recipe.name}")
+    """Batches (x, noise of the latent) until training is done."""
     size, device = run.recipe.batch, images.device
-    begin = last = saved = time.monotonic()
-    while run.progress() < 1:
+    for _ in run.turns(f"train the codec of {run.recipe.name}", state):
         pick = torch.randint(len(images), (size,), generator=run.generator, device=device)
         x = images[pick].contiguous(memory_format=torch.channels_last)
         yield x, torch.randn((size, *shape), generator=run.generator, device=device)
-        if run.step % 20 == 1 and run.ema[0].isnan().any():  # waits for the device, only here
-            raise FloatingPointError(f"training diverged at step {run.step}: lower --rate")
-        now = time.monotonic()
-        if run.step > 1:  # the first step compiles; minutes are minutes of training
-            run.elapsed += now - last
-        last = now
-        bar.n = int(100 * min(1.0, run.progress()))
-        bar.set_postfix_str(f"step {run.step}, {run.step / (now - begin):.1f}/s", refresh=False)
-        bar.update(0)
-        if now - saved > 60:
-            run.save(state)
-            saved = now
-    bar.close()
 
 
 @torch.inference_mode()

@@ -3,7 +3,6 @@ and started at any moment and several runs add up. The exported weights are the 
 """
 
 import platform
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bench import checkpoints, data
 from bench import process as processes
@@ -23,6 +21,7 @@ from bench.rates import save_rate
 from bench.schedules import Native
 from bench.store import write_json
 from bench.training.laws import Clock, Law, OnlineConstantRate, clock, draw_sigmas
+from bench.training.state import Resumable
 from bench.training.weighting import Unweighted, Weighting
 from bench.types import Schedule
 
@@ -109,16 +108,12 @@ class _Loss(nn.Module):
         return x0_hat.clamp(-1, 1) if self.clip else x0_hat, x
 
 
-class _Run:
-    """Everything that training changes, with saving and loading of all of it."""
+class _Run(Resumable):
+    """A denoiser in training, and the law of its noise levels."""
 
     def __init__(self, recipe: Recipe, device: str):
         torch.manual_seed(recipe.seed)
-        self.recipe, self.device = recipe, device
-        self.net = checkpoints.network(recipe.network).to(device)
-        self.net = self.net.to(memory_format=torch.channels_last)
-        self.parameters = list(self.net.parameters())
-        self.ema = [p.detach().clone() for p in self.parameters]
+        super().__init__(recipe, checkpoints.network(recipe.network), device)
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=recipe.rate,
@@ -126,48 +121,16 @@ class _Run:
             weight_decay=0.01,
             fused=device.startswith("cuda"),
         )
-        self.generator = torch.Generator(device).manual_seed(recipe.seed)
         self.law = Law(recipe.law, recipe.process.build(), device, recipe.seed)
-        self.step, self.elapsed = 0, 0.0
 
     def state(self) -> dict[str, Any]:
-        return {
-            "net": self.net.state_dict(), "ema": self.ema,
-            "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(),
-            "rng": torch.get_rng_state(), "step": self.step, "elapsed": self.elapsed,
-            "recipe": repr(self.recipe), "law": self.law.state(),
-        }  # fmt: skip
+        return super().state() | {"rng": torch.get_rng_state(), "law": self.law.state()}
 
-    def save(self, path: Path) -> None:
-        """Write all of it, whole; refuses weights that are not finite, so the last good stays."""
-        if not all(bool(torch.isfinite(p).all()) for p in self.ema):
-            raise FloatingPointError(
-                f"training diverged before step {self.step}: lower --rate; {path} is still good"
-            )
-        temporary = path.with_suffix(".tmp")
-        torch.save(self.state(), temporary)
-        temporary.replace(path)
-
-    def load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["recipe"] != repr(self.recipe):
-            raise ValueError(
-                f"{path} is the state of another recipe; repeat the options it was started with, "
-                "or delete it to start anew"
-            )
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
+    def load(self, path: Path) -> dict[str, Any]:
+        state = super().load(path)
         torch.set_rng_state(state["rng"].cpu())
-        torch._foreach_copy_(self.ema, state["ema"])
         self.law.load(state["law"])
-        self.step, self.elapsed = state["step"], state["elapsed"]
-
-    def progress(self) -> float:
-        """Share of training done, 0 .. 1."""
-        if self.recipe.steps:
-            return self.step / self.recipe.steps
-        return self.elapsed / (60 * self.recipe.minutes)
+        return state
 
     def learning_rate(self) -> float:
         """Linear warm-up, constant, then cosine to 0 over the last `decay` of training."""
@@ -183,9 +146,7 @@ class _Run:
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
-        self.step += 1
+        self.advance()
 
 
 def train(recipe: Recipe, dataset: data.FashionMNIST, out: Path, device: str = "cpu") -> Card:
@@ -240,30 +201,15 @@ def _export(run: _Run, dataset: data.FashionMNIST, images: Tensor, out: Path) ->
 def _steps(
     run: _Run, images: Tensor, timestep: Clock, out: Path
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Batches (x0, eps, sigma, timestep) until training is done; keeps time, log and state."""
-    bar = tqdm(total=100, unit="%", disable=None, desc=f"train {run.recipe.name}")
-    size, saved = run.recipe.batch, time.monotonic()
-    begin = last = time.monotonic()
-    while run.progress() < 1:
+    """Batches (x0, eps, sigma, timestep) until training is done."""
+    size = run.recipe.batch
+    for _ in run.turns(f"train {run.recipe.name}", out / "state.pt"):
         pick = torch.randint(len(images), (size,), generator=run.generator, device=images.device)
         x0 = images[pick]
         eps = torch.randn(x0.shape, generator=run.generator, device=x0.device)
         sigma = draw_sigmas(run.law.table, size, run.generator)
         torch.compiler.cudagraph_mark_step_begin()
         yield x0, eps, sigma, timestep(sigma)
-        if run.step % 20 == 1 and run.ema[0].isnan().any():  # waits for the device, only here
-            raise FloatingPointError(f"training diverged at step {run.step}: lower --rate")
-        now = time.monotonic()
-        if run.step > 1:  # the first step compiles; minutes are minutes of training
-            run.elapsed += now - last
-        last = now
-        bar.n = int(100 * min(1.0, run.progress()))
-        bar.set_postfix_str(f"step {run.step}, {run.step / (now - begin):.1f}/s", refresh=False)
-        bar.update(0)
-        if now - saved > 60:
-            run.save(out / "state.pt")
-            saved = now
-    bar.close()
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

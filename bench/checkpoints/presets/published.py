@@ -1,5 +1,6 @@
 """What every published checkpoint has, whatever its network: source, licence, score."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
@@ -28,7 +29,7 @@ class WantedCodec:
     shift: float = 0.0
 
 
-class Published(BaseModel):
+class Published(BaseModel, ABC):
     """What a file of weights is, before it is a model folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,8 +80,8 @@ class Published(BaseModel):
         return {"address": self.address, "published_sha256": self.sha256,
                 "published_fid": self.fid, "fid_source": self.fid_source}  # fmt: skip
 
+    @abstractmethod
     def made(self, name: str, tensors: dict[str, Tensor]) -> Made:
         """The model `name` of a file's tensors, which may lack or have keys that the network of
         the card does not: `add` compares them. Tensors of a file that holds several networks are
         taken apart here."""
-        raise NotImplementedError

@@ -1,0 +1,30 @@
+"""`crs-bench` (= python -m bench): one verb an action; usage errors exit 2, others 1, one line.
+
+A verb is a function in the file of its kind here, registered where it is defined.
+"""
+
+import sys
+
+import typer
+
+from bench.cli import costs, experiments, listing, models, scoring, training
+from bench.cli.options import app
+
+__all__ = ["app", "costs", "experiments", "listing", "main", "models", "scoring", "training"]
+
+
+@app.callback()
+def _root() -> None:
+    """Noise schedules for diffusion models, compared honestly."""
+
+
+def main() -> None:
+    """Console entry point: errors of the user's making are one line, never a traceback."""
+    try:
+        app()
+    except ValueError as error:
+        typer.echo(f"crs-bench: {error}", err=True)
+        sys.exit(2)
+    except (RuntimeError, ArithmeticError, OSError) as error:
+        typer.echo(f"crs-bench: {type(error).__name__}: {error}", err=True)
+        sys.exit(1)

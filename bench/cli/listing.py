@@ -1,0 +1,48 @@
+"""What there is."""
+
+from typing import Annotated
+
+import typer
+
+from bench.cli.experiments import experiments_here
+from bench.cli.options import Models, app
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="models, experiments, samplers, ...")] = "all",
+    models: Models = None,
+) -> None:
+    """What there is: models, experiments, samplers, schedules, measures of rates and of costs,
+    metrics, extractors."""
+    from bench import checkpoints, lab, names
+
+    where = models or checkpoints.MODELS
+    found = {
+        "models": sorted(path.parent.name for path in where.glob("*/card.json")),
+        "experiments": list(experiments_here()),
+    } | {
+        room: _inhabitants(room) for room in ("samplers", "schedules", "rates", "costs", "metrics")
+    }
+    extractors = lab.extractors()
+    found["extractors"] = sorted(name for name, why in extractors.items() if not why)
+    if kind != "all" and kind not in found:
+        raise ValueError(f"nothing called {kind!r} to list{names.nearest(kind, found)}")
+    for name, members in found.items():
+        if kind in ("all", name):
+            typer.echo(f"{name}: {', '.join(members)}")
+    if kind == "models":
+        for line in checkpoints.preset_lines(where):
+            typer.echo(line)
+    if kind in ("all", "extractors"):
+        for name, why in sorted(extractors.items()):
+            if why:
+                typer.echo(f"  not usable here: {name}: {why}")
+
+
+def _inhabitants(room: str) -> list[str]:
+    import importlib
+
+    from bench import names
+
+    return sorted(names.public(importlib.import_module(f"bench.{room}")))

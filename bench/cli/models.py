@@ -1,0 +1,221 @@
+"""Verbs of one model: add, fetch, sample, measure, schedule."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.options import (
+    JSON,
+    Device,
+    ModelName,
+    Models,
+    RatesOf,
+    Seeds,
+    app,
+    batches,
+    device_of,
+    pictures,
+    print_json,
+    schedule_of,
+    seeds_of,
+    write_images,
+)
+
+
+@app.command()
+def add(
+    file: Annotated[
+        Path,
+        typer.Argument(help="weights as published: .pt, .ckpt, .zip, .safetensors; or a folder"),
+    ],
+    name: Annotated[str, typer.Option(help="of the model folder to make")],
+    preset: Annotated[
+        str, typer.Option(help="lsun-256, dit-xl-2-256, ..., or a .json of flags; diffusers: none")
+    ] = "",
+    family: Annotated[
+        str, typer.Option(help="of networks, see: list models; or diffusers")
+    ] = "adm",
+    codec: Annotated[
+        Path | None, typer.Option(help="autoencoder: a diffusers or model folder, or SD's file")
+    ] = None,
+    models: Models = None,
+) -> None:
+    """Make a model of a published checkpoint; runs no code of the file and checks every key.
+
+    A pickle (.pkl, as EDM's) is refused, with the command that makes a .safetensors of it where its
+    publisher's own code is.
+    """
+    from bench import checkpoints
+
+    where = models or checkpoints.MODELS
+    if family == "diffusers":
+        if preset:
+            raise ValueError("--preset is not for diffusers: a folder says itself what it is")
+        typer.echo(checkpoints.add_folder(file, name, where))
+        return
+    typer.echo(checkpoints.add(file, preset, name, where, family, codec))
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="a preset, a reference or an extractor")],
+    to: Annotated[Path | None, typer.Option(help="folder, in place of the usual one")] = None,
+    only_file: Annotated[bool, typer.Option(help="of a preset: make no model of it")] = False,
+    codec: Annotated[
+        Path | None, typer.Option(help="autoencoder, of a preset that needs it")
+    ] = None,
+    models: Models = None,
+) -> None:
+    """Download a published checkpoint and make a model folder of it; or a reference batch, or an
+    extractor's weights. What was broken off goes on where it came to."""
+    from bench import checkpoints, features
+    from bench import fetch as downloads
+
+    def get(address: str, usual: Path, sha256: str | None = None) -> Path:
+        path = to / address.rpartition("/")[2] if to else usual
+        found = downloads.download(address, path, sha256)
+        typer.echo(f"{path}, SHA-256 {found}{'' if sha256 else ', which its maker does not say'}")
+        return path
+
+    weights = _weights()
+    if name in features.PUBLISHED:
+        inception = features.InceptionV3Compat.published.extractor
+        get(features.PUBLISHED[name], features.reference_path(name, inception))
+        return
+    if name in weights:
+        weights[name].digest(str(get(weights[name].url, weights[name].cached)))
+        return
+    family = checkpoints.family_of(name, [*features.PUBLISHED, *weights])
+    chosen, folder = checkpoints.PRESETS[name], models or checkpoints.MODELS
+    if not chosen.address:
+        raise ValueError(f"preset {name} is of no one file: fetch one that it fits")
+    if not only_file:
+        checkpoints.check_free(name, folder / name)
+        if chosen.how and codec is None:
+            raise ValueError(f"preset {name} needs{chosen.how}; or fetch it with --only-file")
+    usual = features.cache_folder() / "downloads" / chosen.file
+    file = get(chosen.address, usual, chosen.sha256)
+    if not only_file:
+        typer.echo(checkpoints.add(file, name, name, folder, family, codec))
+
+
+def _weights() -> dict[str, Any]:
+    """Extractor -> its published weights, of those that have some."""
+    from bench import features, names
+
+    kinds = names.public(features).values()
+    found = [kind.published for kind in kinds if hasattr(kind, "published")]
+    return {one.extractor: one for one in found}
+
+
+@app.command()
+def sample(
+    model: ModelName,
+    out: Annotated[Path, typer.Argument(help="folder for PNGs, or a file ending in .npz")],
+    schedule: Annotated[str, typer.Option(help="Native, Karras(rho=7), grid.json, ...")] = "Native",
+    sampler: Annotated[str, typer.Option(help="DDIM, DPMpp2M, ...")] = "DPMpp2M",
+    nfe: Annotated[int, typer.Option(help="function evaluations")] = 20,
+    seeds: Seeds = "0-63",
+    batch: Annotated[int, typer.Option(help="images at once")] = 64,
+    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16")] = "float32",
+    guidance: Annotated[
+        float | None, typer.Option(help="scale of classifier-free guidance; classes are seed mod n")
+    ] = None,
+    rates_of: RatesOf = "",
+    models: Models = None,
+    device: Device = "auto",
+) -> None:
+    """Images of a model under a schedule: one PNG a seed, or an .npz with arr_0."""
+    from bench import checkpoints, generate, names, samplers
+
+    where = models or checkpoints.MODELS
+    walk = names.build(sampler, samplers)
+    checkpoint = checkpoints.load(model, device_of(device), dtype, where)
+    law = schedule_of(schedule, checkpoints.folder(rates_of or model, where))
+    wanted = seeds_of(seeds)
+    made = generate.sample(checkpoint, walk, law, nfe, wanted, batch, guidance)
+    write_images(out, made, wanted)
+    typer.echo(out)
+
+
+@app.command()
+def measure(
+    model: ModelName,
+    measure: Annotated[
+        str, typer.Option(help="DataPrediction, NoisePrediction, GITS, KLUB, module:Mine()")
+    ],
+    levels: Annotated[int | None, typer.Option(help="noise levels; 101, of costs 61")] = None,
+    images: Annotated[int, typer.Option(help="training images, evenly spaced")] = 1024,
+    batch: Annotated[int, typer.Option(help="images at once")] = 256,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="IDX files of Fashion-MNIST; or a folder, zip or array of images"),
+    ] = None,
+    preprocess: Annotated[
+        str, typer.Option(help="of --data: none, adm-lsun, ldm, 'ldm(size=128)'")
+    ] = "none",
+    models: Models = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a rate, or costs of steps, on a checkpoint; writes models/MODEL/rates/NAME.json or
+    costs/NAME.json. A rate that is stopped and started again goes on at the level it had come
+    to."""
+    from bench import checkpoints, costs, features, names, rates, schedules
+    from bench.store import digest
+
+    where = models or checkpoints.MODELS
+    what = names.build(measure, (rates, costs, features, schedules))
+    checkpoint = checkpoints.load(model, device_of(device), models=where)
+    home = checkpoints.folder(model, where)
+    how = {} if levels is None else {"levels": levels}
+    if isinstance(what, costs.CostMeasure):
+        found = costs.measure(checkpoint, what, batches(data, images, batch, preprocess), **how)
+        typer.echo(costs.save_costs(home / "costs" / f"{found.name}.json", found))
+        return
+    kept, start = home / "rates" / f".{digest(measure)}.partial", time.monotonic()
+    rate = rates.measure(
+        checkpoint, what, pictures(data, images, preprocess), batch=batch, partial=kept, **how
+    )
+    typer.echo(f"measured in {time.monotonic() - start:.1f} s", err=True)
+    typer.echo(rates.save_rate(home / "rates" / f"{rate.name}.json", rate))
+
+
+@app.command("schedule")
+def schedule_(
+    model: ModelName,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="Karras(rho=7), ConstantRate(v_x, xi=0.5), CheapestPath(gits), grid.json"
+        ),
+    ],
+    nfe: Annotated[int, typer.Option(help="steps, one evaluation each")] = 10,
+    json: JSON = False,
+    rates_of: RatesOf = "",
+    models: Models = None,
+) -> None:
+    """Print a grid: sigma, alpha, lambda and the model's timestep."""
+    import torch
+
+    from bench import checkpoints
+    from bench.process import alpha
+
+    where = models or checkpoints.MODELS
+    card = checkpoints.read_card(checkpoints.folder(model, where))
+    process = card.process.build()
+    grid = schedule_of(schedule, checkpoints.folder(rates_of or model, where))(nfe, process)
+    columns = {
+        "sigma": grid, "alpha": alpha(grid), "lambda": -torch.log(grid),
+        "timestep": process.timestep(grid.clamp(min=process.sigma_min)),
+    }  # fmt: skip
+    if json:
+        levels = {
+            k: [v if v < float("inf") else None for v in c.tolist()] for k, c in columns.items()
+        }
+        print_json({"model": model, "schedule": schedule, **levels})
+        return
+    typer.echo("  ".join(f"{name:>12}" for name in columns))
+    for row in zip(*(column.tolist() for column in columns.values()), strict=True):
+        typer.echo("  ".join(f"{value:12.6g}" for value in row))

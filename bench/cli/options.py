@@ -1,0 +1,116 @@
+"""What the verbs share: options, and how their texts are read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+costs = typer.Typer(no_args_is_help=True, help="What the bench itself costs, on this machine.")
+app.add_typer(costs, name="bench")
+
+Results = Annotated[Path, typer.Option(help="folder that holds one folder an experiment")]
+Models = Annotated[Path | None, typer.Option(help="folder that holds one folder a model")]
+ModelName = Annotated[str, typer.Argument(help="a folder in --models, a path, or a hub id")]
+Seeds = Annotated[str, typer.Option(help="one, or first-last, inclusive")]
+JSON = Annotated[bool, typer.Option("--json", help="machine-readable")]
+Data = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST IDX files")]
+RatesOf = Annotated[
+    str,
+    typer.Option(
+        "--rates", help="model whose measured rates and costs schedules may name; its own"
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto")]
+
+
+def device_of(name: str) -> str:
+    """A device that is there; `auto` is CUDA where there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: no CUDA device is available here; use --device cpu")
+    torch.device(name)
+    return name
+
+
+def numbers(text: str, option: str = "--channels") -> tuple[int, ...]:
+    """`64,64,128`, of the option named."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{option} {text!r}: write whole numbers, such as 64,64,128") from error
+
+
+def seeds_of(text: str) -> list[int]:
+    """`7`, or `0-9999`, both ends in."""
+    try:
+        first, _, last = text.partition("-")
+        return list(range(int(first), int(last or first) + 1))
+    except ValueError as error:
+        raise ValueError(f"--seeds {text!r}: write 7, or 0-9999") from error
+
+
+def schedule_of(text: str, folder: Path) -> Any:
+    """A schedule by name, with the rates and costs measured in `folder`, or an exported JSON."""
+    from bench import costs, names, rates, schedules
+
+    if text.endswith(".json"):
+        return schedules.load(text)
+    return names.build(text, schedules, rates.measured(folder) | costs.measured(folder))
+
+
+def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
+    """Training images, evenly spaced: uint8 [images, c, h, w]; Fashion-MNIST's, or of a path."""
+    from bench import data as datasets
+    from bench import names
+    from bench.data import FashionMNIST
+
+    prepare = names.build(preprocess, datasets.preprocess)
+    if data is not None and not data.exists():
+        raise ValueError(f"--data {data} is not there; give Fashion-MNIST's IDX files (Debian's "
+                         "dataset-fashion-mnist), or a folder, zip or array of images")  # fmt: skip
+    if data is not None and not list(data.glob("*-ubyte*")):
+        return datasets.spaced(data, images, prepare)
+    if prepare != datasets.AsIs():
+        raise ValueError(f"--preprocess {preprocess} prepares images of --data: give their folder")
+    real = (FashionMNIST() if data is None else FashionMNIST(folder=data)).images()
+    if not 0 < images <= len(real):
+        raise ValueError(f"--images must lie between 1 and {len(real)}, not {images}")
+    return real[:: len(real) // images][:images]
+
+
+def batches(data: Path | None, images: int, batch: int, preprocess: str) -> Iterator[Any]:
+    """The same in batches, read when the first is asked for: some costs need no images."""
+    yield from pictures(data, images, preprocess).split(batch)
+
+
+def write_images(out: Path, images: Any, seeds: list[int]) -> None:
+    """uint8 [n, c, h, w] as one .npz, or as one PNG a seed in a folder."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from bench import store
+
+    pixels = images.permute(0, 2, 3, 1).numpy()  # [n, h, w, c]
+    if out.suffix == ".npz":
+        file = io.BytesIO()
+        np.savez_compressed(file, arr_0=pixels)
+        store.write_bytes(out, file.getvalue())
+        return
+    for seed, image in zip(seeds, pixels, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "png")
+        store.write_bytes(out / f"{seed:06d}.png", file.getvalue())
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """One line of JSON."""
+    import json
+
+    typer.echo(json.dumps(content))

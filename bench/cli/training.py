@@ -1,0 +1,127 @@
+"""Verbs that train: networks and codecs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.options import (
+    Data,
+    Device,
+    Models,
+    RatesOf,
+    app,
+    device_of,
+    numbers,
+    pictures,
+    write_images,
+)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="model folder to make, or to go on with")],
+    channels: Annotated[str, typer.Option(help="UNet channels, highest resolution first")],
+    layers: Annotated[int, typer.Option(help="residual layers a block")] = 2,
+    law: Annotated[
+        str, typer.Option(help="schedule of noise levels: Native, LogNormal, OnlineConstantRate()")
+    ] = "Native",
+    weighting: Annotated[str, typer.Option(help="of the loss: Unweighted, MinSNR, EDM")] = (
+        "Unweighted"
+    ),
+    steps: Annotated[int, typer.Option(help="train this many steps in all ...")] = 0,
+    minutes: Annotated[float, typer.Option(help="... or this long in all")] = 0,
+    batch: Annotated[int, typer.Option()] = 512,
+    rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
+    ema: Annotated[float, typer.Option(help="decay of the averaged weights")] = 0.9995,
+    seed: Annotated[int, typer.Option()] = 0,
+    codec: Annotated[
+        Path | None, typer.Option(help="folder of train-codec or a latent model; default: pixels")
+    ] = None,
+    rates_of: RatesOf = "",
+    data: Data = None,
+    models: Models = None,
+    device: Device = "auto",
+) -> None:
+    """Train a denoiser on Fashion-MNIST, of pixels or of a codec's latents; stop it and start it
+    again at any moment."""
+    from bench import checkpoints, names, rates, schedules, training
+    from bench.data import FashionMNIST
+    from bench.training import laws
+    from bench.training import weighting as weightings
+
+    dataset = FashionMNIST() if data is None else FashionMNIST(folder=data)
+    known = checkpoints.folder(rates_of, models or checkpoints.MODELS) if rates_of else out
+    latents = checkpoints.codec_for(out, codec) if codec else None
+    c, size, _ = latents.state if latents else (1, 28, 28)
+    recipe = training.Recipe(
+        name=out.name, codec=latents,
+        network=training.unet(numbers(channels), layers, size, c),
+        law=names.build(law, (schedules, laws), rates.measured(known)),
+        weighting=names.build(weighting, weightings),
+        steps=steps, minutes=minutes, batch=batch, rate=rate, ema=ema, seed=seed,
+    )  # fmt: skip
+    card = training.train(recipe, dataset, out, device_of(device))
+    typer.echo(f"{out}: {card.training['steps']} steps in {card.training['seconds']:.0f} s")
+    if (out / "law.json").is_file():
+        from bench.report import draw_law
+
+        for path in draw_law(out):
+            typer.echo(path)
+
+
+@app.command()
+def train_codec(
+    out: Annotated[Path, typer.Argument(help="folder to make, or to go on with")],
+    channels: Annotated[str, typer.Option(help="of the encoder, highest resolution first")],
+    latent_channels: Annotated[int, typer.Option(help="of a latent")],
+    layers: Annotated[int, typer.Option(help="residual layers a block")] = 1,
+    steps: Annotated[int, typer.Option(help="train this many steps in all ...")] = 0,
+    minutes: Annotated[float, typer.Option(help="... or this long in all")] = 0,
+    batch: Annotated[int, typer.Option()] = 256,
+    rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
+    kl: Annotated[float, typer.Option(help="weight of the KL divergence")] = 1e-6,
+    adversary: Annotated[float, typer.Option(help="weight of the patch discriminator")] = 0.02,
+    seed: Annotated[int, typer.Option()] = 0,
+    data: Data = None,
+    device: Device = "auto",
+) -> None:
+    """Train an autoencoder on Fashion-MNIST for latent models; stop it and start it again."""
+    from bench import training
+    from bench.data import FashionMNIST
+
+    dataset = FashionMNIST() if data is None else FashionMNIST(folder=data)
+    recipe = training.CodecRecipe(
+        name=out.name, channels=numbers(channels), latent_channels=latent_channels, layers=layers,
+        steps=steps, minutes=minutes, batch=batch, rate=rate, kl=kl, adversary=adversary, seed=seed,
+    )  # fmt: skip
+    done = training.train_codec(recipe, dataset, out, device_of(device)).training
+    typer.echo(f"{out}: {done['steps']} steps in {done['seconds']:.0f} s")
+
+
+@app.command()
+def reconstruct(
+    model: Annotated[str, typer.Argument(help="latent model, or folder of train-codec")],
+    out: Annotated[Path, typer.Argument(help="folder for PNGs, or a file ending in .npz")],
+    images: Annotated[int, typer.Option(help="training images, evenly spaced")] = 10_000,
+    data: Data = None,
+    models: Models = None,
+    device: Device = "auto",
+) -> None:
+    """Training images through a codec and back: score them, and nothing made of its latents can be
+    expected to score better."""
+    import torch
+
+    from bench import checkpoints
+
+    home = Path(model)
+    if not (home / "codec.json").is_file():
+        home = checkpoints.folder(model, models or checkpoints.MODELS)
+    codec = checkpoints.load_codec(
+        home, checkpoints.read_codec(home), device_of(device), torch.float32
+    )
+    where = device_of(device)
+    back = [codec.decode(codec.encode(part.to(where))).cpu()
+            for part in pictures(data, images).split(256)]  # fmt: skip
+    write_images(out, torch.cat(back), list(range(images)))
+    typer.echo(out)
