@@ -195,22 +195,22 @@ class FeatureFrechet:
             if not banks[0]:
                 raise ValueError(f"{self.name}: no images to measure on")
             features = [torch.cat(bank) for bank in banks]  # [n, dim] a level
-            levels = _gaussians(features)
-        v = _frechet_rates(levels, sigmas)
+            moments = [_moments(level, None) for level in features]
+        v = _frechet_rates(moments, sigmas)
         if not self.bootstrap:
             return _with_replicates(self.name, sigmas, v, None)
         counts = _resampled(len(features[0]), self.bootstrap)
-        rows = [_frechet_rates(_gaussians(features, weights), sigmas) for weights in counts]
+        rows = [
+            _frechet_rates([_moments(level, weights) for level in features], sigmas)
+            for weights in counts
+        ]
         return _with_replicates(self.name, sigmas, v, torch.stack(rows))
 
 
-def _gaussians(features: list[Tensor], counts: Tensor | None = None) -> list[Gaussian]:
-    return [Gaussian(*_moments(level, counts)) for level in features]
-
-
-def _frechet_rates(levels: list[Gaussian], sigmas: Tensor) -> Tensor:
+def _frechet_rates(moments: list[tuple[Tensor, Tensor]], sigmas: Tensor) -> Tensor:
     """Root of the Frechet distance between neighbours, per unit sigma: float64 [levels - 1]."""
     with ThreadPoolExecutor(os.cpu_count()) as pool, threadpool_limits(1):  # a core a distance
+        levels = list(pool.map(lambda level: Gaussian(*level), moments))
         squares = list(pool.map(Gaussian.distance, levels[:-1], levels[1:]))
     return torch.tensor(squares, dtype=torch.float64).sqrt() / sigmas.diff()
 
