@@ -366,8 +366,13 @@ def score(
     return scores_of(scores, fake, real)
 
 
-def cautions(n: int, lossy: int, shape: tuple[int, ...], features: str) -> list[str]:
-    """Why a score of n images [c, h, w], of which `lossy` are JPEGs, is not comparable as it is."""
+def cautions(
+    n: int, lossy: int, shape: tuple[int, ...], features: str, real: tuple[int, ...] = ()
+) -> list[str]:
+    """Why a score of n images [c, h, w], of which `lossy` are JPEGs, is not comparable as it is.
+
+    real: [c, h, w] of the reference's images, () if not known.
+    """
     found = []
     if n < 50_000:
         found.append(f"{n:,} images: published FIDs are of 50,000, and fewer score higher")
@@ -376,4 +381,8 @@ def cautions(n: int, lossy: int, shape: tuple[int, ...], features: str) -> list[
                      "save samples as PNG")  # fmt: skip
     if shape[0] == 1 and "effnet" not in features:
         found.append("grey images were repeated to three channels")
+    if real and real[1:] != shape[1:]:
+        sizes = [f"{height} x {width}" for height, width in (shape[1:], real[1:])]
+        found.append(f"images of {sizes[0]} against a reference of {sizes[1]}: resizing counts as "
+                     "a difference")  # fmt: skip
     return found

@@ -2,16 +2,16 @@
 
 import json
 import pickle
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from console import crs
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import bench
-from bench import checkpoints, cli, store
+from bench import checkpoints, store
 from bench.checkpoints import PRESETS, ADMPreset
 from bench.checkpoints.adm import ADM
 from bench.checkpoints.presets import FAMILIES, preset
@@ -37,13 +37,6 @@ def tiny(tmp_path: Path) -> str:
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps({"flags": FLAGS, "data": "none"}))
     return str(path)
-
-
-def crs(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 def test_from_a_file_to_images(

@@ -3,7 +3,6 @@
 import json
 import math
 import struct
-import sys
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -11,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from console import crs
 from oracles import Gaussian
 from scipy.integrate import quad
 from torch import Tensor
 
-from bench import checkpoints, cli, costs, lab, names, schedules, training
+from bench import checkpoints, costs, lab, names, schedules, training
 from bench.checkpoints.card import Card, Data, VPCard
 from bench.costs import GITS, KLUB, measures
 from bench.process import VE
@@ -326,13 +326,6 @@ def test_costs_of_other_weights_are_refused() -> None:
         lab._check_measured(CheapestPath(found), Gaussian())
     lab._check_measured(CheapestPath(found), replace(Gaussian(), name="another model"))
     assert lab.rate_of(CheapestPath(found)) is None
-
-
-def crs(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 def test_from_the_command_line(

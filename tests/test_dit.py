@@ -2,17 +2,17 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from console import crs
 from safetensors.torch import save_file
 from test_codecs import latent_model
 from torch import Tensor
 
 import bench
-from bench import checkpoints, cli
+from bench import checkpoints
 from bench.checkpoints.codecs import Latents, autoencoder
 from bench.checkpoints.dit import DiT, DiTFlags
 from bench.checkpoints.presets import dit
@@ -102,13 +102,6 @@ def reference(w: dict[str, Tensor], x: Tensor, time: float, label: int) -> Tenso
     for token, (i, j) in zip(last, places, strict=True):  # a patch's pixels, channels innermost
         image[:, i : i + 2, j : j + 2] = token.reshape(2, 2, -1).permute(2, 0, 1)
     return image
-
-
-def crs(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 def vae(home: Path, **changes: object) -> Path:

@@ -1,7 +1,6 @@
 """Downloads against a server that misbehaves in every way that servers do."""
 
 import hashlib
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from console import crs
 
-from bench import checkpoints, cli, features
+from bench import checkpoints, features
 from bench.checkpoints.adm import ADM
 from bench.fetch import download
 
@@ -227,13 +227,6 @@ def test_no_server_no_room_no_address(
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write in"):
         download(server.url, tmp_path / "file" / "d.pt")
-
-
-def crs(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 def test_fetch_makes_a_model_of_a_preset(

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import console
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from bench import cli, features, lab, metrics, run
+from bench import features, lab, metrics, run
 from bench.features import Features, InceptionV3Compat, fold, fold_layers, load_reference
 from bench.types import layers_of
 
@@ -57,10 +58,7 @@ def adm_file(path: Path, images: Tensor, extractor: Any, **change: Any) -> str:
 
 
 def crs(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *arguments, "--device", "cpu"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
+    return console.crs(monkeypatch, *arguments, "--device", "cpu")
 
 
 # ---------------------------------------------------------------- folds

@@ -3,19 +3,19 @@
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import oracles
 import pytest
 import torch
+from console import crs
 from scipy.fft import idctn
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
 import bench
-from bench import checkpoints, cli, generate, run, store
+from bench import checkpoints, generate, run, store
 from bench.checkpoints import Card
 from bench.checkpoints.card import Data, VECard, VPCard
 from bench.generate import Guided
@@ -273,13 +273,6 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for home in sorted((ROOT / "models").glob("oracle-*")):
         shutil.copytree(home, folder / home.name)
     return folder
-
-
-def crs(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 def test_shipped_oracles_are_small_and_open(shipped: Path) -> None:

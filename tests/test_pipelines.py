@@ -1,12 +1,12 @@
 """Folders of diffusers: the network's own outputs, its scheduler's loop, its pipeline's images."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from console import crs
 from diffusers import (
     AutoencoderKL,
     DDIMPipeline,
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import bench
-from bench import checkpoints, cli
+from bench import checkpoints
 from bench.checkpoints import pipelines
 from bench.generate import Guided
 from bench.samplers import DDIM, DDPM
@@ -328,13 +328,6 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (home / "scheduler" / "scheduler_config.json").unlink()
     with pytest.raises(ValueError, match="scheduler_config.json is missing"):
         bench.load(home)
-
-
-def crs(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 def test_on_the_command_line(

@@ -1,17 +1,17 @@
 """How datasets are squared: as their papers did, and as part of a reference's identity."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from console import crs
 from PIL import Image
 from torch import Tensor
 
-from bench import cli, data
+from bench import data
 from bench.data import ADMLSUN, LDM, AsIs
 from bench.features import Flatten, fold, load_reference
 
@@ -60,13 +60,6 @@ def test_sizes_are_checked_and_told(kind: Any) -> None:
 
 
 # ---------------------------------------------------------------- crs-bench reference
-
-
-def crs(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *arguments])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return int(end.value.code or 0)
 
 
 def made_by(path: Path) -> dict[str, Any]:

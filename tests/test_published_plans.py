@@ -1,14 +1,14 @@
 """Experiments on published checkpoints: what is missing is said; two commands do the rest."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from console import crs
 
-from bench import checkpoints, cli, data, experiments, store
+from bench import checkpoints, data, experiments, store
 from bench.checkpoints.adm import ADM
 from bench.experiments import Plan
 
@@ -17,13 +17,6 @@ FLAGS = {
     "image_size": 16, "num_channels": 32, "channel_mult": (1, 1), "num_res_blocks": 1,
     "attention_resolutions": (8,), "num_head_channels": 16,
 }  # fmt: skip
-
-
-def crs(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture

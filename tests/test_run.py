@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from console import crs
 from test_layers import Layered, adm_file
 
-from bench import checkpoints, cli, generate, rates, run, store, training
+from bench import checkpoints, generate, rates, run, store, training
 from bench import lab as lab_room
 from bench.checkpoints.card import Card, Data, VPCard
 from bench.metrics import InceptionScore
@@ -152,13 +153,6 @@ def test_a_killed_run_goes_on_to_the_same_table(
     assert all(kept[n] == (records / n).stat().st_mtime_ns for n in kept), "a cell was run again"
     for name in ("table.md", "table.csv", "table.tex"):
         assert (records.parent / name).read_bytes() == (undisturbed / name).read_bytes()
-
-
-def crs(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 @pytest.mark.parametrize(

@@ -3,25 +3,18 @@
 import io
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from console import crs
 from PIL import Image
 
-from bench import cli, run
+from bench import features, run
 
 SIZE = 8
-
-
-def crs(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 def pixels(n: int, mode: str = "RGB", size: int = SIZE) -> list[Image.Image]:
@@ -136,6 +129,25 @@ def test_jpegs_and_grey_images_are_warned_of(
     assert "warning: 20 of the images are JPEGs" in capsys.readouterr().err
     assert run.cautions(50_000, 0, (3, 8, 8), "clean") == []
     assert "repeated to three" in run.cautions(50_000, 0, (1, 8, 8), "clean")[0]
+
+
+def test_another_size_than_the_references_is_warned_of(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """By what each kind of reference says of its images: ours, one that is shipped, ADM's."""
+    fake = folder(tmp_path / "fake", pixels(20))
+    flat = features.Flatten()
+    assert features.reference_shape(str(reference), flat) == (3, SIZE, SIZE)
+    asked = ("score", fake, "fashion-mnist", "--metrics", "fd", "--json", "--device", "cpu")
+    assert crs(monkeypatch, *asked) == 0
+    said = json.loads(capsys.readouterr().out)["warnings"]
+    assert [w for w in said if "of 8 x 8 against a reference of 28 x 28" in w]
+    zeros = {"mu": np.zeros(SIZE * SIZE * 3), "sigma": np.eye(SIZE * SIZE * 3)}
+    np.savez(tmp_path / "adm.npz", arr_0=NOISE, **zeros)
+    np.savez(tmp_path / "edm.npz", **zeros)
+    assert features.reference_shape(str(tmp_path / "adm.npz"), flat) == (3, SIZE, SIZE)
+    assert features.reference_shape(str(tmp_path / "edm.npz"), flat) == ()
+    assert run.cautions(50_000, 0, (3, 8, 9), "clean", (1, 8, 9)) == []
 
 
 def test_a_stream_scores_as_the_whole() -> None:

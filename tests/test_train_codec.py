@@ -2,22 +2,15 @@
 
 import json
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from console import crs
 
 import bench
-from bench import checkpoints, cli
-
-
-def crs(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["crs-bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
+from bench import checkpoints
 
 
 @pytest.fixture

@@ -34,7 +34,9 @@ def score(
     from tqdm import tqdm
 
     from bench import data
+    from bench import features as room
     from bench import run as path
+    from bench.types import needs_real
 
     n, lossy = data.survey(images)
     shape: list[tuple[int, ...]] = []
@@ -46,8 +48,12 @@ def score(
                 yield batch
                 bar.update(len(batch))
 
-    scores = path.score(batches(), reference, features, _forms(metrics), device_of(device))
-    warnings = path.cautions(n, lossy, shape[0], features)
+    where = device_of(device)
+    scores = path.score(batches(), reference, features, _forms(metrics), where)
+    extractor = path.extractor_of(features, where)
+    compared = any(needs_real(one) for one in path.metrics_of(_forms(metrics), extractor))
+    real = room.reference_shape(reference, extractor) if compared else ()
+    warnings = path.cautions(n, lossy, shape[0], features, real)
     result = {"n": n, "features": features, "reference": reference, **scores}
     if json:
         print_json(result | {"warnings": warnings})
@@ -93,10 +99,17 @@ def reference(
         raise ValueError(f"--preprocess {preprocess} prepares --images: give their folder")
     real = datasets.stream(images, 256, prepare) if images else dataset.images().split(256)
     digest = hashlib.sha256()
-    folded = room.fold_layers(extractor, datasets.hashed(real, digest), keep)
+    shape: list[int] = []
+
+    def noted() -> Iterator[Any]:
+        for batch in datasets.hashed(real, digest):
+            shape[:] = batch.shape[1:]
+            yield batch
+
+    folded = room.fold_layers(extractor, noted(), keep)
     provenance = {
         "dataset": str(images) if images else dataset.name, "data_digest": digest.hexdigest(),
-        "preprocess": prepare.name,
+        "preprocess": prepare.name, "image": shape,
         "extractor": extractor.name, "extractor_digest": extractor.digest,
     }  # fmt: skip
     path = Path(out) if out.endswith(".npz") else room.reference_path(out, extractor.name)

@@ -15,6 +15,7 @@ from bench.features.references import (
     load_reference,
     reference_images,
     reference_path,
+    reference_shape,
     save_reference,
 )
 from bench.features.sums import Features, check_layers, extract, fold, fold_layers
@@ -45,5 +46,6 @@ __all__ = [
     "load_reference",
     "reference_images",
     "reference_path",
+    "reference_shape",
     "save_reference",
 ]

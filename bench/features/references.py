@@ -2,10 +2,13 @@
 
 import difflib
 import hashlib
+import importlib.util
 import io
 import json
 import os
+import re
 import warnings
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,8 +109,48 @@ def reference_images(name_or_path: str | Path, extractor: FeatureExtractor) -> P
         return path if "arr_0" in file.files else None
 
 
+def reference_shape(name_or_path: str | Path, extractor: FeatureExtractor) -> tuple[int, ...]:
+    """[c, h, w] of a reference's images; () where its file does not say. ValueError if there is no
+    such reference."""
+    path = _find(name_or_path, extractor)
+    with np.load(path) as file:
+        if "provenance" in file.files:
+            shape = json.loads(str(file["provenance"])).get("image")
+            if shape:
+                return tuple(shape)
+    for held, name in ((path, "arr_0"), (_beside(path), "images")):
+        if held.is_file() and (shape := _shape(held, name)):
+            return (shape[3], *shape[1:3]) if name == "arr_0" else shape[1:]
+    return ()
+
+
+def _shape(path: Path, name: str) -> tuple[int, ...]:
+    """Of an array in an .npz, read from its head; () if it is not there."""
+    with zipfile.ZipFile(path) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            return ()
+        with archive.open(f"{name}.npy") as file:
+            np.lib.format.read_magic(file)
+            return np.lib.format.read_array_header_1_0(file)[0]
+
+
+def clean_fid_folder() -> Path | None:
+    """Where clean-fid keeps its statistics; None where it is not installed."""
+    spec = importlib.util.find_spec("cleanfid")
+    return Path(spec.origin).parent / "stats" if spec and spec.origin else None
+
+
+def _clean_fid_files() -> Iterator[tuple[str, str, Path]]:
+    """Those of mode `clean` on Inception, as clean-fid names them: NAME_clean_SPLIT_SIZE."""
+    folder = clean_fid_folder()
+    for path in sorted(folder.glob("*_clean_*.npz")) if folder else ():
+        if not re.search(r"_kid$|_clean_clip_", path.stem):
+            yield f"clean-fid:{path.stem}", "clean", path
+
+
 def _reference_files() -> Iterator[tuple[str, str, Path]]:
-    """(name, extractor, file) of those made here and those shipped, which win."""
+    """(name, extractor, file) of clean-fid's, of those made here and those shipped, which win."""
+    yield from _clean_fid_files()
     for folder in (cache_folder() / "references", REFERENCES):
         for path in sorted(folder.glob("*.npz")):
             name, _, extractor = path.stem.rpartition(".")
@@ -269,13 +312,19 @@ def _bank_images(arrays: _Arrays, path: Path) -> np.ndarray | None:
         if arrays["arr_0"].ndim != 4:
             raise ValueError(f"{path}: arr_0 must hold images, uint8 [n, h, w, c]")
         return np.ascontiguousarray(arrays["arr_0"].transpose(0, 3, 1, 2))
-    beside = path.with_name(path.stem.rpartition(".")[0] + ".images.npz")
-    if path.parent == cache_folder() / "references" and not beside.is_file():
-        beside = REFERENCES / beside.name
+    beside = _beside(path)
     if "provenance" in arrays and beside.is_file():
         with np.load(beside) as file:
             return np.asarray(file["images"])
     return None
+
+
+def _beside(path: Path) -> Path:
+    """Where the images of our own statistics file would be."""
+    beside = path.with_name(path.stem.rpartition(".")[0] + ".images.npz")
+    if path.parent == cache_folder() / "references" and not beside.is_file():
+        return REFERENCES / beside.name
+    return beside
 
 
 def cache_folder() -> Path:

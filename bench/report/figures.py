@@ -37,6 +37,7 @@ def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
     for model, n in groups:
         tail = "" if len(models) == 1 else f"-{model}"
         tail += "" if n == first[model] else f"-{n}"
+        lines = {(model, line) for line in results.ran(model, n).line}
         if crossed(results, model, n) and "fd" in results.metrics:
             yield f"crossing{tail}", crossing(results, model, n)
             yield f"grids{tail}", levels.grids(results, model, n)
@@ -45,10 +46,9 @@ def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
         else:
             for name, figure in _of_few_lines(results, model, n):
                 yield name + tail, figure
-            lines = {(model, line) for line in results.ran(model, n).line}
             if not lines <= shown:
                 yield f"samples{tail}", _samples(results, model, n, folder)
-            shown |= lines
+        shown |= lines
         if n == first[model] and levels.curves(results, model):
             yield f"rates{tail}", levels.rates(results, model)
 
