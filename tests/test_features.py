@@ -263,10 +263,13 @@ def test_shipped_reference_scores_its_own_images() -> None:
     assert 0.5 < precision <= 1 and 0.5 < recall <= 1
 
 
-def test_pointwise_convolutions_as_products_are_the_same_network() -> None:
+@pytest.mark.parametrize("size", [64, 97])
+def test_the_network_for_a_gpu_is_the_same_network(size: int) -> None:
     net = effnet.fold_norms(effnet.load_effnet_lite0())
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     before = net(x)
-    products = effnet.pointwise_as_products(net)
-    assert sum(isinstance(part, effnet.Pointwise) for part in products.modules()) == 32
-    torch.testing.assert_close(products(x), before, rtol=1e-4, atol=1e-5)
+    fewer = effnet.for_gpu(net)
+    kinds = [type(part) for part in fewer.modules()]
+    assert kinds.count(effnet.Pointwise) == 32 and kinds.count(effnet.Depthwise) == 16
+    assert kinds.count(torch.nn.ReLU6) == 1
+    torch.testing.assert_close(fewer(x), before, rtol=1e-4, atol=1e-5)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.features.images import tensor_float32
+from bench.features.windows import greatest, mean_relu
 
 SIDE = 299
 # torch-fidelity's names of the network's stages, in order
@@ -67,6 +68,17 @@ def _fuses(x: Tensor) -> bool:
     return x.is_cuda and torch.version.cuda is not None and not full
 
 
+class _Max(nn.Module):
+    """Maximum of each 3 x 3 window."""
+
+    def __init__(self, stride: int, padding: int = 0):
+        super().__init__()
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return greatest(x, self.stride, self.padding)
+
+
 class _Mean(nn.Module):
     """A 1 x 1 convolution of the mean of each 3 x 3 window, what lies outside left out, and its
     ReLU. The two commute, and the convolution leaves fewer channels."""
@@ -76,7 +88,7 @@ class _Mean(nn.Module):
         self.conv = conv.conv
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu_(F.avg_pool2d(self.conv(x), 3, 1, 1, count_include_pad=False))
+        return mean_relu(self.conv(x))
 
 
 class _Mixed(nn.Module):
@@ -110,14 +122,13 @@ class _Mixed(nn.Module):
 def _pool(block: str, convs: list[_Conv]) -> nn.Module:
     """What torch-fidelity's block does in its last branch."""
     if not convs:  # B and D
-        return nn.MaxPool2d(3, 2)
-    greatest = nn.MaxPool2d(3, 1, 1)
-    return nn.Sequential(greatest, *convs) if block == "InceptionE_2" else _Mean(*convs)
+        return _Max(2)
+    return nn.Sequential(_Max(1, 1), *convs) if block == "InceptionE_2" else _Mean(*convs)
 
 
 def _faster(stage: nn.Module) -> nn.Module:
     if isinstance(stage, nn.MaxPool2d):
-        return stage
+        return _Max(2)
     return _Conv(stage) if hasattr(stage, "bn") else _Mixed(stage)
 
 

@@ -1,0 +1,79 @@
+"""What extractors do over windows of channels-last images: greatest, mean, a product a channel.
+
+On an NVIDIA GPU each is one pass over memory, which torch's own are not: they took two thirds of
+the time of an Inception. Elsewhere they are torch's own.
+"""
+
+import importlib
+from contextlib import nullcontext
+from math import ceil
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+try:
+    _kernel: Any = importlib.import_module("bench.features.kernel")
+except ImportError:  # Triton comes with torch for CUDA
+    _kernel = None
+
+_BLOCK = 1024  # outputs of a program
+
+
+def greatest(x: Tensor, stride: int, padding: int = 0) -> Tensor:
+    """Maximum of each 3 x 3 window: [n, c, h, w] -> [n, c, h', w'] in the dtype of x."""
+    if not _takes(x):
+        return F.max_pool2d(x, 3, stride, padding)
+    sizes = [(side + 2 * padding - 3) // stride + 1 for side in x.shape[2:]]
+    return _over_windows("greatest", x, 3, stride, [padding, padding], sizes)
+
+
+def mean_relu(x: Tensor) -> Tensor:
+    """ReLU of the mean of each 3 x 3 window, what lies outside left out: [n, c, h, w] -> same."""
+    if not _takes(x):
+        return F.relu_(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False))
+    return _over_windows("mean", x, 3, 1, [1, 1], list(x.shape[2:]))
+
+
+def depthwise_relu6(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """ReLU6 of the convolution of each channel of ReLU6(x), padded as TensorFlow's SAME.
+
+    weight [c, 1, k, k], bias [c]: [n, c, h, w] -> [n, c, ceil(h / stride), ceil(w / stride)].
+    """
+    size, sizes = weight.shape[-1], [ceil(side / stride) for side in x.shape[2:]]
+    outside = [
+        max((out - 1) * stride + size - side, 0)
+        for out, side in zip(sizes, x.shape[2:], strict=True)
+    ]
+    before = [pixels // 2 for pixels in outside]
+    if _takes(x):
+        taps = weight.flatten(1).T.contiguous()  # [k k, c]
+        return _over_windows("product", x, size, stride, before, sizes, taps, bias)
+    (top, left), (height, width) = before, outside
+    x = F.pad(F.relu6(x), (left, width - left, top, height - top))
+    return F.relu6(F.conv2d(x, weight, bias, stride, groups=len(weight)))
+
+
+def _takes(x: Tensor) -> bool:
+    """Whether the kernel is there and x is for it: on CUDA, channels in whole blocks."""
+    cuda = x.is_cuda and torch.version.cuda is not None
+    return _kernel is not None and cuda and x.shape[1] % 16 == 0 and x.numel() < 2**31
+
+
+def _over_windows(
+    kind: str, x: Tensor, size: int, stride: int, before: list[int], sizes: list[int],
+    weight: Tensor | None = None, bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    n, c, h, w = x.shape
+    x = x.contiguous(memory_format=torch.channels_last)
+    y = torch.empty((n, *sizes, c), dtype=x.dtype, device=x.device).permute(0, 3, 1, 2)
+    channels = min(c & -c, 128)  # of a program: a power of two, as Triton wants, that divides c
+    pixels, count = _BLOCK // channels, n * sizes[0] * sizes[1]
+    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+        _kernel.over_windows[(ceil(count / pixels), c // channels)](
+            x, x if weight is None else weight, x if bias is None else bias, y,
+            count, h, w, *sizes, c, stride, *before,
+            KIND=kind, SIZE=size, PIXELS=pixels, CHANNELS=channels,
+        )  # fmt: skip
+    return y
