@@ -1,13 +1,11 @@
 """The kernel of `windows`, for Triton: import it only where that is installed."""
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def _relu6(x: Any) -> Any:
+def _relu6(x):  # type: ignore[no-untyped-def]  # Triton reads annotations as its own
     return tl.clamp(x, 0.0, 6.0, propagate_nan=tl.PropagateNan.ALL)
 
 
@@ -16,8 +14,8 @@ _SIZES = ["count", "height", "width", "out_height", "out_width", "stride", "top"
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def over_windows(
-    x: Any, weight: Any, bias: Any, y: Any,
+def over_windows(  # type: ignore[no-untyped-def]
+    x, weight, bias, y,
     count, height, width, out_height, out_width, channels, stride, top, left,
     KIND: tl.constexpr, SIZE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
