@@ -20,14 +20,15 @@ OPERATIONS: list[Operation] = [
 SHAPES = [(2, 16, 9, 8), (1, 48, 7, 11), (3, 256, 4, 4)]
 
 
-def perform(what: Operation, x: Tensor) -> Tensor:
+def perform(what: Operation, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """dtype: to whose precision the weights are rounded."""
     name, numbers = what
     if name != "depthwise_relu6":
         return getattr(windows, name)(x.clone(), *numbers)
     size, stride = numbers
     generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(x.shape[1], 1, size, size, generator=generator).to(x)
-    bias = torch.randn(x.shape[1], generator=generator).to(x)
+    weight = torch.randn(x.shape[1], 1, size, size, generator=generator).to(dtype).to(x)
+    bias = torch.randn(x.shape[1], generator=generator).to(dtype).to(x)
     return windows.depthwise_relu6(x, weight, bias, stride)
 
 
@@ -39,9 +40,9 @@ def check(device: str, dtype: torch.dtype) -> None:
         x = x.to(device, dtype, memory_format=torch.channels_last)
         for what in OPERATIONS:
             windows._takes = lambda _: False
-            want = perform(what, x)
+            want = perform(what, x.float(), dtype).to(dtype)  # torch's own rounds more than once
             windows._takes = lambda _: True
-            have = perform(what, x)
+            have = perform(what, x, dtype)
             windows._takes = takes
             assert have.is_contiguous(memory_format=torch.channels_last)
             close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {}
@@ -80,3 +81,23 @@ def test_what_the_kernel_is_not_for_goes_to_torch() -> None:
     x = torch.rand(1, 3, 5, 5)
     assert not windows._takes(x)
     assert torch.equal(windows.greatest(x, 2), torch.nn.functional.max_pool2d(x, 3, 2))
+
+
+@pytest.mark.parametrize("dtype", ["*fp16", "*fp32"])
+@pytest.mark.parametrize(("kind", "size"), [("greatest", 3), ("mean", 3), ("product", 5)])
+def test_the_kernel_compiles_for_a_gpu_where_there_is_none(
+    kind: str, size: int, dtype: str
+) -> None:
+    pytest.importorskip("triton")
+    compiler = pytest.importorskip("triton.backends.compiler")
+    from triton.compiler import ASTSource, compile
+
+    from bench.features.kernel import over_windows
+
+    given = {"KIND": kind, "SIZE": size, "PIXELS": 16, "CHANNELS": 64}
+    types = {name: "i32" for name in over_windows.arg_names}
+    types |= dict.fromkeys(["x", "weight", "bias", "y"], dtype) | dict.fromkeys(given, "constexpr")
+    places = {(over_windows.arg_names.index(name),): value for name, value in given.items()}
+    source = ASTSource(over_windows, types, places)
+    made = compile(source, target=compiler.GPUTarget("cuda", 90, 32))
+    assert "st.global" in made.asm["ptx"]

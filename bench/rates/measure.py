@@ -61,7 +61,7 @@ def measure(
 
         todo = list(pairwise(cuts))[len(done) :]
         overlap = getattr(measure, "overlaps", False) and model.device != "cpu"
-        for rate in _ahead(segment, todo, 2 if overlap else 1):
+        for rate in _ahead(segment, todo, 3 if overlap else 1):
             done.append(rate)
             _keep(partial, identity, done)
     rate = _joined(done)
