@@ -131,12 +131,12 @@ def _load(kind: Callable[..., Any], name: str, layers: list[str], path: Path) ->
 def through(images: Tensor, network: nn.Module) -> tuple[Tensor, ...]:
     """What a network gives of uint8 [n, c, h, w]; grey is repeated.
 
-    c is 1 or 3. Each layer float32 [n, dim] on the network's device. Batches of 256 on a GPU, and
+    c is 1 or 3. Each layer float32 [n, dim] on the network's device. Batches of 512 on a GPU, and
     half as many for as long as its memory does not hold them.
     """
     check_images(images)
     device = next(network.parameters()).device
-    batch = 8 if device.type == "cpu" else 256  # of 299 x 299: fits in caches, or in 8 GiB
+    batch = 8 if device.type == "cpu" else 512  # of 299 x 299: the first fits in caches
     while True:
         try:
             with full_float32():
