@@ -18,6 +18,7 @@ Read `bench/run.py` first: it is that line as code. The rooms:
     features     extractors, sums, references
     metrics      Frechet and kernel distance, nearest neighbours, intervals
     experiments  functions that list the choices
+    judge        images of any kind against a reference
     lab          an experiment's cells with their grids and keys
     run          the main path
     store        records on disk
@@ -37,7 +38,7 @@ _ROOMS = (
 _NAMES = {
     "load": "bench.checkpoints",
     "sample": "bench.generate",
-    "score": "bench.run",
+    "score": "bench.judge",
     "Rate": "bench.types",
     "Costs": "bench.types",
     "Cell": "bench.types",

@@ -32,6 +32,7 @@ from bench.types import (
     is_stochastic,
     layer_of,
     layers_of,
+    least_bank,
     needs_real,
 )
 
@@ -79,6 +80,7 @@ def open_lab(
     reference = feature_room.load_reference(
         scoring.reference, extractor, scoring.bank, reference_layers(scores)
     )
+    check_reference(scores, reference)
     reference = replace(reference, bank=reference.bank.to(device))
     used = dict.fromkeys(experiment.on(line).model for line in experiment.lines)
     opened = {name: prepare(checkpoints.load(name, device, scoring.dtype, models)) for name in used}
@@ -108,6 +110,17 @@ def metrics_of(forms: Sequence[str], extractor: FeatureExtractor) -> tuple[Metri
                 f"extractors that do: {', '.join(able) or 'none'}"
             )
     return found
+
+
+def check_reference(metrics: Sequence[Metric], reference: feature_room.Reference) -> None:
+    """ValueError unless a reference keeps as many single features as the metrics need."""
+    for metric in metrics:
+        if needs_real(metric) and len(reference.bank) < least_bank(metric):
+            raise ValueError(
+                f"{metric.name} needs at least {least_bank(metric)} single features of the real "
+                f"set, but reference {reference.name} keeps {len(reference.bank)}; make one of the "
+                "images with crs-bench reference ... --bank 10000, or leave it out of the metrics"
+            )
 
 
 def reference_layers(metrics: Sequence[Metric]) -> tuple[str, ...]:

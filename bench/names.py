@@ -124,7 +124,12 @@ def _fold(name: str) -> str:
 
 def _make(kind: type, positional: list[Any], keyword: dict[str, Any]) -> Any:
     try:
-        return kind(*positional, **keyword)
+        made = kind(*positional, **keyword)
+        for one in dataclasses.fields(kind):
+            value = getattr(made, one.name)
+            if one.type is int and (isinstance(value, bool) or not isinstance(value, int)):
+                raise TypeError(f"{one.name} must be a whole number, not {value!r}")
+        return made
     except TypeError as error:
         fields = ", ".join(
             f"{f.name}: {getattr(f.type, '__name__', f.type)}" for f in dataclasses.fields(kind)

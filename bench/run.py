@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -37,20 +37,17 @@ from bench.lab import (
     anchor_jobs,
     banks_of,
     choose,
-    extractor_of,
     label,
-    metrics_of,
     open_lab,
     protocol_of,
     rate_of,
-    reference_layers,
     scored_jobs,
     scores_of,
     tuning_jobs,
 )
 from bench.report import report
 from bench.schedules import ConstantRate
-from bench.types import Experiment, Rate, needs_real
+from bench.types import Experiment, Rate
 
 Shard = tuple[int, int]  # (i, n): the i-th of n processes that share a results folder, from 1
 
@@ -97,6 +94,7 @@ def save_plan(lab: Lab, experiment: Experiment, jobs: Sequence[Job], chosen: Cho
         lab.folder,
         {"experiment": experiment.name, "title": experiment.title, "note": experiment.note,
          "published": experiment.published,
+         "higher_is_better": [one.name for one in lab.metrics if one.higher_is_better],
          "rows": [job.row for job in jobs], "chosen": picks,
          "rates": [_curve(model, rate) for (model, _), rate in used.items()],
          "grid_bands": grid_bands(lab, jobs)},
@@ -339,50 +337,3 @@ def versions() -> dict[str, str]:
     """Versions that a number may depend on."""
     known = {name: version(name) for name in ("torch", "diffusers", "timm", "numpy", "scipy")}
     return {"python": platform.python_version(), **known}
-
-
-def score(
-    x: Tensor | Iterable[Tensor],
-    reference: str | Path = "fashion-mnist",
-    features: str = "effnet-lite0",
-    metrics: Sequence[str] = ("fd", "precision", "recall"),
-    device: str = "cpu",
-) -> dict[str, float]:
-    """Scores of uint8 images x [n, c, h, w], or a stream of batches of them, against a reference:
-    metric name -> float. Of a stream one batch is held at a time, and as many features as the
-    metrics need.
-
-    The reference is not opened where no metric reads one. ValueError: unknown reference, extractor
-    or metric, a layer that either lacks, images that are not uint8 NCHW, too few.
-    """
-    extractor = extractor_of(features, device)
-    scores = metrics_of(metrics, extractor)
-    real: dict[str, feature_room.Reference] = {}
-    if any(needs_real(metric) for metric in scores):
-        layers = reference_layers(scores)
-        real = feature_room.load_reference(reference, extractor, layers=layers).by_layer
-    batches = x.split(256) if isinstance(x, Tensor) else x
-    fake = feature_room.fold_layers(extractor, batches, banks_of(scores, 10_000))
-    return scores_of(scores, fake, real)
-
-
-def cautions(
-    n: int, lossy: int, shape: tuple[int, ...], features: str, real: tuple[int, ...] = ()
-) -> list[str]:
-    """Why a score of n images [c, h, w], of which `lossy` are JPEGs, is not comparable as it is.
-
-    real: [c, h, w] of the reference's images, () if not known.
-    """
-    found = []
-    if n < 50_000:
-        found.append(f"{n:,} images: published FIDs are of 50,000, and fewer score higher")
-    if lossy:
-        found.append(f"{lossy:,} of the images are JPEGs, whose losses count as a difference; "
-                     "save samples as PNG")  # fmt: skip
-    if shape[0] == 1 and "effnet" not in features:
-        found.append("grey images were repeated to three channels")
-    if real and real[1:] != shape[1:]:
-        sizes = [f"{height} x {width}" for height, width in (shape[1:], real[1:])]
-        found.append(f"images of {sizes[0]} against a reference of {sizes[1]}: resizing counts as "
-                     "a difference")  # fmt: skip
-    return found

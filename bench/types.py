@@ -111,7 +111,8 @@ class Metric(Protocol):
     """A score of generated against real features; keyword-only, so that it cannot be swapped.
 
     One that reads another layer of the extractor than "features" also says `layer`; one that
-    ignores `real`, `needs_real = False`; one whose bank must hold every image, `whole_bank = True`.
+    ignores `real`, `needs_real = False`; one whose bank must hold every image, `whole_bank = True`;
+    one that reads single real features, the fewest that it takes, `least_bank`.
     """
 
     name: ClassVar[str]
@@ -123,6 +124,11 @@ class Metric(Protocol):
 def layer_of(metric: Metric) -> str:
     """The extractor's layer that a metric reads: its attribute `layer`, "features" without one."""
     return str(getattr(metric, "layer", "features"))
+
+
+def least_bank(metric: Metric) -> int:
+    """Features of the real set that a metric needs one by one: its attribute, 0 without it."""
+    return int(getattr(metric, "least_bank", 0))
 
 
 def needs_real(metric: Metric) -> bool:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from bench import cli, data, features, lab, metrics
 from bench.features import (
@@ -132,6 +133,48 @@ def test_inception_scores_equal_torch_fidelity(inception_file: Path, tmp_path: P
     assert spread == pytest.approx(theirs["inception_score_std"], rel=1e-5) and spread > 1e-3
 
 
+class _Pixels(FeatureExtractorBase):
+    """Features of torch-fidelity's that cost nothing: 27 pixels of the middle, as float64."""
+
+    def __init__(self, name: str, features_list: list[str], **_: object) -> None:
+        super().__init__(name, features_list)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("27",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "27"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (images[:, :, 3:6, 3:6].flatten(1).double() / 255,)
+
+
+def test_scores_equal_torch_fidelitys_where_images_outnumber_dimensions(tmp_path: Path) -> None:
+    import torch_fidelity
+
+    torch_fidelity.register_feature_extractor("pixels", _Pixels)
+    images = pictures(300, 3, 8, 1), pictures(280, 3, 8, 2) // 2
+    folders = [str(folder_of(one, tmp_path / str(i))) for i, one in enumerate(images)]
+    theirs = torch_fidelity.calculate_metrics(
+        input1=folders[0], input2=folders[1], cuda=False, cache=False, fid=True, kid=True,
+        kid_subsets=10, kid_subset_size=100, prc=True, feature_extractor="pixels", verbose=False,
+    )  # fmt: skip
+    fake, real = (Features.of(one[:, :, 3:6, 3:6].flatten(1).double() / 255, 300) for one in images)
+    pair = {"fake": fake, "real": real}
+    want = theirs["frechet_inception_distance"]
+    assert metrics.FrechetDistance()(**pair) == pytest.approx(want, rel=1e-6) and want > 0.1
+    want = theirs["kernel_inception_distance_mean"]
+    assert metrics.KID(10, 100)(**pair) == pytest.approx(want, rel=1e-6) and want > 1e-2
+    assert metrics.Precision()(**pair) * 300 == pytest.approx(theirs["precision"] * 300, abs=1e-3)
+    assert metrics.Recall()(**pair) * 280 == pytest.approx(theirs["recall"] * 280, abs=1e-3)
+
+
 def test_layers_of_one_pass_are_torch_fidelitys_and_adms(inception_file: Path) -> None:
     from torch_fidelity.utils import create_feature_extractor
 
@@ -204,6 +247,24 @@ def test_clean_features_equal_clean_fid(
     ours = Clean(str(clean_file))(images)
     assert ours.shape == (5, 2048) and ours.dtype == torch.float32
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-5)
+
+
+@WARNINGS
+def test_fid_is_that_of_clean_fids_compute_fid(clean_file: Path, tmp_path: Path) -> None:
+    from cleanfid import fid
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    network = InceptionV3W(str(clean_file.parent), download=False)
+    sets = pictures(40, 3, 32), pictures(30, 3, 40).flip(0)
+    folders = [str(folder_of(one, tmp_path / str(i))) for i, one in enumerate(sets)]
+    theirs = fid.compute_fid(
+        *folders, mode="clean", custom_feat_extractor=network, num_workers=0, verbose=False,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    ours = Clean(str(clean_file))
+    fake, real = (Features.of(ours(one), 0) for one in sets)
+    found = metrics.frechet_distance(fake.mean, fake.cov, real.mean, real.cov)
+    assert found == pytest.approx(theirs, rel=1e-5) and found > 1
 
 
 @WARNINGS

@@ -15,7 +15,7 @@ BENCH = ROOT / "bench"
 ROOMS = {
     "types", "process", "schedules", "rates", "samplers", "checkpoints", "data", "generate",
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
-    "cli", "__main__", "fetch", "lab", "curves", "costs", "benchmarks",
+    "cli", "__main__", "fetch", "judge", "lab", "curves", "costs", "benchmarks",
 }  # fmt: skip
 
 # room -> the rooms that it may import
@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": ROOMS - {"run", "experiments", "cli", "report"},
     "experiments": ROOMS - {"cli", "run", "report"},
     "lab": ROOMS - {"run", "experiments", "cli", "report", "training"},
+    "judge": {"types", "features", "metrics", "lab"},
     "run": ROOMS - {"cli", "benchmarks"},
     "benchmarks": ROOMS - {"cli"},
     "cli": ROOMS - {"__main__"},

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import features, lab, metrics, run
+from bench import features, judge, lab, metrics
 from bench.features import Features, InceptionV3Compat, fold, fold_layers, load_reference
 from bench.types import layers_of
 
@@ -181,7 +181,7 @@ def test_all_scores_of_an_inception_in_one_pass(
 
 
 def test_is_alone_opens_no_reference() -> None:
-    found = run.score(
+    found = judge.score(
         pictures(30, 0), reference="nowhere.npz", features=f"{__name__}:Layered", metrics=["is"]
     )
     assert list(found) == ["is"] and found["is"] > 1
@@ -206,5 +206,5 @@ def test_a_reference_of_layers_from_the_command_line(
     assert crs(monkeypatch, "reference", out, "--layers", "logits", *how) == 2
     assert "has no layer 'logits'" in capsys.readouterr().err and not Path(out).exists()
     assert crs(monkeypatch, "reference", out, "--layers", "spatial", "--bank", "50", *how) == 0
-    found = run.score(pictures(60, 0), out, f"{__name__}:Layered", ["fd", "sfid", "recall"])
+    found = judge.score(pictures(60, 0), out, f"{__name__}:Layered", ["fd", "sfid", "recall"])
     assert found["fd"] == pytest.approx(0, abs=1e-9) == found["sfid"] and found["recall"] == 1

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import mpmath
 import numpy as np
+import prdc
 import pytest
 import torch
 from torch import Tensor
@@ -298,7 +299,6 @@ def test_density_and_coverage_equal_brute_force(pair: str, k: int) -> None:
 
 
 def test_density_and_coverage_equal_prdc() -> None:
-    prdc = pytest.importorskip("prdc")
     fake, real = normal(700, 16, 0) * 0.9, normal(600, 16, 1)
     peer = prdc.compute_prdc(real.double().numpy(), fake.double().numpy(), nearest_k=5)
     found = density_coverage(fake=fake, real=real)
@@ -475,6 +475,25 @@ def test_the_report_knows_what_rises() -> None:
 
 def test_every_metric_answers_to_its_label() -> None:
     labels = {"fd", "precision", "recall", "density", "coverage", "kid", "fd_infinity"}
-    labels |= {"kid_error", "is", "sfid"}
+    labels |= {"kid_error", "is", "sfid", "precision_adm", "recall_adm"}
     assert labels == {kind.name for kind in names.public(metrics).values()}  # type: ignore[attr-defined]
     assert {type(names.build(label, metrics)).name for label in labels} == labels
+
+
+def test_frechet_distance_of_2048_dimensions_equals_its_closed_form() -> None:
+    """Covariances of one eigenbasis: |mu|^2 + sum (sqrt a_i - sqrt b_i)^2."""
+    dim = 2048
+    draw = np.random.default_rng(0)
+    v = draw.standard_normal(dim)
+    v /= np.linalg.norm(v)
+    a, b = 10 ** draw.uniform(-3, 1, dim), 10 ** draw.uniform(-3, 1, dim)
+
+    def turned(spectrum: np.ndarray) -> np.ndarray:
+        """H diag(spectrum) H of the reflection H = 1 - 2 v v^T."""
+        half = np.diag(spectrum) - 2 * np.outer(v, v * spectrum)
+        return half - 2 * np.outer(half @ v, v)
+
+    mu = draw.standard_normal(dim) / 10
+    found = frechet_distance(mu, turned(a), np.zeros(dim), turned(b))
+    want = (mu**2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    assert found == pytest.approx(want, rel=1e-9)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench import data
-from bench.data import reading
+from bench.data import arrays, reading
 from bench.features import Flatten, load_reference
 
 
@@ -190,6 +190,78 @@ def test_any_array_streams_to_itself(
     made = list(data.stream(path, size))
     assert torch.equal(torch.cat(made), torch.from_numpy(images).permute(0, 3, 1, 2))
     assert [len(batch) for batch in made[:-1]] == [size] * (len(made) - 1)
+
+
+@given(
+    n=st.integers(1, 5), h=st.integers(4, 9), w=st.integers(4, 9), c=st.sampled_from([1, 3]),
+    kind=st.sampled_from(["folder", "zip", "npz", "small npz"]), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_every_kind_of_set_holds_the_same_images(
+    n: int, h: int, w: int, c: int, kind: str, seed: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
+    images, home = pixels(n, h, w, c, seed=seed), tmp_path_factory.mktemp("kinds")
+    pngs = {f"{i}.png": png(Image.fromarray(one.squeeze())) for i, one in enumerate(images)}
+    if kind == "folder":
+        for name, raw in pngs.items():
+            (home / name).write_bytes(raw)
+        path = home
+    elif kind == "zip":
+        path = home / "x.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, raw in pngs.items():
+                archive.writestr(name, raw)
+    else:
+        path = home / "x.npz"
+        (np.savez if kind == "npz" else np.savez_compressed)(path, other=np.ones(3), arr_0=images)
+    want = torch.from_numpy(images).permute(0, 3, 1, 2)
+    assert torch.equal(data.read_images(path), want)
+    assert data.survey(path) == (n, 0)
+
+
+@given(
+    kind=st.sampled_from(["x.npy", "x.npz", "x.zip", "x.png"]), place=st.floats(0, 0.999),
+    cut=st.booleans(), flip=st.integers(1, 255),
+)  # fmt: skip
+def test_a_damaged_file_is_refused_or_read_as_it_is(
+    kind: str, place: float, cut: bool, flip: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Any byte changed, or all from it on lost: a ValueError that names it, or images; no other
+    error. Where the format has checksums, the images are the very ones that were written."""
+    home, images = tmp_path_factory.mktemp("damaged"), pixels(3, 8, 8, 3)
+    path = home / kind
+    if kind == "x.png":
+        path.write_bytes(png(Image.fromarray(images[0])))
+    elif kind == "x.zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("0.png", png(Image.fromarray(images[0])))
+    else:
+        np.savez(path, arr_0=images) if kind == "x.npz" else np.save(path, images)
+    raw = bytearray(path.read_bytes())
+    at = int(place * len(raw))
+    path.write_bytes(raw[:at] if cut else bytes([*raw[:at], raw[at] ^ flip, *raw[at + 1 :]]))
+    try:
+        made = data.read_images(home if kind == "x.png" else path)
+    except ValueError as error:
+        assert "x." in str(error)
+        return
+    assert made.dtype == torch.uint8 and made.ndim == 4
+    if kind in ("x.npz", "x.zip"):
+        assert torch.equal(made, torch.from_numpy(images[: len(made)]).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("save_as", [np.savez, np.savez_compressed])
+def test_arrays_of_an_npz_are_mapped(save_as: Callable, tmp_path: Path) -> None:
+    images = {"arr_0": pixels(5, 4, 4, 3), "turned": np.asfortranarray(pixels(6, 7)),
+              "none": np.zeros((0, 3)), "long": np.arange(9.0)}  # fmt: skip
+    save_as(tmp_path / "x.npz", **images)
+    assert arrays.array_names(tmp_path / "x.npz") == list(images)
+    for name, want in images.items():
+        found = arrays.mapped(tmp_path / "x.npz", name)
+        assert found.dtype == want.dtype and np.array_equal(found, want)
+        assert isinstance(found, np.memmap) or not want.size
+        assert arrays.shape_in(tmp_path / "x.npz", name) == want.shape
+    assert arrays.shape_in(tmp_path / "x.npz", "nothing") == ()
 
 
 def test_a_folder_is_read_as_it_is_asked_for(

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from console import crs
 from PIL import Image
 
-from bench import features, run
+from bench import data, features, judge
 
 SIZE = 8
 
@@ -127,8 +128,8 @@ def test_jpegs_and_grey_images_are_warned_of(
     asked = ("score", tmp_path / "fake", reference, "--features", "flatten", "--device", "cpu")
     assert crs(monkeypatch, *asked) == 0
     assert "warning: 20 of the images are JPEGs" in capsys.readouterr().err
-    assert run.cautions(50_000, 0, (3, 8, 8), "clean") == []
-    assert "repeated to three" in run.cautions(50_000, 0, (1, 8, 8), "clean")[0]
+    assert judge.cautions(50_000, 0, (3, 8, 8), "clean") == []
+    assert "repeated to three" in judge.cautions(50_000, 0, (1, 8, 8), "clean")[0]
 
 
 def test_another_size_than_the_references_is_warned_of(
@@ -147,13 +148,155 @@ def test_another_size_than_the_references_is_warned_of(
     np.savez(tmp_path / "edm.npz", **zeros)
     assert features.reference_shape(str(tmp_path / "adm.npz"), flat) == (3, SIZE, SIZE)
     assert features.reference_shape(str(tmp_path / "edm.npz"), flat) == ()
-    assert run.cautions(50_000, 0, (3, 8, 9), "clean", (1, 8, 9)) == []
+    assert judge.cautions(50_000, 0, (3, 8, 9), "clean", (1, 8, 9)) == []
+
+
+def moments(**changes: Any) -> dict[str, Any]:
+    return {"mu": np.zeros(1280), "sigma": np.eye(1280)} | changes
+
+
+def cut(at: Path, share: float) -> Path:
+    at.write_bytes(at.read_bytes()[: int(share * at.stat().st_size)])
+    return at
+
+
+def flipped(at: Path) -> Path:
+    raw = bytearray(at.read_bytes())
+    raw[len(raw) // 2] ^= 255
+    at.write_bytes(raw)
+    return at
+
+
+def npz(at: Path, **arrays: Any) -> Path:
+    np.savez(at, **arrays)
+    return at
+
+
+BAD_REFERENCES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "empty": (lambda at: cut(npz(at, **moments()), 0), "cannot be read as the .npz of a reference"),
+    "cut short": (lambda at: cut(npz(at, **moments()), 0.5), "cannot be read"),
+    "a byte changed": (lambda at: flipped(npz(at, **moments())), "cannot be read"),
+    "an .npy of that name": (
+        lambda at: array(at, np.zeros(3)).rename(at), "cannot be read as the .npz",
+    ),
+    "text for mu": (lambda at: npz(at, **moments(mu=np.array("x"))), "cannot be read as mean"),
+    "no moments": (lambda at: npz(at, other=np.zeros(3)), "holds other"),
+    "another extractor's": (
+        lambda at: npz(at, mu=np.zeros(4), sigma=np.eye(4)), "made by another extractor",
+    ),
+    "variances below 0": (lambda at: npz(at, **moments(sigma=-np.eye(1280))), "negative variances"),
+    "NaN": (lambda at: npz(at, **moments(mu=np.full(1280, np.nan))), "NaN"),
+    "provenance without names": (
+        lambda at: npz(at, **moments(provenance=np.array("{}"))), "reference of ours",
+    ),
+    "provenance that is no JSON": (
+        lambda at: npz(at, **moments(provenance=np.array("x"))), "cannot be read",
+    ),
+    "no array but images of floats": (lambda at: npz(at, arr_0=NOISE / 255), "uint8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_REFERENCES)
+def test_a_bad_reference_is_one_line(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    make, says = BAD_REFERENCES[case]
+    given = make(tmp_path / "r.npz")
+    fake = folder(tmp_path / "fake", pixels(20))
+    asked = ("score", fake, given, "--metrics", "fd", "--device", "cpu")
+    assert crs(monkeypatch, *asked) == 2
+    err = capsys.readouterr().err
+    assert re.search(says, err) and "Traceback" not in err, err
+
+
+def test_a_reference_without_single_features_is_refused_before_the_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    given = npz(tmp_path / "edm.NPZ", **moments())
+    given = given if given.is_file() else Path(f"{given}.npz").rename(given)
+    fake = folder(tmp_path / "fake", pixels(20))
+    monkeypatch.setattr(data, "stream", None)
+    assert crs(monkeypatch, "score", fake, given, "--device", "cpu") == 2
+    said = capsys.readouterr().err
+    assert "precision needs at least 4 single features" in said and "--bank 10000" in said
+
+
+def test_banks_are_spread_over_nested_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Classes in folders of their own, of which the first alone would fill the bank."""
+    draw = np.random.default_rng(0)
+    for name, low in (("a", 0), ("b", 128)):
+        made = draw.integers(low, low + 127, (60, SIZE, SIZE, 3), np.uint8)
+        folder(tmp_path / "real" / name, [Image.fromarray(one) for one in made])
+    out, how = tmp_path / "r.npz", ("--features", "flatten", "--device", "cpu")
+    assert (
+        crs(monkeypatch, "reference", out, "--images", tmp_path / "real", "--bank", 60, *how) == 0
+    )
+    capsys.readouterr()
+    for bank, kept in (((), 120), (("--bank", 30), 30)):
+        assert crs(monkeypatch, "score", tmp_path / "real", out, "--json", *bank, *how) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["recall"] > 0.5 and found["precision"] > 0.5
+        assert found["bank"] == {"features": kept} and found["reference_bank"] == 60
+        assert len(found["reference_digest"]) == 64 and "Precision(k=3)" in found["metrics"]
+
+
+def test_precision_of_adm_reads_every_image(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    fake = folder(tmp_path / "fake", pixels(80))
+    both = "precision_adm,recall_adm,precision,recall"
+    asked = ("score", fake, reference, "--features", "flatten", "--metrics", both, "--json")
+    assert crs(monkeypatch, *asked, "--bank", 10, "--device", "cpu") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bank"] == {"features": 80}
+    assert found["precision_adm"] == found["precision"] and found["recall_adm"] == found["recall"]
+
+
+def test_intervals_and_differences(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    images = pixels(40)
+    lighter = [Image.fromarray(np.asarray(one) // 2 + 100) for one in images]
+    a, b = folder(tmp_path / "a", images), folder(tmp_path / "b", lighter)
+    asked = ("score", a, reference, "--features", "flatten", "--metrics", "fd", "--json")
+    assert crs(monkeypatch, *asked, "--bootstrap", 20, "--against", b, "--device", "cpu") == 0
+    found = json.loads(capsys.readouterr().out)
+    low, high = found["interval_95"]["fd"]
+    assert low < high
+    low, high = found["difference_95"]["fd"]
+    assert low < found["difference"]["fd"] < high < 0  # a is of the reference
+    assert crs(monkeypatch, *asked, "--against", folder(tmp_path / "c", images[:9])) == 2
+    assert "of the same seeds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("--metrics", "precision(k=2.5)"), "k must be a whole number, not 2.5"),
+        (("--metrics", "fd_infinity(points=2.5)"), "points must be a whole number"),
+        (("--device", "foo"), "no such device"),
+        (("--bank", "-3"), "greater than or equal"),
+    ],
+)
+def test_bad_options_are_one_line(
+    asked: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    assert crs(monkeypatch, "score", folder(tmp_path / "fake", pixels(9)), *asked) == 2
+    said = capsys.readouterr().err
+    assert says in said and "Traceback" not in said
+
+
+def test_a_references_name_is_no_path(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    assert crs(monkeypatch, "reference", "../x/y", "--device", "cpu") == 2
+    assert "neither a name" in capsys.readouterr().err
 
 
 def test_a_stream_scores_as_the_whole() -> None:
     images = torch.from_numpy(NOISE).permute(0, 3, 1, 2).repeat(3, 1, 1, 1)
-    whole = run.score(images, metrics=["fd"])
-    assert run.score(iter(images.split(256)), metrics=["fd"]) == whole
+    whole = judge.score(images, metrics=["fd"])
+    assert judge.score(iter(images.split(256)), metrics=["fd"]) == whole
 
 
 def test_cut_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -33,7 +33,10 @@ def device_of(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: no CUDA device is available here; use --device cpu")
-    torch.device(name)
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device {name}: no such device; use cpu, cuda or auto") from None
     return name
 
 

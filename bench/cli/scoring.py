@@ -23,45 +23,69 @@ def score(
     metrics: Annotated[
         str,
         typer.Option(
-            help="fd,precision,recall,kid,kid_error,density(k=5),coverage,fd_infinity,is,sfid"
+            help="fd,precision,recall,kid,kid_error,density(k=5),coverage,fd_infinity,is,sfid,"
+            "precision_adm,recall_adm"
         ),
     ] = "fd,precision,recall",
+    bank: Annotated[
+        int | None,
+        typer.Option(min=2, help="single features kept, evenly spaced; all without it"),
+    ] = None,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="replicates of 95 % intervals, each as costly as the scores")
+    ] = 0,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="images of the same seeds: intervals of the differences from theirs"),
+    ] = None,
     json: JSON = False,
     device: Device = "auto",
 ) -> None:
     """Score images against a reference, a batch at a time; says on stderr what keeps the score from
     being compared with others."""
+    from bench import data
+    from bench import features as room
+    from bench.judge import Judge, cautions
+
+    (n, lossy), shape = data.survey(images), list[int]()
+    if against and data.survey(against)[0] != n:
+        raise ValueError(f"{against} has {data.survey(against)[0]} images and {images} {n}, but "
+                         "differences are of the same seeds")  # fmt: skip
+    judge = Judge.open(reference, features, _forms(metrics), device_of(device))
+    mine = judge.fold(_noted(images, n, shape), n, bank)
+    scores = judge.scores(mine)
+    result = {"n": n, "features": features, "reference": reference, **scores}
+    if bootstrap:
+        result["interval_95"] = judge.intervals(mine, bootstrap)
+    if against:
+        other = judge.fold(_noted(against, n, []), n, bank)
+        result["difference"] = {
+            name: scores[name] - value for name, value in judge.scores(other).items()
+        }
+        if bootstrap:
+            result["difference_95"] = judge.differences(mine, other, bootstrap)
+    real = room.reference_shape(reference, judge.extractor) if judge.real else ()
+    warnings = cautions(n, lossy, tuple(shape), features, real)
+    if json:
+        print_json(result | judge.identity(mine) | {"warnings": warnings})
+        return
+    for name, value in result.items():
+        typer.echo(f"{name:>13}  {value}")
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _noted(images: Path, n: int, shape: list[int]) -> Iterator[Any]:
+    """Batches of a path, while a bar on stderr moves; the shape of an image is left in `shape`."""
     from tqdm import tqdm
 
     from bench import data
-    from bench import features as room
-    from bench import run as path
-    from bench.types import needs_real
 
-    n, lossy = data.survey(images)
-    shape: list[tuple[int, ...]] = []
-
-    def batches() -> Iterator[Any]:
-        with tqdm(total=n, unit="image", disable=None) as bar:
-            for batch in data.stream(images, 256):
-                shape[:] = [tuple(batch.shape[1:])]
-                yield batch
-                bar.update(len(batch))
-
-    where = device_of(device)
-    scores = path.score(batches(), reference, features, _forms(metrics), where)
-    extractor = path.extractor_of(features, where)
-    compared = any(needs_real(one) for one in path.metrics_of(_forms(metrics), extractor))
-    real = room.reference_shape(reference, extractor) if compared else ()
-    warnings = path.cautions(n, lossy, shape[0], features, real)
-    result = {"n": n, "features": features, "reference": reference, **scores}
-    if json:
-        print_json(result | {"warnings": warnings})
-        return
-    for name, value in result.items():
-        typer.echo(f"{name:>12}  {value}")
-    for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
+    with tqdm(total=n, unit="image", disable=None) as bar:
+        for batch in data.stream(images, 256):
+            shape[:] = batch.shape[1:]
+            yield batch
+            bar.update(len(batch))
 
 
 @app.command()
@@ -74,7 +98,14 @@ def reference(
     preprocess: Annotated[
         str, typer.Option(help="of --images: none, adm-lsun, ldm, 'ldm(size=128)'")
     ] = "none",
-    bank: Annotated[int, typer.Option(help="features kept for precision and recall")] = 0,
+    bank: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="single features kept, evenly spaced, for precision, KID ...: 10,000 of --images, "
+            "none of the dataset, whose test images are at hand",
+        ),
+    ] = None,
     layers: Annotated[
         str, typer.Option(help="the extractor's other layers, as spatial for sfid")
     ] = "",
@@ -83,21 +114,26 @@ def reference(
 ) -> None:
     """Fold a set of real images into a reference file, a batch at a time."""
     import hashlib
+    import re
 
     from bench import data as datasets
     from bench import features as room
     from bench import names
-    from bench.run import extractor_of
+    from bench.lab import extractor_of
 
+    if not out.endswith(".npz") and not re.fullmatch(r"[\w.-]+", out):
+        raise ValueError(f"{out!r} is neither a name, of letters, digits and .-_, nor an .npz path")
     prepare = names.build(preprocess, datasets.preprocess)
     extractor = extractor_of(features, device_of(device))
     others = [layer for layer in layers.split(",") if layer]
-    keep = dict.fromkeys(others, 0) | {"features": bank}
+    rows = bank if bank is not None else 10_000 if images else 0
+    keep = dict.fromkeys(others, 0) | {"features": rows}
     room.check_layers(extractor, keep)
     dataset = datasets.FashionMNIST() if data is None else datasets.FashionMNIST(folder=data)
     if images is None and prepare != datasets.AsIs():
         raise ValueError(f"--preprocess {preprocess} prepares --images: give their folder")
     real = datasets.stream(images, 256, prepare) if images else dataset.images().split(256)
+    count = datasets.survey(images)[0] if images else None
     digest = hashlib.sha256()
     shape: list[int] = []
 
@@ -106,7 +142,7 @@ def reference(
             shape[:] = batch.shape[1:]
             yield batch
 
-    folded = room.fold_layers(extractor, noted(), keep)
+    folded = room.fold_layers(extractor, noted(), keep, count)
     provenance = {
         "dataset": str(images) if images else dataset.name, "data_digest": digest.hexdigest(),
         "preprocess": prepare.name, "image": shape,

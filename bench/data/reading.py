@@ -1,7 +1,6 @@
 """Images from folders, zips and arrays, whole or in a stream of batches."""
 
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.data.arrays import array_names, mapped, readable
 from bench.data.decode import decode, layout
 from bench.data.preprocess import AsIs, Preprocess
 
@@ -108,10 +108,8 @@ def _folder(path: Path) -> _Files:
 
 def _zipped(path: Path) -> _Files:
     """The image files of a zip; ValueError if it is none."""
-    try:
+    with readable(path, "a .zip of images"):
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as a .zip of images: {error}") from error
     found = (PurePosixPath(one.filename) for one in archive.infolist() if not one.is_dir())
     names = sorted(name for name in found if name.suffix.lower() in _SUFFIXES)
     return [(f"{path}/{name}", _reader(archive, str(name))) for name in names]
@@ -122,23 +120,19 @@ def _reader(archive: zipfile.ZipFile, name: str) -> Callable[[], bytes]:
 
 
 def _decoded(name: str, read: Callable[[], bytes]) -> np.ndarray:
-    try:
+    with readable(name, "an image"):
         raw = read()
-    except (OSError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{name} cannot be read: {error}") from error
     return decode(raw, name)
 
 
 def _array(path: Path) -> np.ndarray:
-    """The array of an `.npy`, mapped and not read, or `arr_0` of an `.npz`."""
+    """The array of an `.npy` or `arr_0` of an `.npz`, mapped and not read."""
     kind = path.suffix.lower()
-    try:
+    with readable(path, f"an {kind}"):
         if kind == ".npy":
             return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        with np.load(path, allow_pickle=False) as file:
-            if "arr_0" in file.files:
-                return np.asarray(file["arr_0"])
-            held = ", ".join(file.files) or "nothing"
-    except Exception as error:  # of a damaged file numpy and zipfile raise nearly anything
-        raise ValueError(f"{path} cannot be read as an {kind}: {error}") from error
-    raise ValueError(f"{path} holds {held}; it must hold arr_0, uint8 images [n, h, w, c]")
+        held = array_names(path)
+        if "arr_0" in held:
+            return mapped(path, "arr_0")
+    names = ", ".join(held) or "nothing"
+    raise ValueError(f"{path} holds {names}; it must hold arr_0, uint8 images [n, h, w, c]")

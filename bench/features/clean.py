@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.features.images import check_images, full_float32
+from bench.features.images import check_images, full_float32, in_batches
 from bench.features.weights import Published
 
 _FILE = "inception-2015-12-05.pt"
@@ -58,7 +58,7 @@ class Clean:
         network = _network(_INCEPTION.find(self.weights), self.device)
         batch = 16 if self.device == "cpu" else 256  # of 299 x 299: fits in caches, or in 8 GiB
         with full_float32():
-            parts = [network(_resize(x).to(self.device)) for x in images.split(batch)]
+            parts = in_batches(lambda x: network(_resize(x).to(self.device)), images, batch, "cpu")
         return torch.cat(parts)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.features.images import check_images, full_float32
+from bench.features.images import check_images, full_float32, in_batches
 from bench.features.windows import depthwise_relu6
 from bench.store import file_digest
 
@@ -168,5 +168,5 @@ class EffNetLite0:
         most = 16 if self.device == "cpu" else 2048  # at size 128: fits in caches, or in 8 GiB
         batch = max(1, most * 128**2 // self.size**2)
         with full_float32():
-            parts = [net(_prepare(x.to(self.device), self.size)) for x in images.split(batch)]
+            parts = in_batches(lambda x: net(_prepare(x, self.size)), images, batch, self.device)
         return torch.cat(parts)

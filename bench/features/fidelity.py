@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.features.images import check_images, full_float32
+from bench.features.images import check_images, full_float32, in_batches
 from bench.features.inception import Inception
 from bench.features.weights import Published, check_tensors
 
@@ -137,16 +137,8 @@ def through(images: Tensor, network: nn.Module) -> tuple[Tensor, ...]:
     check_images(images)
     device = next(network.parameters()).device
     batch = 8 if device.type == "cpu" else 512  # of 299 x 299: the first fits in caches
-    while True:
-        try:
-            with full_float32():
-                parts = [
-                    network(x.to(device).expand(-1, 3, -1, -1).contiguous())
-                    for x in images.split(batch)
-                ]
-            return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
-        except torch.cuda.OutOfMemoryError:
-            if batch == 1:
-                raise
-            torch.cuda.empty_cache()
-            batch //= 2
+    with full_float32():
+        parts = in_batches(
+            lambda x: network(x.expand(-1, 3, -1, -1).contiguous()), images, batch, device
+        )
+    return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))

@@ -1,6 +1,6 @@
 """What every extractor asks of its images, and of the arithmetic on its device."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -26,6 +26,20 @@ def full_float32() -> AbstractContextManager[None]:
 def tensor_float32() -> AbstractContextManager[None]:
     """TF32 on in float32 convolutions: ten bits of a product's factors, on a GPU that has it."""
     return _convolutions("tf32")
+
+
+def in_batches(
+    call: Callable[[Tensor], Any], images: Tensor, batch: int, device: str | torch.device
+) -> list[Any]:
+    """`call` of parts of `batch` images; half as many while a GPU's memory is too small."""
+    while True:
+        try:
+            return [call(part.to(device)) for part in images.split(batch)]
+        except torch.cuda.OutOfMemoryError:
+            if batch == 1:
+                raise
+        torch.cuda.empty_cache()
+        batch //= 2
 
 
 def check_images(images: Tensor) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import warnings
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor
 
 from bench.data import pickle_refusal
-from bench.features.sums import Features, check_layers, extract, fold, fold_layers
+from bench.data.arrays import array_names, mapped, readable, shape_in
+from bench.features.sums import Features, check_layers, extract, fold, fold_layers, spread
 from bench.store import write_bytes
 from bench.types import FeatureExtractor
 
@@ -38,6 +38,7 @@ PUBLISHED = {
     "edm-cifar10-32x32": "https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs/cifar10-32x32.npz",
 }
 
+_KIND = "the .npz of a reference"
 _Arrays = Mapping[str, np.ndarray]
 _Moments = tuple[int, Tensor, Tensor]  # n, mean, covariance
 
@@ -105,33 +106,24 @@ def reference_images(name_or_path: str | Path, extractor: FeatureExtractor) -> P
     """The file of a reference if it holds images of the set (ADM's `arr_0`); ValueError if there is
     no such reference."""
     path = _find(name_or_path, extractor)
-    with np.load(path) as file:
-        return path if "arr_0" in file.files else None
+    with readable(path, _KIND):
+        return path if "arr_0" in array_names(path) else None
 
 
 def reference_shape(name_or_path: str | Path, extractor: FeatureExtractor) -> tuple[int, ...]:
     """[c, h, w] of a reference's images; () where its file does not say. ValueError if there is no
     such reference."""
     path = _find(name_or_path, extractor)
-    with np.load(path) as file:
-        if "provenance" in file.files:
-            shape = json.loads(str(file["provenance"])).get("image")
+    with readable(path, _KIND):
+        if "provenance" in array_names(path):
+            with np.load(path) as file:
+                shape = json.loads(str(file["provenance"])).get("image")
             if shape:
                 return tuple(shape)
-    for held, name in ((path, "arr_0"), (_beside(path), "images")):
-        if held.is_file() and (shape := _shape(held, name)):
-            return (shape[3], *shape[1:3]) if name == "arr_0" else shape[1:]
+        for held, name in ((path, "arr_0"), (_beside(path), "images")):
+            if held.is_file() and (shape := shape_in(held, name)):
+                return (shape[3], *shape[1:3]) if name == "arr_0" else shape[1:]
     return ()
-
-
-def _shape(path: Path, name: str) -> tuple[int, ...]:
-    """Of an array in an .npz, read from its head; () if it is not there."""
-    with zipfile.ZipFile(path) as archive:
-        if f"{name}.npy" not in archive.namelist():
-            return ()
-        with archive.open(f"{name}.npy") as file:
-            np.lib.format.read_magic(file)
-            return np.lib.format.read_array_header_1_0(file)[0]
 
 
 def clean_fid_folder() -> Path | None:
@@ -170,9 +162,9 @@ def known_references() -> dict[str, list[str]]:
 def _find(name_or_path: str | Path, extractor: FeatureExtractor) -> Path:
     """The statistics file of a shipped name, or of a path that ends in .npz."""
     text = str(name_or_path)
-    if text.endswith((".pkl", ".pickle")):
+    if text.lower().endswith((".pkl", ".pickle")):
         raise ValueError(pickle_refusal(text))
-    if text.endswith(".npz"):
+    if text.lower().endswith(".npz"):
         if not Path(text).is_file():
             raise ValueError(f"there is no reference file {text}; check the path")
         return Path(text)
@@ -205,23 +197,19 @@ def load_reference(
     """
     path = _find(name_or_path, extractor)
     check_layers(extractor, layers)
-    with np.load(path) as file:
-        unread = () if layers else ("mu_s", "sigma_s")
-        arrays = {key: file[key] for key in file.files if key not in unread}
-    digest = hashlib.sha256(path.read_bytes())
+    unread = () if layers else ("mu_s", "sigma_s")
+    with readable(path, _KIND):
+        arrays = _arrays(path, unread)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
     read = _own if "provenance" in arrays else _foreign
     moments = read(arrays, extractor, path, ("features", *layers))
     images = _bank_images(arrays, path)
     banks = {"features": _bank(arrays, images, extractor, keep), **_no_rows(extractor, layers)}
     for layer, (_, mean, cov) in moments.items():
-        dim = banks[layer].shape[1]
-        if mean.shape != (dim,) or cov.shape != (dim, dim):
-            raise ValueError(
-                f"{path} holds mean {list(mean.shape)} and covariance {list(cov.shape)}, but "
-                f"{extractor.name} gives {dim} {layer}; it was made by another extractor"
-            )
+        _check_moments(path, extractor, layer, mean, cov, banks[layer].shape[1])
     if images is not None:
-        digest.update(images.tobytes())
+        _hash(digest, images)
     found = {
         layer: Reference(str(name_or_path), digest.hexdigest(), n, mean, cov, banks[layer])
         for layer, (n, mean, cov) in moments.items()
@@ -229,12 +217,41 @@ def load_reference(
     return replace(found.pop("features"), layers=found)
 
 
+def _arrays(path: Path, unread: Collection[str]) -> dict[str, np.ndarray]:
+    """Arrays of an `.npz`; its images mapped, not read."""
+    names = [name for name in array_names(path) if name not in unread]
+    with np.load(path) as file:
+        return {name: mapped(path, name) if name == "arr_0" else file[name] for name in names}
+
+
+def _check_moments(
+    path: Path, extractor: FeatureExtractor, layer: str, mean: Tensor, cov: Tensor, dim: int
+) -> None:
+    """ValueError unless they are a mean and a covariance of `dim` dimensions."""
+    if mean.shape != (dim,) or cov.shape != (dim, dim):
+        raise ValueError(
+            f"{path} holds mean {list(mean.shape)} and covariance {list(cov.shape)}, but "
+            f"{extractor.name} gives {dim} {layer}; it was made by another extractor"
+        )
+    if not bool(torch.isfinite(mean).all() and (cov.diagonal() >= 0).all()):
+        raise ValueError(
+            f"{path}: the statistics of {layer} have NaN, infinite or negative variances; make or "
+            "download it again"
+        )
+
+
+def _hash(digest: Any, images: np.ndarray) -> None:
+    """Add the bytes of images [n, c, h, w] to a digest, a part at a time."""
+    for at in range(0, len(images), 256):
+        digest.update(images[at : at + 256].tobytes())
+
+
 def _bank(
     arrays: _Arrays, images: np.ndarray | None, extractor: FeatureExtractor, keep: int
 ) -> Tensor:
     """At most `keep` features, of the file or of its images: float32 [m, dim]."""
     if "bank" in arrays:
-        return torch.from_numpy(arrays["bank"])[_stride(len(arrays["bank"]), keep)]
+        return torch.from_numpy(arrays["bank"])[spread(len(arrays["bank"]), keep)]
     if images is not None and keep > 0:
         return _cached_features(extractor, images, keep)
     return _no_rows(extractor, ("features",))["features"]
@@ -251,8 +268,9 @@ def _no_rows(extractor: FeatureExtractor, layers: Collection[str]) -> dict[str, 
 def _own(
     arrays: _Arrays, extractor: FeatureExtractor, path: Path, layers: Collection[str]
 ) -> dict[str, _Moments]:
-    made_by = json.loads(str(arrays["provenance"]))
-    made = made_by["extractor"], made_by["extractor_digest"]
+    with readable(path, "a reference of ours"):
+        made_by = json.loads(str(arrays["provenance"]))
+        made = made_by["extractor"], made_by["extractor_digest"]
     if made != (extractor.name, extractor.digest):
         raise ValueError(
             f"{path} was made by {made[0]} with weights {made[1][:12]}, not {extractor.name} with "
@@ -266,12 +284,13 @@ def _own(
                 f"{path} has no statistics of {layer}; make it again: crs-bench reference ... "
                 f"--layers {layer}"
             )
-        mean = torch.from_numpy(arrays[f"mean{suffix}"])
-        cov = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-        rows, cols = torch.triu_indices(len(mean), len(mean))
-        upper = torch.from_numpy(arrays[f"cov_upper{suffix}"])
-        cov[rows, cols] = cov[cols, rows] = upper.double()
-        found[layer] = (int(arrays["n"]), mean, cov)
+        with readable(path, "a reference of ours"):
+            mean = torch.from_numpy(arrays[f"mean{suffix}"])
+            cov = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+            rows, cols = torch.triu_indices(len(mean), len(mean))
+            upper = torch.from_numpy(arrays[f"cov_upper{suffix}"])
+            cov[rows, cols] = cov[cols, rows] = upper.double()
+            found[layer] = (int(arrays["n"]), mean, cov)
     return found
 
 
@@ -290,17 +309,15 @@ def _foreign(
                     f"{path} has mu and sigma but no statistics of {layer} ({mu}, {sigma}); take "
                     "ADM's own file, or make one: crs-bench reference ... --layers"
                 )
-            found[layer] = (
-                0,
-                torch.from_numpy(arrays[mu]).double(),
-                torch.from_numpy(arrays[sigma]).double(),
-            )
+            with readable(path, "mean and covariance"):
+                mean, cov = (torch.from_numpy(arrays[name]).double() for name in (mu, sigma))
+            found[layer] = (0, mean, cov)
         return found
     images = _bank_images(arrays, path)
     if images is None:
         held = ", ".join(arrays)
         raise ValueError(f"{path} holds {held}; a reference needs mu and sigma, or images arr_0")
-    batches = torch.from_numpy(images).split(256)
+    batches = (_tensor(images[at : at + 256]) for at in range(0, len(images), 256))
     whole = fold_layers(extractor, batches, dict.fromkeys(layers, 0))
     return {layer: (one.n, one.mean, one.cov) for layer, one in whole.items()}
 
@@ -309,14 +326,18 @@ def _bank_images(arrays: _Arrays, path: Path) -> np.ndarray | None:
     """Images for the bank: `arr_0` (ADM, NHWC), or `<name>.images.npz` beside our own file, or
     the shipped one of that name for statistics made here."""
     if "arr_0" in arrays:
-        if arrays["arr_0"].ndim != 4:
+        if arrays["arr_0"].ndim != 4 or arrays["arr_0"].dtype != np.uint8:
             raise ValueError(f"{path}: arr_0 must hold images, uint8 [n, h, w, c]")
-        return np.ascontiguousarray(arrays["arr_0"].transpose(0, 3, 1, 2))
+        return arrays["arr_0"].transpose(0, 3, 1, 2)
     beside = _beside(path)
     if "provenance" in arrays and beside.is_file():
         with np.load(beside) as file:
             return np.asarray(file["images"])
     return None
+
+
+def _tensor(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(images))
 
 
 def _beside(path: Path) -> Path:
@@ -333,15 +354,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CRS_BENCH_CACHE") or Path.home() / ".cache" / "crs-bench")
 
 
-def _stride(n: int, keep: int) -> Tensor:
-    """At most `keep` of the indices 0..n-1, evenly spaced and always the same, int64."""
-    return torch.arange(min(n, keep)) * n // max(min(n, keep), 1)
-
-
 def _cached_features(extractor: FeatureExtractor, images: np.ndarray, keep: int) -> Tensor:
     """Features of a stride over `images`, computed once: float32 [m, dim] on the CPU."""
-    chosen = torch.from_numpy(images)[_stride(len(images), keep)]
-    content = (hashlib.sha256(images.tobytes()).hexdigest(), extractor.name, extractor.digest)
+    _hash(digest := hashlib.sha256(), images)
+    chosen = _tensor(images[spread(len(images), keep).numpy()])
+    content = (digest.hexdigest(), extractor.name, extractor.digest)
     key = hashlib.sha256(repr((*content, images.shape, len(chosen))).encode()).hexdigest()[:20]
     if (path := cache_folder() / f"bank-{key}.npy").is_file():
         return torch.from_numpy(np.load(path))

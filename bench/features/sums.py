@@ -62,34 +62,51 @@ class Features:
         return (self.outer - torch.outer(self.sum, self.mean)) / (self.n - 1)
 
 
+def spread(n: int, keep: int) -> Tensor:
+    """At most `keep` of the indices 0..n-1, evenly spaced and always the same, int64."""
+    return torch.arange(min(n, keep)) * n // max(min(n, keep), 1)
+
+
 class _Running:
     """Sums and a bank of one layer while its batches come, on the extractor's device."""
 
-    def __init__(self, keep: int):
-        self.n, self.keep, self.kept = 0, keep, 0
+    def __init__(self, keep: int, count: int | None):
+        self.n, self.keep = 0, keep
+        self.chosen = None if count is None else spread(count, keep)
         self.banks: list[Tensor] = []
         self.total = self.outer = torch.zeros(())
 
     def add(self, features: Tensor) -> None:
-        part = Features.of(features, self.keep - self.kept)
+        part = Features.of(features, 0)
         self.total = part.sum if self.n == 0 else self.total + part.sum
         self.outer = part.outer if self.n == 0 else self.outer + part.outer
-        self.banks.append(part.bank)
-        self.n, self.kept = self.n + part.n, self.kept + len(part.bank)
+        self.banks.append(features[self._kept(part.n)].float().clone())
+        self.n += part.n
+
+    def _kept(self, size: int) -> Tensor | slice:
+        """Rows of the next batch that go into the bank."""
+        if self.chosen is None:
+            return slice(0, max(0, self.keep - self.n))
+        ends = torch.searchsorted(self.chosen, torch.tensor([self.n, self.n + size]))
+        return self.chosen[slice(*ends.tolist())] - self.n
 
     def whole(self) -> Features:
         return Features(self.n, self.total.cpu(), self.outer.cpu(), torch.cat(self.banks).cpu())
 
 
 def fold_layers(
-    extractor: FeatureExtractor, images: Iterable[Tensor], keep: Mapping[str, int]
+    extractor: FeatureExtractor,
+    images: Iterable[Tensor],
+    keep: Mapping[str, int],
+    count: int | None = None,
 ) -> dict[str, Features]:
     """Features of layers of a stream of uint8 batches [n, c, h, w], in one pass; on the CPU.
 
-    keep: layer -> rows of its bank, in the order of the images. Sums are taken in float64 on the
-    extractor's device and moved once, at the end. ValueError: no images, bad features.
+    keep: layer -> rows of its bank, in the order of the images: evenly spaced where `count` says
+    how many will come, else the first. Sums are taken in float64 on the extractor's device and
+    moved once, at the end. ValueError: no images, bad features.
     """
-    running, n = {layer: _Running(rows) for layer, rows in keep.items()}, 0
+    running, n = {layer: _Running(rows, count) for layer, rows in keep.items()}, 0
     for batch in images:
         try:
             for layer, features in extract(extractor, batch, keep).items():

@@ -64,7 +64,7 @@ def check_tensors(path: Path) -> None:
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling what is no pickle fails in any way at all
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path} is no plain state dict ({reason}); save one with torch.save"
+            f"{path} is no plain state dict ({type(error).__name__}), and nothing else is "
+            "read, for it may run code; download it again, or save one with torch.save"
         ) from None

@@ -13,6 +13,8 @@ from bench.metrics.inception import InceptionScore
 from bench.metrics.infinity import FIDInfinity
 from bench.metrics.kernel import KID, KIDError
 from bench.metrics.neighbours import (
+    ADMPrecision,
+    ADMRecall,
     Coverage,
     Density,
     Precision,
@@ -24,6 +26,8 @@ from bench.metrics.neighbours import (
 __all__ = [
     "KID",
     "SFID",
+    "ADMPrecision",
+    "ADMRecall",
     "Coverage",
     "Density",
     "FIDInfinity",

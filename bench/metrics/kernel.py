@@ -41,6 +41,11 @@ class KID:
     name: ClassVar[str] = "kid"
     higher_is_better: ClassVar[bool] = False
 
+    @property
+    def least_bank(self) -> int:
+        """Real features that a subset takes."""
+        return self.subset_size
+
     def __post_init__(self) -> None:
         if self.subsets < 1 or self.subset_size < 2:
             raise ValueError(
@@ -102,6 +107,11 @@ class KIDError:
     seed: int = 2020
     name: ClassVar[str] = "kid_error"
     higher_is_better: ClassVar[bool] = False
+
+    @property
+    def least_bank(self) -> int:
+        """Real features that a subset takes."""
+        return self.subset_size
 
     def __post_init__(self) -> None:
         if self.subsets < 2:

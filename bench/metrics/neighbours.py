@@ -273,9 +273,23 @@ def _share_of(queries: FeatureStatistics, manifold: FeatureStatistics, k: int) -
     return _share(Points.of(queries.bank, centre), points, known[k])
 
 
+class _Neighbours:
+    k: int
+
+    @property
+    def least_bank(self) -> int:
+        """Real features that it needs: a point has k others."""
+        return self.k + 1
+
+
 @dataclass(frozen=True)
-class Precision:
-    """Share of fake features among the real ones: quality. See `precision_recall`."""
+class Precision(_Neighbours):
+    """Share of fake features among the real ones: quality. Higher is better. See
+    `precision_recall`.
+
+    Symmetric where both banks are of one size; of 10,000 real features and all fake ones it is
+    ADM's (Dhariwal and Nichol 2021), which `ADMPrecision` makes sure of.
+    """
 
     k: int = 3
     name: ClassVar[str] = "precision"
@@ -287,8 +301,9 @@ class Precision:
 
 
 @dataclass(frozen=True)
-class Recall:
-    """Share of real features among the fake ones: variety. See `precision_recall`."""
+class Recall(_Neighbours):
+    """Share of real features among the fake ones: variety. Higher is better. See
+    `precision_recall`, and `Precision` for the sizes of the banks."""
 
     k: int = 3
     name: ClassVar[str] = "recall"
@@ -300,9 +315,26 @@ class Recall:
 
 
 @dataclass(frozen=True)
-class Density:
-    """Real balls around a fake feature, over k: quality, blind to outliers of the real set. See
-    `density_coverage`."""
+class ADMPrecision(Precision):
+    """`Precision` of all fake features, as the ADM evaluator takes it, whose references keep 10,000
+    real ones."""
+
+    name: ClassVar[str] = "precision_adm"
+    whole_bank: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class ADMRecall(Recall):
+    """`Recall` by the balls of all fake features: see `ADMPrecision`."""
+
+    name: ClassVar[str] = "recall_adm"
+    whole_bank: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Density(_Neighbours):
+    """Real balls around a fake feature, over k: quality, blind to outliers of the real set. Higher
+    is better. See `density_coverage`."""
 
     k: int = 5
     name: ClassVar[str] = "density"
@@ -313,8 +345,9 @@ class Density:
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """Share of real features with a fake one beside them: variety. See `density_coverage`."""
+class Coverage(_Neighbours):
+    """Share of real features with a fake one beside them: variety. Higher is better. See
+    `density_coverage`."""
 
     k: int = 5
     name: ClassVar[str] = "coverage"

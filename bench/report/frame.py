@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-HIGHER_IS_BETTER = {"precision", "recall", "density", "coverage", "is"}
+HIGHER_IS_BETTER = {
+    "precision",
+    "recall",
+    "precision_adm",
+    "recall_adm",
+    "density",
+    "coverage",
+    "is",
+}
 MANY_LINES = 16  # schedule lines of a group; more are drawn and sorted as a sweep
 _NAMES = {
     "rms_error": "RMS to converged (grey levels)",
@@ -20,6 +28,8 @@ _NAMES = {
     "kid_error": "KID, standard error",
     "is": "IS",
     "sfid": "sFID",
+    "precision_adm": "Precision (ADM)",
+    "recall_adm": "Recall (ADM)",
     "fd_infinity": "FD at infinite N",
 }
 
@@ -126,6 +136,10 @@ class Results:
         """What a group's tables and figures are of."""
         return f"{self.models(model, n)}, {n:,} images a cell"
 
+    def higher_is_better(self, metric: str) -> bool:
+        """By the plan, which knows a user's own metrics; by name where a plan does not say."""
+        return metric in self.plan.get("higher_is_better", HIGHER_IS_BETTER)
+
     def sweeps(self, model: str, n: int) -> bool:
         """Whether a group has more schedule lines than curves can tell apart."""
         return "fd" in self.metrics and self.scored(model, n).line.nunique() > MANY_LINES
@@ -163,7 +177,7 @@ class Results:
         means = {line: values.mean() for line, values in blocks.items() if len(values)}
         if not means:
             return dict.fromkeys(blocks)
-        sign = -1 if metric in HIGHER_IS_BETTER else 1
+        sign = -1 if self.higher_is_better(metric) else 1
         best = min(means, key=lambda line: sign * means[line])
         whole = bool(here.counted.notna().all())  # the best of some may not be the best of all
         ahead = self._ahead(here) if metric == "fd" else {}

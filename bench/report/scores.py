@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bench.report import published
 from bench.report.drawing import legend, log_axis, looks, nfe_axis, panels
-from bench.report.frame import HIGHER_IS_BETTER, Results, label
+from bench.report.frame import Results, label
 
 _ERRORS = ("fd_error", "rms_error")
 _LEVELS = (("#009E73", ":"), ("#117733", "-."), ("#44AA99", (0, (5, 1.5))))
@@ -50,7 +50,7 @@ def _against_nfe(
         if metric == "fd":
             _converged_levels(row, results, model, n)
             _published(row, results)
-        if metric not in HIGHER_IS_BETTER:
+        if not results.higher_is_better(metric):
             log_axis(row[0])
         row[0].set_ylabel(label(metric, results.features))
     for sampler, top, bottom in zip(samplers, grid[0], grid[-1], strict=True):

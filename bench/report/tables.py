@@ -107,7 +107,7 @@ def markdown(results: Results) -> str:
         text.append(_converged(results))
     for model, n in results.groups():
         for metric in results.metrics:
-            arrow = "higher" if metric in HIGHER_IS_BETTER else "lower"
+            arrow = "higher" if results.higher_is_better(metric) else "lower"
             name = label(metric, results.features)
             text.append(f"## {name}, {results.subject(model, n)} ({arrow} is better)")
             text += [_markdown_table(grid, metric) for grid in grids(results, model, n, metric)]

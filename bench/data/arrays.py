@@ -1,0 +1,81 @@
+"""Arrays of `.npz` files, mapped from the disk: a set of images need not fit in memory."""
+
+import shutil
+import struct
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+
+@contextmanager
+def readable(path: str | Path, what: str) -> Iterator[None]:
+    """Whatever numpy and zipfile raise of a damaged file, which is nearly anything, as a ValueError
+    that says what the file should be."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as {what}: {reason}") from error
+
+
+def array_names(path: Path) -> list[str]:
+    """What an `.npz` holds."""
+    with zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def mapped(path: Path, name: str) -> np.ndarray:
+    """An array of an `.npz`, read where it is asked for: from the file itself, or from a nameless
+    copy on the disk if it is compressed. Its checksum is verified first.
+
+    KeyError: no such array; BadZipFile, ValueError: a damaged one.
+    """
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as member:
+            if info.compress_type == zipfile.ZIP_STORED:
+                while member.read(2**24):
+                    pass
+                with path.open("rb") as file:
+                    return _map(file, _start(file, info.header_offset))
+            copy = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the array
+            shutil.copyfileobj(member, copy, 2**24)
+        copy.flush()
+        return _map(copy, 0)
+
+
+def shape_in(path: Path, name: str) -> tuple[int, ...]:
+    """Of an array in an `.npz`, read from its head; () if it is not there."""
+    with zipfile.ZipFile(path) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            return ()
+        with archive.open(f"{name}.npy") as member:
+            return _head(member)[0]
+
+
+def _start(file: IO[bytes], header: int) -> int:
+    """Where a zip's member begins, behind its local header: name and extra field vary in length."""
+    file.seek(header + 26)
+    return header + 30 + sum(struct.unpack("<2H", file.read(4)))
+
+
+def _head(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def _map(file: IO[bytes], start: int) -> np.ndarray:
+    file.seek(start)
+    shape, columns, dtype = _head(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, not numbers")
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if columns else "C")
