@@ -70,7 +70,12 @@ def score(
         print_json(result | judge.identity(mine) | {"warnings": warnings})
         return
     for name, value in result.items():
-        typer.echo(f"{name:>13}  {value}")
+        if not isinstance(value, dict):
+            typer.echo(f"{name:>13}  {value}")
+    for metric in scores if bootstrap or against else ():
+        typer.echo(f"{metric:>13}  " + ", ".join(
+            f"{name} {value[metric]}" for name, value in result.items() if isinstance(value, dict)
+        ))  # fmt: skip
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
 
