@@ -190,6 +190,20 @@ def test_many_lines_are_a_sweep_and_few_are_not(tmp_path: Path) -> None:
     assert names == {"sweep.png", "rates.png"} | rest
 
 
+def test_the_plan_says_which_of_a_users_metrics_want_to_be_high(tmp_path: Path) -> None:
+    cells = [cell("a", 5, "1", 30.0), cell("b", 5, "1", 20.0)]
+    for _, record in cells:
+        assert record
+        record["metrics"]["mine"] = record["metrics"]["fd"]
+    found = results(tmp_path / "x", cells, higher_is_better=["mine"])
+    report(tmp_path / "x")
+    text = (tmp_path / "x" / "table.md").read_text()
+    assert "(higher is better)" in text.split("## Mine")[1].splitlines()[0]
+    assert "| a | **30.00** |" in text.split("## Mine")[1]
+    assert "| b | **20.00** |" in text.split("## Mine")[0]
+    assert not found.higher_is_better("precision")
+
+
 def test_a_sweep_is_sorted_and_coloured_by_ratio(tmp_path: Path) -> None:
     found = results(tmp_path / "x", many())
     axes = sweep(found, "m", 500).axes[0]
