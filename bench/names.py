@@ -42,7 +42,8 @@ def build(
 
     module: one, or several that are looked through.
 
-    Arguments are Python literals, names of `values` (rates of a model, say), or nested forms.
+    Arguments are Python literals, names of `values` (rates of a model, say), calls of functions that
+    are among them, or nested forms.
     ValueError: bad syntax, unknown name (with the nearest), arguments that the class refuses.
     """
     text = text.strip()
@@ -86,9 +87,14 @@ def _import(path: str) -> ModuleType:
 
 
 def _value(node: ast.expr, rooms: tuple[ModuleType, ...], values: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {_value(k, rooms, values): _value(v, rooms, values) for k, v in pairs if k}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        kind = _lookup(node.func.id, rooms)
         positional = [_value(arg, rooms, values) for arg in node.args]
+        if callable(function := values.get(node.func.id)):
+            return function(*positional)
+        kind = _lookup(node.func.id, rooms)
         keyword = {str(k.arg): _value(k.value, rooms, values) for k in node.keywords}
         return _make(kind, positional, keyword)
     if isinstance(node, ast.Name):

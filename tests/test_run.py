@@ -255,6 +255,31 @@ def test_sample_score_schedule_from_the_command_line(
     assert len(capsys.readouterr().out.strip().splitlines()) == 6
 
 
+def test_rates_are_mixed_on_the_command_line(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    home = tmp_path / "models" / "tiny"
+    angle = rates.measure(
+        checkpoints.load("tiny", models=models),
+        rates.Uniform(),
+        torch.zeros(1, 1, 28, 28).byte(),
+        20,
+    )
+    rates.save_rate(home / "rates" / "uniform_angle.json", angle)
+    written = "ConstantRate(mix({v_x: 0.25, uniform_angle: 0.75}), xi=1)"
+    how = ("--nfe", "6", "--models", str(tmp_path / "models"), "--json")
+    assert crs(monkeypatch, "schedule", "tiny", "--schedule", written, *how) == 0
+    found = json.loads(capsys.readouterr().out)["sigma"]
+    v_x = rates.load_rate(home / "rates" / "v_x.json")
+    process = checkpoints.load("tiny", models=models).process
+    want = ConstantRate(rates.mix({v_x: 0.25, angle: 0.75}), 1.0)
+    assert found == pytest.approx(want(6, process).tolist(), rel=1e-12)
+    wrong = written.replace("0.25", "-1")
+    assert crs(monkeypatch, "schedule", "tiny", "--schedule", wrong, *how) == 2
+    assert "weights above 0" in capsys.readouterr().err
+
+
 def test_score_takes_any_metrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -63,7 +63,8 @@ def schedule_of(text: str, folder: Path) -> Any:
 
     if text.endswith(".json"):
         return schedules.load(text)
-    return names.build(text, schedules, rates.measured(folder) | costs.measured(folder))
+    known = {**rates.measured(folder), **costs.measured(folder), "mix": rates.mix}
+    return names.build(text, schedules, known)
 
 
 def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:

@@ -57,7 +57,7 @@ def train(
     recipe = training.Recipe(
         name=out.name, codec=latents,
         network=training.unet(numbers(channels), layers, size, c),
-        law=names.build(law, (schedules, laws), rates.measured(known)),
+        law=names.build(law, (schedules, laws), {**rates.measured(known), "mix": rates.mix}),
         weighting=names.build(weighting, weightings),
         steps=steps, minutes=minutes, batch=batch, rate=rate, ema=ema, seed=seed,
     )  # fmt: skip
