@@ -42,8 +42,8 @@ def build(
 
     module: one, or several that are looked through.
 
-    Arguments are Python literals, names of `values` (rates of a model, say), calls of functions that
-    are among them, or nested forms.
+    Arguments are Python literals, names of `values` (rates of a model, say), calls of functions
+    among those, or nested forms.
     ValueError: bad syntax, unknown name (with the nearest), arguments that the class refuses.
     """
     text = text.strip()

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from console import crs
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import bench
 from bench import checkpoints, store
 from bench.checkpoints import PRESETS, ADMPreset
+from bench.checkpoints.add import read_weights
 from bench.checkpoints.adm import ADM
 from bench.checkpoints.presets import FAMILIES, preset
 from bench.samplers import DDPM
@@ -155,6 +158,23 @@ def test_other_keys_and_shapes_are_listed(change, says: str, tiny: str, tmp_path
     with pytest.raises(ValueError, match=says):
         checkpoints.add(tmp_path / "a.pt", tiny, "m", tmp_path / "models")
     assert not (tmp_path / "models").exists()
+
+
+@given(legacy=st.booleans(), place=st.floats(0, 0.999), cut=st.booleans(), flip=st.integers(1, 255))
+def test_any_damage_of_a_torch_file_is_an_error_of_ours(
+    legacy: bool, place: float, cut: bool, flip: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("damaged") / "x.pt"
+    torch.save({"a": torch.ones(3)}, file, _use_new_zipfile_serialization=not legacy)
+    raw = bytearray(file.read_bytes())
+    at = int(place * len(raw))
+    file.write_bytes(raw[:at] if cut else bytes([*raw[:at], raw[at] ^ flip, *raw[at + 1 :]]))
+    try:
+        found = read_weights(file)
+    except ValueError as error:
+        assert str(file) in str(error)
+    else:  # it was no byte that counts, or one of the numbers
+        assert all(isinstance(value, Tensor) for value in found.values())
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])

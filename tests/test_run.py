@@ -260,12 +260,8 @@ def test_rates_are_mixed_on_the_command_line(
 ) -> None:
     shutil.copytree(models, tmp_path / "models")
     home = tmp_path / "models" / "tiny"
-    angle = rates.measure(
-        checkpoints.load("tiny", models=models),
-        rates.Uniform(),
-        torch.zeros(1, 1, 28, 28).byte(),
-        20,
-    )
+    opened, blank = checkpoints.load("tiny", models=models), torch.zeros(1, 1, 28, 28).byte()
+    angle = rates.measure(opened, rates.Uniform(), blank, 20)
     rates.save_rate(home / "rates" / "uniform_angle.json", angle)
     written = "ConstantRate(mix({v_x: 0.25, uniform_angle: 0.75}), xi=1)"
     how = ("--nfe", "6", "--models", str(tmp_path / "models"), "--json")

@@ -176,7 +176,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             "or, where you trust it, save its state dict as .safetensors in a throw-away "
             f"environment and add that: {_way_out(file)}"
         ) from error
-    except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
+    except Exception as error:  # of a damaged pickle nearly anything is raised
         raise ValueError(f"{file} is damaged or no torch file: {_line(error)}") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]  # beside it a trainer's own state
