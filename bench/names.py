@@ -8,7 +8,7 @@ import inspect
 import keyword
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,15 +88,18 @@ def _import(path: str) -> ModuleType:
 
 def _value(node: ast.expr, rooms: tuple[ModuleType, ...], values: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Dict):
+        if not all(isinstance(key, ast.Name | ast.Constant) for key in node.keys):
+            raise ValueError(
+                f"{ast.unparse(node)!r}: the keys of a literal {{key: value}} are names"
+            )
         pairs = zip(node.keys, node.values, strict=True)
         return {_value(k, rooms, values): _value(v, rooms, values) for k, v in pairs if k}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         positional = [_value(arg, rooms, values) for arg in node.args]
-        if callable(function := values.get(node.func.id)):
-            return function(*positional)
-        kind = _lookup(node.func.id, rooms)
         keyword = {str(k.arg): _value(k.value, rooms, values) for k in node.keywords}
-        return _make(kind, positional, keyword)
+        if callable(function := values.get(node.func.id)):
+            return _call(function, positional, keyword)
+        return _make(_lookup(node.func.id, rooms), positional, keyword)
     if isinstance(node, ast.Name):
         if node.id in values:
             return values[node.id]
@@ -126,6 +129,15 @@ def _label(kind: type) -> Any:
 def _fold(name: str) -> str:
     """`effnet-lite0`, `EffNetLite0` and `effnet_lite0` are one name."""
     return name.lower().replace("-", "").replace("_", "")
+
+
+def _call(function: Callable[..., Any], positional: list[Any], keyword: dict[str, Any]) -> Any:
+    try:
+        inspect.signature(function).bind(*positional, **keyword)
+    except TypeError as error:
+        takes = ", ".join(inspect.signature(function).parameters)
+        raise ValueError(f"{function.__name__} takes ({takes}); {error}") from error
+    return function(*positional, **keyword)
 
 
 def _make(kind: type, positional: list[Any], keyword: dict[str, Any]) -> Any:

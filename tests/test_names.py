@@ -114,6 +114,10 @@ def test_errors_speak_of_all_modules(text: str, says: str) -> None:
         ("zzzzzz", "known: .*Native"),
         ("", "known: .*Native"),
         ("Karras(rho={[]: 1})", "Karras|literal"),
+        ("ConstantRate(mix())", "mix takes \\(rates\\)"),
+        ("ConstantRate(mix({v_x: 1}, floor=2))", "mix takes .*floor"),
+        ("ConstantRate(mix(v_x))", "mix needs"),
+        ("ConstantRate(mix({**v_x}))", "keys .* are names"),
         ("nomodule:Karras", "no module 'nomodule'"),
         (":Karras", "module"),
         (".there:Karras", "module"),
@@ -121,7 +125,7 @@ def test_errors_speak_of_all_modules(text: str, says: str) -> None:
 )
 def test_errors_say_what_is_known(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        names.build(text, schedules, {"v_x": RATE})
+        names.build(text, schedules, {"v_x": RATE, "mix": rates.mix})
 
 
 @pytest.mark.parametrize("text", ["ConstantRate(3)", "ConstantRate('v_x')", "Snapped('Karras')"])

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -381,13 +382,16 @@ def test_mix_takes_levels_that_differ_by_rounding_as_one() -> None:
         ({bumpy(): 1.0, bumpy("other"): -1.0}, "weights above 0"),
         ({bumpy(): math.nan}, "weights above 0"),
         ({bumpy(): math.inf}, "weights above 0"),
+        ({bumpy(): "half"}, "weights above 0"),
+        ({"v_x": 1.0}, "weights above 0"),
+        (bumpy(), "weights above 0"),
         (
             {bumpy(): 1.0, Rate("far", geometric(100, 200, 5), torch.ones(5)): 1.0},
             "bumpy, far share no range",
         ),
     ],
 )
-def test_bad_mixes_are_refused(parts: dict, says: str) -> None:
+def test_bad_mixes_are_refused(parts: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         rates.mix(parts)
 

@@ -109,8 +109,8 @@ def mix(rates: Mapping[Rate, float]) -> Rate:
     The paper adds v_x and v_cos: `mix({v_x: 0.5, of_schedule(Cosine(), process): 0.5})`.
     ValueError: no rates, a weight that is not positive, ranges that do not meet.
     """
-    if not rates or any(not (math.isfinite(w) and w > 0) for w in rates.values()):
-        raise ValueError(f"mix needs rates with weights above 0, not {dict(rates)}")
+    if not isinstance(rates, Mapping) or not rates or not all(map(_weighs, rates.items())):
+        raise ValueError(f"mix needs {{rate: weight}} with weights above 0, not {rates!r}")
     low = max(float(rate.sigma[0]) for rate in rates)
     high = min(float(rate.sigma[-1]) for rate in rates)
     if low >= high:
@@ -125,6 +125,16 @@ def mix(rates: Mapping[Rate, float]) -> Rate:
     parts = [{"weight": w / whole, "name": r.name, **r.provenance} for r, w in rates.items()]
     replicates = _mixed_replicates(rates, sigma, low, high)
     return Rate(name, sigma, torch.as_tensor(v), {"measure": "mix", "parts": parts}, replicates)
+
+
+def _weighs(item: tuple[object, object]) -> bool:
+    rate, weight = item
+    return (
+        isinstance(rate, Rate)
+        and isinstance(weight, int | float | np.floating)
+        and math.isfinite(weight)
+        and weight > 0
+    )
 
 
 def _normalised(rate: Rate, sigma: Tensor, low: float, high: float) -> np.ndarray:
