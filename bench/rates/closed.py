@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -127,14 +127,10 @@ def mix(rates: Mapping[Rate, float]) -> Rate:
     return Rate(name, sigma, torch.as_tensor(v), {"measure": "mix", "parts": parts}, replicates)
 
 
-def _weighs(item: tuple[object, object]) -> bool:
+def _weighs(item: tuple[Any, Any]) -> bool:
     rate, weight = item
-    return (
-        isinstance(rate, Rate)
-        and isinstance(weight, int | float | np.floating)
-        and math.isfinite(weight)
-        and weight > 0
-    )
+    number = isinstance(weight, int | float | np.floating)
+    return isinstance(rate, Rate) and number and bool(0 < weight < math.inf)
 
 
 def _normalised(rate: Rate, sigma: Tensor, low: float, high: float) -> np.ndarray:
