@@ -35,6 +35,11 @@ def _alphas(
         beta = np.minimum(1 - f[1:] / f[:-1], 0.999)
     else:
         raise ValueError(f"unknown betas {betas!r}; known: linear, scaled_linear, cosine")
+    if not ((beta > 0) & (beta < 1)).all():
+        raise ValueError(
+            f"{betas} betas of {timesteps} timesteps run from {beta[0]:.4g} to {beta[-1]:.4g}, "
+            "which must lie within 0 and 1: give beta_range, or more timesteps"
+        )
     return np.cumprod(1 - beta)
 
 
@@ -62,6 +67,8 @@ class VP:
     beta_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.timesteps, bool) or not self.timesteps >= 2:
+            raise ValueError(f"timesteps must be 2 or more, not {self.timesteps}")
         if self.beta_range and not 0 < self.beta_range[0] <= self.beta_range[1] < 1:
             raise ValueError(f"beta_range must be 0 < first <= last < 1, not {self.beta_range}")
         table = self.table

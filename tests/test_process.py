@@ -128,6 +128,20 @@ def test_range_outside_training_is_refused(ends: tuple[float, float]) -> None:
         VP("linear", 1000, *ends)
 
 
+@pytest.mark.parametrize("timesteps", [2, 5, 20])
+def test_linear_betas_of_few_timesteps_are_refused(timesteps: int) -> None:
+    """DDPM's ends, scaled to fewer steps, pass 1 at 20: no noise level comes after that."""
+    with pytest.raises(ValueError, match="linear betas of .* give beta_range, or more timesteps"):
+        VP("linear", timesteps)
+    assert len(VP("linear", timesteps, beta_range=(0.001, 0.4)).table) == timesteps
+
+
+@pytest.mark.parametrize("timesteps", [-1, 0, 1, True])
+def test_one_timestep_is_no_process(timesteps: int) -> None:
+    with pytest.raises(ValueError, match="timesteps must be 2 or more"):
+        VP("cosine", timesteps)
+
+
 def test_unknown_names_are_refused() -> None:
     one = torch.ones(1)
     with pytest.raises(ValueError, match="known: linear, scaled_linear, cosine"):
