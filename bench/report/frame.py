@@ -145,17 +145,35 @@ class Results:
         return "fd" in self.metrics and self.scored(model, n).line.nunique() > MANY_LINES
 
     def ranked(self, model: str, n: int, sampler: str) -> pd.DataFrame:
-        """Mean FD over blocks [lines, NFEs], the lowest geometric mean over the NFEs first.
+        """Mean FD over blocks [lines, NFEs], the lowest geometric mean of `behind` first; NaN where
+        no block was run, lines that were not run at all last."""
+        rows = self.scored(model, n)
+        means = rows[rows.sampler == sampler].groupby(["line", "nfe"], sort=False).fd.mean()
+        order = self.behind(model, n, sampler).mean(axis=1).sort_values(kind="stable")
+        return means.unstack().sort_index(axis=1).loc[order.index]
 
-        Each FD over the best of its NFE, so that a line is not ahead by what it has not run; NaN
-        where no block was run, lines that were not run at all last.
+    def behind(self, model: str, n: int, sampler: str) -> pd.DataFrame:
+        """log FD less that of the best line of the NFE on the same seeds [lines, NFEs].
+
+        So a line is not ahead by what it has not run, nor by having run the easy block alone: below
+        0 is one of fewer blocks that is better than the best on these.
         """
         rows = self.scored(model, n)
         rows = rows[rows.sampler == sampler]
-        means = rows.groupby(["line", "nfe"], sort=False).fd.mean().unstack()
-        means = means.loc[list(dict.fromkeys(rows.line)), sorted(means.columns)]
-        behind = np.log(means / means.min()).mean(axis=1)
-        return means.loc[behind.sort_values(kind="stable").index]
+        columns = {}
+        for nfe, here in rows.groupby("nfe"):
+            fd = here.pivot(index="line", columns="block", values="fd")  # [lines, blocks]
+            scores = {line: part.dropna() for line, part in fd.iterrows() if part.notna().any()}
+            if scores:
+                best = fd.loc[_best(scores, 1)]
+                columns[nfe] = np.log(fd / best).mean(axis=1)
+        return pd.DataFrame(columns, index=list(dict.fromkeys(rows.line)))
+
+    def fewer(self, model: str, n: int, sampler: str) -> pd.DataFrame:
+        """Whether a line has fewer blocks than others of its NFE [lines, NFEs]."""
+        rows = self.scored(model, n)
+        count = rows[rows.sampler == sampler].groupby(["line", "nfe"], sort=False).fd.count()
+        return (table := count.unstack()) < table.max()
 
     def lines(self, model: str, n: int, sampler: str) -> list[str]:
         """Schedule lines of a table: as `ranked` in a group of many, else in plan order."""
@@ -174,15 +192,15 @@ class Results:
             line: part.dropna(subset=[metric]).set_index("block")[metric]
             for line, part in here.groupby("line", sort=False)
         }
-        means = {line: values.mean() for line, values in blocks.items() if len(values)}
-        if not means:
+        ran = {line: values for line, values in blocks.items() if len(values)}
+        if not ran:
             return dict.fromkeys(blocks)
         sign = -1 if self.higher_is_better(metric) else 1
-        best = min(means, key=lambda line: sign * means[line])
+        best = _best(ran, sign)
         whole = bool(here.counted.notna().all())  # the best of some may not be the best of all
         ahead = self._ahead(here) if metric == "fd" else {}
         scores: dict[str, Score | None] = dict.fromkeys(blocks)
-        for line in means:
+        for line in ran:
             values, behind = blocks[line], sign * (blocks[line] - blocks[best]).dropna().to_numpy()
             scores[line] = Score(
                 float(values.mean()),
@@ -215,6 +233,14 @@ class Results:
         """Records of the converged runs, in plan order."""
         keys = dict.fromkeys(r["key"] for r in self.plan["rows"] if r["role"] == "converged")
         return [self.records[key] for key in keys if key in self.records]
+
+
+def _best(blocks: dict[str, pd.Series], sign: int) -> str:
+    """The line of the lowest mean (highest: sign -1), of those with the most blocks: the mean of
+    fewer blocks may be low because their seeds are easy."""
+    most = max(map(len, blocks.values()))
+    whole = [line for line, values in blocks.items() if len(values) == most]
+    return min(whole, key=lambda line: sign * blocks[line].mean())
 
 
 def _ties(behind: np.ndarray) -> bool:

@@ -18,11 +18,17 @@ _RATIOS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3)  # marks of the colour bar
 def sweep(results: Results, model: str, n: int) -> Figure:
     """Mean FD: a row a line, lowest geometric mean first, a column an NFE, a panel a sampler.
 
-    The colour is the logarithm of the ratio to the best of the column.
+    The colour is the logarithm of the ratio to the best of the column on the same seeds.
     """
     samplers = list(dict.fromkeys(results.ran(model, n).sampler))
     tables = [results.ranked(model, n, sampler).dropna(how="all") for sampler in samplers]
-    behind = [np.log(table / table.min()) for table in tables]
+    behind, fewer = (
+        [
+            of(model, n, sampler).reindex_like(table)
+            for sampler, table in zip(samplers, tables, strict=True)
+        ]
+        for of in (results.behind, results.fewer)
+    )
     most = max(float(one.max().max()) for one in behind)
     top = float(np.clip(most, np.log(1.1), np.log(3)))
     lines = max(len(table) for table in tables)
@@ -30,22 +36,28 @@ def sweep(results: Results, model: str, n: int) -> Figure:
     width = sum(0.5 * table.shape[1] + 0.075 * letters + 0.3 for table in tables)
     figure = Figure(figsize=(max(width, 6), 0.165 * lines + 1.8), layout="constrained")
     panels = figure.subplots(1, len(samplers), squeeze=False)[0]
-    for sampler, axes, table, ratio in zip(samplers, panels, tables, behind, strict=True):
-        _panel(axes, table, ratio, top)
+    every = zip(samplers, panels, tables, behind, fewer, strict=True)
+    for sampler, axes, table, ratio, few in every:
+        _panel(axes, table, ratio, top, few.to_numpy())
         axes.set_title(f"{sampler}, NFE", fontsize=9)
     color_bar(figure, list(panels), top, most, "times the best of the column")
     name = label("fd", results.features)
+    some = ";\nitalic: of fewer seed blocks, coloured by these alone" * any(
+        bool(few.any(axis=None)) for few in fewer
+    )
     figure.suptitle(
         f"{name} of {results.subject(model, n)}: lowest geometric mean first;\n"
-        "bold: best of a column, and lines without a constant rate",
+        f"bold: best of a column, and lines without a constant rate{some}",
         fontsize=10,
     )
     return figure
 
 
-def _panel(axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float) -> None:
+def _panel(
+    axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float, few: np.ndarray
+) -> None:
     """One sampler's lines."""
-    heat(axes, table, ratio, top, (ratio == 0).to_numpy())
+    heat(axes, table, ratio, top, (ratio == 0).to_numpy(), few)
     axes.set_xticks(range(table.shape[1]), [str(nfe) for nfe in table.columns], fontsize=7)
     axes.set_yticks(range(len(table)), list(table.index), fontsize=7, parse_math=False)
     for text, line in zip(axes.get_yticklabels(), table.index, strict=True):
@@ -53,8 +65,9 @@ def _panel(axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float) -> 
 
 
 def heat(
-    axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float, bold: np.ndarray
-) -> None:
+    axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float, bold: np.ndarray,
+    italic: np.ndarray | None = None,
+) -> None:  # fmt: skip
     """Numbers on colours: white where no cell was run, dark cells written in white."""
     axes.imshow(
         ratio.to_numpy(), cmap=_COLORS, vmin=0, vmax=top, aspect="auto", interpolation="nearest"
@@ -65,6 +78,7 @@ def heat(
                 j, i, _number(table.iloc[i, j]), ha="center", va="center", fontsize=6.5,
                 color="white" if behind > 0.6 * top else "black",
                 fontweight="bold" if bold[i, j] else "normal",
+                fontstyle="normal" if italic is None or not italic[i, j] else "italic",
             )  # fmt: skip
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)

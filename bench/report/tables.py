@@ -13,8 +13,8 @@ from bench.report.frame import HIGHER_IS_BETTER, MANY_LINES, Results, Score, lab
 from bench.report.layout import Grid, crossed, grids
 
 _BOLD = (
-    "Bold: best, and those within the spread of it (paired by seed block), once all it is compared "
-    "with was run."
+    "Bold: best, of lines with the most seed blocks, and those within the spread of it (paired by "
+    "block), once all it is compared with was run."
 )
 _BEST = "Bold: best, once all it is compared with was run."  # one block has no spread, so no ties
 _CELL = ["model", "sampler", "line", "nfe", "counted", "block", "role", "n"]
