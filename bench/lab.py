@@ -241,7 +241,7 @@ def protocol_of(lab: Lab, cell: Cell, anchor: Job | None) -> dict[str, Any]:
         "n": len(cell.seeds),
         "metrics": [repr(metric) for metric in lab.metrics],
         "k": max(getattr(metric, "k", 0) for metric in lab.metrics),
-        "quantiser": "round",
+        "quantiser": getattr(lab.models[cell.model], "quantiser", "round"),
         "dtype": lab.scoring.dtype,
     }
     return protocol | ({"converged": anchor.key} if anchor else {})

@@ -108,6 +108,50 @@ def test_the_denoiser_is_the_network_behind_its_edge(tiny: str, tmp_path: Path) 
     assert torch.equal(made, bench.sample(model, DDPM("learned"), Karras(), 3, range(3), batch=3))
 
 
+def test_images_are_cut_off_as_the_authors_do(tiny: str, tmp_path: Path) -> None:
+    """guided-diffusion's own script truncates: half a grey level darker than rounding."""
+    torch.save(weights(), tmp_path / "a.pt")
+    home = checkpoints.add(tmp_path / "a.pt", tiny, "m", tmp_path / "models")
+    model = checkpoints.load(home)
+    x = torch.linspace(-1.1, 1.1, 3 * 16 * 16).reshape(1, 3, 16, 16)
+    want = ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+    assert (model.decode(x).int() - want.int()).abs().max() == 0
+    card = json.loads((home / "card.json").read_text())
+    assert card["quantiser"] == model.quantiser == "floor"
+    (home / "card.json").write_text(json.dumps(card | {"quantiser": "round"}))
+    other = checkpoints.load(home)
+    assert other.digest != model.digest
+    assert 0.4 < (other.decode(x).float() - want.float()).mean() < 0.6
+
+
+@pytest.mark.parametrize("key", ["ema", "state_dict", "model"])
+def test_weights_within_a_trainers_state_are_found(key: str, tiny: str, tmp_path: Path) -> None:
+    torch.save({key: weights(), "opt": {"state": {}}, "step": 3}, tmp_path / "a.pt")
+    home = checkpoints.add(tmp_path / "a.pt", tiny, "m", tmp_path / "models")
+    assert checkpoints.load(home).shape == (3, 16, 16)
+
+
+def test_tied_tensors_are_saved_and_sparse_ones_refused(tiny: str, tmp_path: Path) -> None:
+    given = weights()
+    one, *_, other = [k for k, v in given.items() if v.shape == given["out.0.weight"].shape]
+    torch.save(given | {other: given[one]}, tmp_path / "tied.pt")
+    checkpoints.add(tmp_path / "tied.pt", tiny, "m", tmp_path / "models")
+    torch.save(given | {one: given[one].to_sparse()}, tmp_path / "sparse.pt")
+    with pytest.raises(ValueError, match="sparse or meta"):
+        checkpoints.add(tmp_path / "sparse.pt", tiny, "n", tmp_path / "models")
+
+
+def test_a_broken_card_hides_no_other_model(tiny: str, tmp_path: Path) -> None:
+    torch.save(weights(), tmp_path / "a.pt")
+    for name in ("good", "bad"):
+        checkpoints.add(tmp_path / "a.pt", tiny, name, tmp_path / "models")
+    path = tmp_path / "models" / "bad" / "card.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction": "foo"}))
+    lines = checkpoints.preset_lines(tmp_path / "models")
+    assert lines[0].startswith("model bad cannot be used: ") and "prediction: " in lines[0]
+    assert all("\n" not in line for line in lines) and len(lines) > 5
+
+
 class Evil:
     """Makes a file when it is unpickled."""
 
@@ -221,7 +265,9 @@ def test_classes_want_labels(tiny: str, tmp_path: Path, monkeypatch, capsys) -> 
     alone = torch.cat([model.denoiser(labels[i : i + 1])(x[i : i + 1], 1.0) for i in range(3)])
     torch.testing.assert_close(found, alone)
     assert not torch.allclose(found, model.denoiser(labels.flip(0))(x, 1.0))
-    with pytest.raises(ValueError, match=r"class-conditional: call denoiser\(labels\) .* 0\.\.3"):
+    with pytest.raises(
+        ValueError, match=r"without a class.*--rates.*denoiser\(labels\), each 0\.\.3"
+    ):
         model.denoiser()
     with pytest.raises(ValueError, match="a label lies outside"):
         model.denoiser(torch.tensor([0, 4, 1]))
@@ -274,5 +320,6 @@ def test_presets_make_cards_and_are_listed(
     said = capsys.readouterr().out
     assert "models: my-horse\n" in said
     assert "preset lsun-horse: present as my-horse\n" in said
-    assert "preset lsun-cat: absent; crs-bench fetch lsun-cat; or with lsun_cat.pt on disk" in said
+    assert "preset lsun-cat: absent; crs-bench fetch lsun-cat, from https://" in said
+    assert "lsun_cat.pt; or with lsun_cat.pt on disk: crs-bench add lsun_cat.pt" in said
     assert said.count(" absent;") == sum(bool(one.file) for one in PRESETS.values()) - 1

@@ -653,6 +653,63 @@ def test_what_another_measurement_left_is_not_used(change: dict, tmp_path: Path)
     assert not partial.exists()
 
 
+def test_an_edited_measure_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else half of the rate is of the old formula."""
+    model, images = small(0.3, 24)
+    code = (
+        "from bench.types import rate_between\n"
+        "class Edited:\n"
+        "    calls = 0\n"
+        "    def __repr__(self):\n"
+        "        return 'Edited()'\n"
+        "    def __call__(self, model, images, sigmas):\n"
+        "        Edited.calls += 1\n"
+        "        if Edited.calls > {most}:\n"
+        "            raise KeyboardInterrupt\n"
+        "        return rate_between('v_mine', sigmas, {scale} / sigmas[1:])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "edited_lab.py").write_text(code.format(most=2, scale=7))
+    partial = tmp_path / "partial.json"
+    lab = importlib.import_module("edited_lab")
+    with pytest.raises(KeyboardInterrupt):
+        rates.measure(model, lab.Edited(), images, 41, partial=partial)
+    (tmp_path / "edited_lab.py").write_text(code.format(most=10, scale=1.5))
+    importlib.invalidate_caches()
+    lab = importlib.reload(lab)
+    found = rates.measure(model, lab.Edited(), images, 41, partial=partial)
+    assert lab.Edited.calls == 4
+    assert float((found.v * found.sigma).max()) < 2
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"identity": 3}', "nothing"])
+def test_a_damaged_partial_is_not_used(content: str, tmp_path: Path) -> None:
+    model, images = small(0.3, 24)
+    (tmp_path / "partial.json").write_text(content)
+    found = rates.measure(model, DataPrediction(), images, 41, partial=tmp_path / "partial.json")
+    assert torch.equal(found.v, rates.measure(model, DataPrediction(), images, 41).v)
+
+
+def test_a_measure_that_finds_nothing_can_be_mended(tmp_path: Path) -> None:
+    model, images = small(0.3, 24)
+
+    def nothing(model, images, sigmas: Tensor) -> Rate:
+        return rate_between("v_none", sigmas, 0 * sigmas[1:])
+
+    with pytest.raises(ValueError, match="found no change"):
+        rates.measure(model, nothing, images, 41, partial=tmp_path / "partial.json")
+    assert not (tmp_path / "partial.json").exists()
+
+
+@pytest.mark.parametrize("what", [Karras(), Flatten(), 3])
+def test_what_is_no_measure_is_refused(what: object) -> None:
+    model, images = small(0.3, 24)
+    with pytest.raises(ValueError, match="is no measure of a rate"):
+        rates.measure(model, what, images, 41)
+    with pytest.raises(ValueError, match="gave a Tensor, not a .*Rate"):
+        rates.measure(model, lambda model, images, sigmas: sigmas, images, 41)
+
+
 # ---------------------------------------------------------------- files
 
 

@@ -235,6 +235,28 @@ def test_what_was_not_run_puts_no_line_ahead(tmp_path: Path) -> None:
     assert len(axes.get_yticklabels()) == MANY_LINES and len(axes.texts) == 2 * MANY_LINES - 1
 
 
+def test_an_easy_block_alone_puts_no_line_ahead(tmp_path: Path) -> None:
+    """Block 2 is harder by 30; line 3, of the easy block alone, is compared there."""
+    hard = [
+        cell(f"CRS(v_x, {i})", nfe, "2", top + 30 - i)
+        for nfe, top in ((5, 100.0), (10, 50.0))
+        for i in range(MANY_LINES + 1)
+        if i != 3
+    ]
+    found = results(tmp_path / "x", [*many(), *hard])
+    best = f"CRS(v_x, {MANY_LINES})"
+    column = found.column("m", 500, "DDIM", 5, "fd")
+    assert column[best].leads and not column["CRS(v_x, 3)"].leads
+    assert column["CRS(v_x, 3)"].behind == (MANY_LINES - 3,)
+    assert column["CRS(v_x, 2)"].behind == (MANY_LINES - 2,) * 2
+    lines = list(found.ranked("m", 500, "DDIM").index)
+    assert lines[0] == best and lines.index("CRS(v_x, 3)") > lines.index("CRS(v_x, 4)")
+    axes = sweep(found, "m", 500).axes[0]
+    slanted = [one.get_text() for one in axes.texts if one.get_fontstyle() == "italic"]
+    assert slanted == ["97.0", "47.0"]
+    assert "italic: of fewer" in sweep(found, "m", 500).get_suptitle()
+
+
 def test_sweeps_and_bands_are_the_same_to_the_byte(tmp_path: Path) -> None:
     cells = with_errors([*many(), *toy(n=900)])
     rate = {"model": "m", "name": "v_x", **RATE, **BAND}

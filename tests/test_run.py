@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -274,6 +275,44 @@ def test_rates_are_mixed_on_the_command_line(
     wrong = written.replace("0.25", "-1")
     assert crs(monkeypatch, "schedule", "tiny", "--schedule", wrong, *how) == 2
     assert "weights above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("v_x", r"write ConstantRate\(v_x\)"),
+        ("mix", "is no schedule"),
+        ("mix({v_x: 1})", r"write ConstantRate\(mix"),
+    ],
+)
+def test_a_rate_is_no_schedule(
+    written: str, says: str, models: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    how = ("--schedule", written, "--models", str(models))
+    assert crs(monkeypatch, "schedule", "tiny", *how) == 2
+    assert re.search(says, capsys.readouterr().err)
+
+
+def test_a_rate_is_not_overwritten_by_another(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    folder = tmp_path / "models" / "tiny" / "rates"
+    kept = (folder / "v_x.json").read_bytes()
+    np.savez(tmp_path / "real", arr_0=np.zeros((8, 28, 28, 1), np.uint8))
+    how = ("--images", "8", "--levels", "5", "--data", str(tmp_path / "real.npz"))
+    how += ("--models", str(tmp_path / "models"), "--device", "cpu")
+    measure = ("measure", "tiny", "--measure", "DataPrediction", *how)
+    assert crs(monkeypatch, *measure) == 2
+    assert "give --name" in capsys.readouterr().err
+    assert crs(monkeypatch, *measure, "--name", "../evil") == 2
+    assert "is no name for a rate" in capsys.readouterr().err
+    assert (folder / "v_x.json").read_bytes() == kept
+    assert crs(monkeypatch, *measure, "--name", "v_x-8") == 0
+    assert crs(monkeypatch, *measure, "--name", "v_x-8") == 0  # the same again may be
+    assert rates.load_rate(folder / "v_x-8.json").name == "v_x-8"
+    assert (folder / "v_x.json").read_bytes() == kept
 
 
 def test_score_takes_any_metrics(

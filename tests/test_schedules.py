@@ -532,3 +532,9 @@ def test_a_file_without_a_grid_is_named(text: str | None, tmp_path: Path) -> Non
 def test_a_users_schedule_is_a_schedule() -> None:
     assert isinstance(Mine(), Schedule)
     assert Snapped(Mine())(5, VP()).shape == (6,)
+
+
+@pytest.mark.parametrize("sigmas", [(81.0, 1.0, 0), (80.0, 0.001, 0)])
+def test_levels_of_another_model_are_refused(sigmas: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="of another model"):
+        Levels(sigmas)(2, VE(0.002, 80.0))

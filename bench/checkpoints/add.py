@@ -66,7 +66,7 @@ def add(
     beside = _given(chosen, preset, codec)
     sha256 = file_digest(file)
     if chosen.sha256 and file.suffix == Path(chosen.file).suffix and sha256 != chosen.sha256:
-        raise ValueError(f"{file} is not the published file (SHA-256 differs); fetch it again "
+        raise ValueError(f"{file} is not the published file (SHA-256 differs); delete it and fetch it again "
                          f"from {chosen.address}")  # fmt: skip
     made = chosen.made(name, read_weights(file))
     check_weights(file, made.weights, build(made.card).state_dict())
@@ -122,7 +122,7 @@ def _write(home: Path, made: Made, record: dict[str, str]) -> None:
 
 def _save(path: Path, weights: dict[str, Tensor]) -> str:
     """Write tensors as they are; the file's SHA-256."""
-    save_file({key: value.contiguous() for key, value in weights.items()}, path)
+    save_file({key: value.clone().contiguous() for key, value in weights.items()}, path)
     path.chmod(0o644)
     return file_digest(path)
 
@@ -130,8 +130,13 @@ def _save(path: Path, weights: dict[str, Tensor]) -> str:
 def preset_lines(models: Path) -> list[str]:
     """A line for each published checkpoint: the models in `models` made of it, or its source."""
     of: dict[tuple[str, str], list[str]] = {}
+    broken = []
     for home in sorted(path.parent for path in models.glob("*/card.json")):
-        card = read_card(home)
+        try:
+            card = read_card(home)
+        except ValueError as error:
+            broken.append(f"model {home.name} cannot be used: {error}")
+            continue
         for key in {card.training.get("preset"), card.training.get("file")} - {None}:
             if (home / WEIGHTS).is_file():
                 of.setdefault((card.training.get("family", card.family), str(key)), []).append(
@@ -148,7 +153,7 @@ def preset_lines(models: Path) -> list[str]:
                 lines.append(f"preset {name}: absent; {chosen.commands(family, name, name)}")
             else:
                 lines.append(f"preset {name}: any file of these flags")
-    return lines
+    return broken + lines
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -172,18 +177,22 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{file} is refused: reading it would run its code, or it is damaged; fetch it again, "
+            f"{file} is refused: reading it would run its code, or it is damaged; delete and fetch it again, "
             "or, where you trust it, save its state dict as .safetensors in a throw-away "
             f"environment and add that: {_way_out(file)}"
         ) from error
     except Exception as error:  # of a damaged pickle nearly anything is raised
         raise ValueError(f"{file} is damaged or no torch file: {_line(error)}") from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]  # beside it a trainer's own state
+    for key in ("ema", "state_dict", "model"):  # beside it a trainer's own state
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+            break
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ValueError(
             f"{file} holds no plain state dict; save the network's own with torch.save and add that"
         )
+    if any(value.layout != torch.strided or value.is_meta for value in found.values()):
+        raise ValueError(f"{file} holds sparse or meta tensors; save it dense")
     return {str(key): value for key, value in found.items()}
 
 
@@ -192,7 +201,7 @@ def _way_out(file: Path) -> str:
     code = (
         "import sys, torch; from safetensors.torch import save_file; "
         "w = torch.load(sys.argv[1], map_location='cpu', weights_only=False); "
-        "w = w.get('state_dict', w); "
+        "w = next((w[k] for k in ('ema', 'state_dict', 'model') if k in w), w); "
         "save_file({k: v.clone().contiguous() for k, v in w.items()}, sys.argv[2])"
     )
     paths = shlex.join([str(file), str(file.with_suffix(".safetensors"))])

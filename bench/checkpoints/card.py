@@ -15,6 +15,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Quantiser = Literal["round", "floor"]
+
+
 class VPCard(_Strict):
     """Fields of `process.VP`; sigma_min, sigma_max 0 stand for the table's own ends."""
 
@@ -115,6 +118,7 @@ class Card(_Strict):
     process: Annotated[VPCard | VECard, Field(discriminator="kind")]
     prediction: Literal["eps", "v", "x0", "edm"]
     learned_variance: bool = False  # the network's second half of channels says it (ADM)
+    quantiser: Quantiser = "round"  # of its images: to nearest, or as the authors' own floor
     clip: bool = True  # E[x0|x] lies within the data's range [-1, 1]; keep it there
     classes: int = Field(default=0, ge=0)  # that it is conditioned on; 0: unconditional
     null_class: bool = False  # class number `classes` stands for none (classifier-free guidance)
@@ -152,6 +156,19 @@ class Card(_Strict):
         return EDMFlags.model_validate(self.network)
 
 
+def complaint(error: ValueError) -> str:
+    """What pydantic, or anything else, has to say, in one line: each field and what is wrong."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    each = [
+        (".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, "))
+        for one in error.errors()
+    ]
+    return "; ".join(f"{where}: {what}" if where else what for where, what in each).replace(
+        "\n", " "
+    )
+
+
 def read_card(folder: Path) -> Card:
     """Read and validate `folder/card.json`; ValueError naming the file and the field."""
     path = folder / "card.json"
@@ -160,7 +177,7 @@ def read_card(folder: Path) -> Card:
     try:
         return Card.model_validate(json.loads(path.read_text()))
     except (ValidationError, ValueError) as error:
-        raise ValueError(f"{path} is not a valid card: {error}") from error
+        raise ValueError(f"{path} is not a valid card: {complaint(error)}") from error
 
 
 def read_codec(folder: Path) -> CodecCard:
@@ -174,7 +191,7 @@ def read_codec(folder: Path) -> CodecCard:
     try:
         return CodecCard.model_validate(json.loads(path.read_text()))
     except (ValidationError, ValueError) as error:
-        raise ValueError(f"{path} is not a valid codec: {error}") from error
+        raise ValueError(f"{path} is not a valid codec: {complaint(error)}") from error
 
 
 def write_card(folder: Path, card: Card) -> Path:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from bench.checkpoints.card import CodecCard
+from bench.checkpoints.card import CodecCard, Quantiser
 
 CPU_CHUNK = 32  # images a forward pass on a CPU
 
@@ -37,9 +37,12 @@ def _floats(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def _bytes(x: Tensor) -> Tensor:
-    """[-1, 1] to uint8, rounded to nearest (EDM's quantiser)."""
-    return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+def _bytes(x: Tensor, quantiser: Quantiser) -> Tensor:
+    """[-1, 1] to uint8: rounded to nearest as EDM and DiT do, or cut off as ADM's and latent
+    diffusion's own scripts do, half a grey level darker."""
+    grey = x.float() * 127.5 + 127.5
+    whole = grey.round() if quantiser == "round" else grey.floor()
+    return whole.clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Pixels:
     """The state is the image itself, 0..255 as -1..1."""
 
     image: tuple[int, int, int]
+    quantiser: Quantiser = "round"
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 -> float32 in [-1, 1]."""
@@ -54,7 +58,7 @@ class Pixels:
 
     def decode(self, x: Tensor) -> Tensor:
         """float in [-1, 1] -> uint8, what lies beyond clipped."""
-        return _bytes(x)
+        return _bytes(x, self.quantiser)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,7 @@ class Latents:
     card: CodecCard
     net: Any  # diffusers' AutoencoderKL or VQModel
     dtype: torch.dtype
+    quantiser: Quantiser = "round"
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 -> float32."""
@@ -78,7 +83,7 @@ class Latents:
     def decode(self, x: Tensor) -> Tensor:
         """float -> uint8."""
         latent = (x.float() / self.card.scale + self.card.shift).to(self.dtype)
-        return in_chunks(lambda part: _bytes(self.net.decode(part).sample), latent)
+        return in_chunks(lambda part: _bytes(self.net.decode(part).sample, self.quantiser), latent)
 
     @torch.inference_mode()
     def _latent(self, pixels: Tensor) -> Tensor:

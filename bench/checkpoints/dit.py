@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from bench.checkpoints.card import Card
+from bench.checkpoints.card import Card, complaint
 from bench.checkpoints.output import Output, clock
 
 FREQUENCIES = 256  # sines and cosines of the timestep
@@ -59,7 +59,7 @@ def flags_of(card: Card) -> DiTFlags:
     try:
         flags = DiTFlags.model_validate(card.network)
     except ValidationError as error:
-        raise ValueError(f"{card.name}: no DiT network: {error}") from error
+        raise ValueError(f"{card.name}: no DiT network: {complaint(error)}") from error
     said = (card.classes, card.null_class, card.learned_variance)
     if said != (flags.num_classes, flags.null_class, flags.learn_sigma):
         raise ValueError(

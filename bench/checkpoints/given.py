@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.checkpoints.card import CodecCard, read_codec
+from bench.checkpoints.card import CodecCard, complaint, read_codec
 from bench.checkpoints.presets.published import WantedCodec
 from bench.store import file_digest
 
@@ -97,4 +97,6 @@ def _card(path: Path, config: dict[str, Any], wanted: WantedCodec) -> CodecCard:
     except KeyError as error:
         raise ValueError(f"--codec {path}: its config lacks {error}") from error
     except ValidationError as error:
-        raise ValueError(f"--codec {path}: no autoencoder that can be used: {error}") from error
+        raise ValueError(
+            f"--codec {path}: no autoencoder that can be used: {complaint(error)}"
+        ) from error

@@ -62,6 +62,11 @@ class Checkpoint:
         """Classes that it is conditioned on; 0 for none."""
         return self.card.classes
 
+    @property
+    def quantiser(self) -> str:
+        """How its images become whole grey levels: round, or floor."""
+        return self.card.quantiser
+
     def denoiser(self, labels: Tensor | None = None) -> Denoiser:
         """E[x0|x] of x = x0 + sigma eps; x float [n, c, h, w] on the model's device.
 
@@ -102,8 +107,10 @@ class Checkpoint:
         if labels is None:
             if not self.card.null_class:
                 raise ValueError(
-                    f"{self.name} is class-conditional: call denoiser(labels) with a class of "
-                    f"0..{classes - 1} for each image"
+                    f"{self.name} is class-conditional and predicts nothing without a class, as "
+                    "measures ask: use the rates of another model (--rates), or a rate without a "
+                    f"network (OfSchedule, GaussianW2); in Python denoiser(labels), each "
+                    f"0..{classes - 1}"
                 )
             return lambda n: torch.full((n,), classes, device=self.device)
         if labels.ndim != 1 or labels.dtype not in (torch.int32, torch.int64):
@@ -135,7 +142,7 @@ class Checkpoint:
         return self.codec.encode(images.to(self.device))
 
     def decode(self, x: Tensor) -> Tensor:
-        """state -> uint8 [n, *image], rounded to nearest (EDM's quantiser).
+        """state -> uint8 [n, *image], by the card's quantiser.
 
         FloatingPointError if x is not finite: no image is better than a wrong one.
         """
@@ -175,7 +182,11 @@ def load(
     card = read_card(home)
     net, shape = open_network(home, card)
     kind = getattr(torch, dtype)
-    codec = load_codec(home, card.codec, device, kind) if card.codec else Pixels(shape)
+    codec = (
+        replace(load_codec(home, card.codec, device, kind), quantiser=card.quantiser)
+        if card.codec
+        else Pixels(shape, card.quantiser)
+    )
     return Checkpoint(
         card.name, digest(_identity(card)), card.process.build(), shape, device, card,
         cast(net, device, kind), kind, codec,
@@ -190,6 +201,8 @@ def _identity(card: Card) -> dict[str, Any]:
         what |= {"learned_variance": True}
     if card.family != "unet2d":
         what |= {"family": card.family}
+    if card.quantiser != "round":
+        what |= {"quantiser": card.quantiser}
     if card.codec:
         what |= {"codec": card.codec.model_dump(exclude={"file", "training"})}
     return what

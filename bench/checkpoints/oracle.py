@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from bench.checkpoints.card import Card
+from bench.checkpoints.card import Card, complaint
 from bench.checkpoints.output import Output
 
 
@@ -69,11 +69,7 @@ def law(card: Card) -> Law:
     try:
         found = Law.model_validate(card.network)
     except ValidationError as error:
-        parts = [
-            ": ".join(filter(None, [".".join(map(str, one["loc"])), _said(one["msg"])]))
-            for one in error.errors()
-        ]
-        raise ValueError(f"{card.name} is no oracle: network: {'; '.join(parts)}") from error
+        raise ValueError(f"{card.name} is no oracle: network: {complaint(error)}") from error
     for fits, says in [
         (card.prediction == "x0", "prediction must be x0"),
         (not card.clip, "clip must be false: E[x0|x] is exact as it is"),
@@ -85,10 +81,6 @@ def law(card: Card) -> Law:
         if not fits:
             raise ValueError(f"{card.name} is no oracle: {says}")
     return found
-
-
-def _said(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("\n", " ")
 
 
 def _cosines(n: int) -> Tensor:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from bench.checkpoints import card as cards
 from bench.checkpoints.add import check_free, read_weights
-from bench.checkpoints.card import Card, CodecCard, Data, VPCard
+from bench.checkpoints.card import Card, CodecCard, Data, VPCard, complaint
 from bench.checkpoints.codecs import autoencoder
 from bench.checkpoints.families import open_network
 from bench.checkpoints.weights import WEIGHTS as MODEL_WEIGHTS
@@ -235,10 +235,15 @@ def _process(where: Path, config: dict[str, Any]) -> VPCard:
     )  # fmt: skip
     betas = _BETAS[config.get("beta_schedule", "linear")]
     ends = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    return VPCard.model_validate({
-        "kind": "vp", "betas": betas, "timesteps": config.get("num_train_timesteps", 1000),
-        "beta_range": None if betas == "cosine" else ends,
-    })  # fmt: skip
+    try:
+        card = VPCard.model_validate({
+            "kind": "vp", "betas": betas, "timesteps": config.get("num_train_timesteps", 1000),
+            "beta_range": None if betas == "cosine" else ends,
+        })  # fmt: skip
+        card.build()
+    except ValueError as error:
+        raise ValueError(f"{where}: {complaint(error)}") from error
+    return card
 
 
 def _prediction(where: Path, config: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Verbs of one model: add, fetch, sample, measure, schedule."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,7 +149,8 @@ def measure(
     ],
     levels: Annotated[int | None, typer.Option(help="noise levels; 101, of costs 61")] = None,
     images: Annotated[int, typer.Option(help="training images, evenly spaced")] = 1024,
-    batch: Annotated[int, typer.Option(help="images at once")] = 256,
+    batch: Annotated[int, typer.Option(help="images at once", min=1)] = 256,
+    name: Annotated[str, typer.Option(help="of the rate; default: the measure's own")] = "",
     data: Annotated[
         Path | None,
         typer.Option(help="IDX files of Fashion-MNIST; or a folder, zip or array of images"),
@@ -160,8 +162,8 @@ def measure(
     device: Device = "auto",
 ) -> None:
     """Measure a rate, or costs of steps, on a checkpoint; writes models/MODEL/rates/NAME.json or
-    costs/NAME.json. A rate that is stopped and started again goes on at the level it had come
-    to."""
+    costs/NAME.json. A rate that is stopped and started again goes on at the levels it had come to,
+    some ten at a time. A rate measured otherwise is not overwritten: give another --name."""
     from bench import checkpoints, costs, features, names, rates, schedules
     from bench.store import digest
 
@@ -171,14 +173,19 @@ def measure(
     home = checkpoints.folder(model, where)
     how = {} if levels is None else {"levels": levels}
     if isinstance(what, costs.CostMeasure):
+        if name:
+            raise ValueError("--name is for rates: costs have their measure's")
         found = costs.measure(checkpoint, what, batches(data, images, batch, preprocess), **how)
         typer.echo(costs.save_costs(home / "costs" / f"{found.name}.json", found))
         return
+    real = pictures(data, images, preprocess)
+    said = {"measure": repr(what), "model_digest": checkpoint.digest, "images": images}
+    rates.check_free(home, name or getattr(what, "name", ""), said)
     kept, start = home / "rates" / f".{digest(measure)}.partial", time.monotonic()
-    rate = rates.measure(
-        checkpoint, what, pictures(data, images, preprocess), batch=batch, partial=kept, **how
-    )
+    rate = rates.measure(checkpoint, what, real, batch=batch, partial=kept, **how)
     typer.echo(f"measured in {time.monotonic() - start:.1f} s", err=True)
+    rate = replace(rate, name=name or rate.name)
+    rates.check_free(home, rate.name, said)
     typer.echo(rates.save_rate(home / "rates" / f"{rate.name}.json", rate))
 
 

@@ -57,14 +57,24 @@ def seeds_of(text: str) -> list[int]:
         raise ValueError(f"--seeds {text!r}: write 7, or 0-9999") from error
 
 
-def schedule_of(text: str, folder: Path) -> Any:
-    """A schedule by name, with the rates and costs measured in `folder`, or an exported JSON."""
+def schedule_of(text: str, folder: Path, *others: Any) -> Any:
+    """A schedule by name, with the rates and costs measured in `folder`, or an exported JSON.
+
+    others: modules beside `schedules` that are looked through, as `laws` of training.
+    """
     from bench import costs, names, rates, schedules
+    from bench.types import Costs, Rate
 
     if text.endswith(".json"):
         return schedules.load(text)
     known = {**rates.measured(folder), **costs.measured(folder), "mix": rates.mix}
-    return names.build(text, schedules, known)
+    found = names.build(text, (schedules, *others), known)
+    if isinstance(found, Rate | Costs):
+        of = "ConstantRate" if isinstance(found, Rate) else "CheapestPath"
+        raise ValueError(f"{text} is measured, not a schedule: write {of}({text})")
+    if found is rates.mix or not (callable(found) or others):
+        raise ValueError(f"{text} is no schedule: it is not called with (steps, process)")
+    return found
 
 
 def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:

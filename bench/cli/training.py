@@ -14,6 +14,7 @@ from bench.cli.options import (
     device_of,
     numbers,
     pictures,
+    schedule_of,
     write_images,
 )
 
@@ -45,7 +46,7 @@ def train(
 ) -> None:
     """Train a denoiser on Fashion-MNIST, of pixels or of a codec's latents; stop it and start it
     again at any moment."""
-    from bench import checkpoints, names, rates, schedules, training
+    from bench import checkpoints, names, training
     from bench.data import FashionMNIST
     from bench.training import laws
     from bench.training import weighting as weightings
@@ -57,7 +58,7 @@ def train(
     recipe = training.Recipe(
         name=out.name, codec=latents,
         network=training.unet(numbers(channels), layers, size, c),
-        law=names.build(law, (schedules, laws), {**rates.measured(known), "mix": rates.mix}),
+        law=schedule_of(law, known, laws),
         weighting=names.build(weighting, weightings),
         steps=steps, minutes=minutes, batch=batch, rate=rate, ema=ema, seed=seed,
     )  # fmt: skip

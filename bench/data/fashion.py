@@ -49,7 +49,11 @@ def _read_idx(path: Path) -> np.ndarray:
         raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
         magic, n, h, w = struct.unpack(">IIII", raw[:16])
     except (OSError, EOFError, struct.error, zlib.error) as error:
-        raise ValueError(f"{path} is not a complete IDX file ({error}); fetch it again") from error
+        raise ValueError(
+            f"{path} is not a complete IDX file ({error}); delete it and fetch it again"
+        ) from error
     if magic != 0x803 or len(raw) != 16 + n * h * w:
-        raise ValueError(f"{path} is not an IDX file of {n} images of {h} x {w}; fetch it again")
+        raise ValueError(
+            f"{path} is not an IDX file of {n} images of {h} x {w}; delete it and fetch it again"
+        )
     return np.frombuffer(raw, np.uint8, offset=16).reshape(n, h, w).copy()

@@ -39,7 +39,9 @@ class Clean:
     def __post_init__(self) -> None:
         _ = self.digest  # missing weights are found now, not after sampling
         if not zipfile.is_zipfile(path := _INCEPTION.find(self.weights)):
-            raise ValueError(f"{path} is not a whole TorchScript file; download it again")
+            raise ValueError(
+                f"{path} is not a whole TorchScript file; delete it and download it again"
+            )
         if path.name != _FILE:
             raise ValueError(f"clean-fid reads only files called {_FILE}: rename {path}")
 
@@ -80,5 +82,5 @@ def _network(path: Path, device: str) -> Any:
         return InceptionV3W(str(path.parent), download=False).to(device).eval()
     except (RuntimeError, AttributeError) as error:
         first = str(error).splitlines()[0]
-        raise ValueError(f"{path} holds no inception of clean-fid's ({first}); download it again"
+        raise ValueError(f"{path} holds no inception of clean-fid's ({first}); delete it and download it again"
                          ) from None  # fmt: skip

@@ -236,7 +236,7 @@ def _check_moments(
     if not bool(torch.isfinite(mean).all() and (cov.diagonal() >= 0).all()):
         raise ValueError(
             f"{path}: the statistics of {layer} have NaN, infinite or negative variances; make or "
-            "download it again"
+            "delete it and download it again"
         )
 
 

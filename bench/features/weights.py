@@ -49,7 +49,7 @@ class Published:
         if told and not digest.startswith(told[1]):
             raise ValueError(
                 f"{path} is not the file that its name says (SHA-256 {digest[:8]}, not {told[1]}): "
-                "cut short or changed; download it again"
+                "cut short or changed; delete it and download it again"
             )
         return digest
 
@@ -66,5 +66,5 @@ def check_tensors(path: Path) -> None:
     except Exception as error:  # unpickling what is no pickle fails in any way at all
         raise ValueError(
             f"{path} is no plain state dict ({type(error).__name__}), and nothing else is "
-            "read, for it may run code; download it again, or save one with torch.save"
+            "read, for it may run code; delete it and download it again, or save one with torch.save"
         ) from None

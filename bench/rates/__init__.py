@@ -12,7 +12,7 @@ of any schedule, since a schedule is the inverse of one.
 """
 
 from bench.rates.closed import GaussianW2, OfSchedule, Uniform, mix, of_schedule
-from bench.rates.files import load_rate, measured, save_rate
+from bench.rates.files import check_free, load_rate, measured, save_rate
 from bench.rates.measure import measure
 from bench.rates.measures import (
     FIRST_SEED,
@@ -35,6 +35,7 @@ __all__ = [
     "Rate",
     "ScoreDifference",
     "Uniform",
+    "check_free",
     "load_rate",
     "measure",
     "measured",

@@ -1,6 +1,7 @@
 """Rates as small JSON files: `models/<name>/rates/<rate>.json`."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,22 @@ def save_rate(path: Path, rate: Rate) -> Path:
             [v if v is None else float(f"{v:.6g}") for v in row] for row in content["replicates"]
         ]
     return store.write_json(path, content)
+
+
+def check_free(folder: Path, name: str, said: dict[str, Any]) -> None:
+    """ValueError unless `folder/rates/name.json` may be written: a plain name, and none there or
+    one whose provenance agrees with `said`."""
+    if name and not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError(f"{name!r} is no name for a rate: letters, digits, _ . + - alone")
+    path = folder / "rates" / f"{name}.json"
+    if not path.is_file():
+        return
+    old = load_rate(path).provenance
+    other = [f"{key} {old.get(key)}, not {value}" for key, value in said.items()
+             if old.get(key) != value]  # fmt: skip
+    if other:
+        raise ValueError(f"{path} is there, of {'; '.join(other)}: give --name for another beside "
+                         "it, or delete it")  # fmt: skip
 
 
 def load_rate(path: Path) -> Rate:

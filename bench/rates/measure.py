@@ -1,6 +1,7 @@
 """A measure over a process's whole range, level by level, so that it can be stopped and resumed."""
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -32,13 +33,15 @@ def measure(
 
     images  uint8 [n, c, h, w]; 256 are enough for v_x and v_eps (a 10-step grid moves by 0.01 in t)
     partial a file that keeps the finished levels: call again after a stop and they are not measured
-            twice; deleted at the end
-    ValueError: fewer than 4 levels, no images, a rate of NaN.
+            twice, unless the measure was edited; deleted at the end
+    ValueError: fewer than 4 levels, no images, no measure of rates, a rate of NaN.
     """
     if levels < 4:
         raise ValueError(f"a rate needs at least 4 levels, not {levels}")
     if len(images) == 0:
         raise ValueError(f"{measure!r}: no images to measure on")
+    if not callable(measure) or len(inspect.signature(measure).parameters) != 3:
+        raise ValueError(f"{measure!r} is no measure of a rate: (model, images, sigmas) -> Rate")
     process = model.process
     sigmas = torch.as_tensor(np.geomspace(process.sigma_min, process.sigma_max, levels))
     provenance = {
@@ -48,7 +51,7 @@ def measure(
     }  # fmt: skip
     parts = max(1, round((levels - 1) / _SEGMENT))
     cuts = [round(i * (levels - 1) / parts) for i in range(parts + 1)]
-    identity = provenance | {"cuts": cuts}
+    identity = provenance | {"cuts": cuts, "source": _source(measure)}
     done = _kept(partial, identity)
     with full_float32():  # TF32's rounding is not small beside the change between levels
 
@@ -57,7 +60,12 @@ def measure(
                 images.split(batch), unit="batch", disable=None,
                 desc=f"{measure!r}, levels {ends[0]} to {ends[1]} of {levels}",
             )  # fmt: skip
-            return measure(model, batches, sigmas[ends[0] : ends[1] + 1])
+            found = measure(model, batches, sigmas[ends[0] : ends[1] + 1])
+            if not isinstance(found, Rate):
+                raise ValueError(
+                    f"{measure!r} gave a {type(found).__name__}, not a bench.types.Rate"
+                )
+            return found
 
         todo = list(pairwise(cuts))[len(done) :]
         overlap = getattr(measure, "overlaps", False) and model.device != "cpu"
@@ -65,10 +73,10 @@ def measure(
             done.append(rate)
             _keep(partial, identity, done)
     rate = _joined(done)
-    if not (rate.v > 0).any():
-        raise ValueError(f"{measure!r} found no change at any level of {model.name}")
     if partial:
         partial.unlink(missing_ok=True)
+    if not (rate.v > 0).any():
+        raise ValueError(f"{measure!r} found no change at any level of {model.name}")
     return Rate(rate.name, rate.sigma, rate.v, provenance, rate.replicates)
 
 
@@ -86,14 +94,29 @@ def _ahead(
             pool.shutdown(cancel_futures=True)
 
 
+def _source(measure: RateMeasure) -> str:
+    """The digest of a user's module, so that an edited measure does not go on with the old one's
+    levels; empty for the measures of this package."""
+    kind = type(measure)
+    if kind.__module__.startswith("bench."):
+        return ""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()
+    except (OSError, TypeError):  # of no file: defined at a prompt
+        return ""
+
+
 def _kept(partial: Path | None, identity: dict) -> list[Rate]:
     """The segments that an earlier run of the same measurement finished."""
     if partial is None or not partial.is_file():
         return []
-    content = store.read_json(partial)
-    if content.get("identity") != identity:
-        return []  # of other weights, images or levels
-    return [from_json(part) for part in content["parts"]]
+    try:
+        content = store.read_json(partial)
+        if content["identity"] != identity:
+            return []  # of other weights, images, levels or code
+        return [from_json(part) for part in content["parts"]]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return []  # damaged: nothing in it can be gone on with
 
 
 def _keep(partial: Path | None, identity: dict, done: list[Rate]) -> None:

@@ -57,7 +57,8 @@ class Score:
     leads: best of its column, or not told from it; none leads before the column was run whole.
     beyond: it scores better than the model's own converged samples of the same seeds, so what it
     gains there is not closeness to the model's distribution.
-    behind: differences to the best of the column, one a seed block that both have; >= 0 on average.
+    behind: differences to the best of the column (of those with the most blocks), one a seed block
+    that both have.
     """
 
     mean: float

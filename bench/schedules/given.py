@@ -77,6 +77,12 @@ class Levels:
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         given = np.array(self.sigmas[:-1])
+        low, high = process.sigma_min, process.sigma_max
+        if given[0] > high * (1 + 1e-6) or given[-1] < low * (1 - 1e-6):
+            raise ValueError(
+                f"levels {given[0]:g} .. {given[-1]:g} leave the model's {high:g} .. {low:g}: "
+                "they are of another model"
+            )
         if steps != len(given):
             if len(given) == 1:
                 raise ValueError(f"{self!r} holds one level, too few to interpolate {steps} steps")

@@ -104,7 +104,7 @@ class Resumable:
             rate = self.step / (now - begin)
             bar.set_postfix_str(f"step {self.step}, {rate:.1f}/s", refresh=False)
             bar.update(0)
-            if now - saved > 60:
+            if now - saved > (60 if now - begin > 60 else 10):  # a short run loses little too
                 self.save(path)
                 saved = now
         bar.close()

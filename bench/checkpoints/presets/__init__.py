@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from bench.checkpoints.card import complaint
 from bench.checkpoints.presets import adm, dit, edm, ldm
 from bench.checkpoints.presets.adm import ADMPreset
 from bench.checkpoints.presets.dit import DiTPreset
@@ -46,8 +47,12 @@ def preset(name: str, family: str) -> Published:
                          f"{nearest(name, known)}")  # fmt: skip
     try:
         return kind.model_validate(json.loads(Path(name).read_text()))
-    except (OSError, ValidationError, ValueError) as error:
-        raise ValueError(f"{name} is not a valid preset: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{name} is not a valid preset: {error.strerror}") from error
+    except (ValidationError, ValueError) as error:
+        raise ValueError(
+            f"{name} is not a valid preset of family {family}: {complaint(error)}"
+        ) from error
 
 
 def family_of(name: str, others: Collection[str] = ()) -> str:

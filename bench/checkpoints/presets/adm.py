@@ -30,7 +30,7 @@ class ADMPreset(Published):
             process=VPCard.model_validate(
                 {"kind": "vp", "betas": self.betas, "timesteps": self.timesteps}
             ),
-            prediction="eps", learned_variance=self.flags.learn_sigma,
+            prediction="eps", quantiser="floor", learned_variance=self.flags.learn_sigma,
             classes=self.flags.num_classes,
             data=Data(name=self.data, digest="", licence="see the data's own terms"),
             training=self.record() | {"dropout": self.dropout},

@@ -152,7 +152,7 @@ class LDMPreset(Published):
             process=VPCard.model_validate(
                 {"kind": "vp", "betas": "scaled_linear", "beta_range": betas}
             ),
-            prediction="eps", clip=False,
+            prediction="eps", quantiser="floor", clip=False,
             classes=self.unet.n_classes - self.null_class, null_class=self.null_class,
             data=Data(name=self.data, digest="", licence="see the data's own terms"),
             training=self.record() | {"ema": self.use_ema},

@@ -71,8 +71,9 @@ class Published(BaseModel, ABC):
         """How a model `name` is made of it: by download, or of the file on disk."""
         made = ", converted as it says" if self.convert else ""
         return (
-            f"crs-bench fetch {preset}{self.how}{made}; or with {self.given} on disk: crs-bench "
-            f"add {self.given} --family {family} --preset {preset} --name {name}{self.how}"
+            f"crs-bench fetch {preset}{self.how}{made}, from {self.address}; or with {self.given} "
+            f"on disk: crs-bench add {self.given} --family {family} --preset {preset} "
+            f"--name {name}{self.how}"
         )
 
     def record(self) -> dict[str, object]:
