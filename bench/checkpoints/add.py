@@ -66,8 +66,8 @@ def add(
     beside = _given(chosen, preset, codec)
     sha256 = file_digest(file)
     if chosen.sha256 and file.suffix == Path(chosen.file).suffix and sha256 != chosen.sha256:
-        raise ValueError(f"{file} is not the published file (SHA-256 differs); delete it and fetch it again "
-                         f"from {chosen.address}")  # fmt: skip
+        raise ValueError(f"{file} is not the published file (SHA-256 differs); delete it and "
+                         f"fetch it again from {chosen.address}")  # fmt: skip
     made = chosen.made(name, read_weights(file))
     check_weights(file, made.weights, build(made.card).state_dict())
     if beside:
@@ -177,8 +177,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{file} is refused: reading it would run its code, or it is damaged; delete and fetch it again, "
-            "or, where you trust it, save its state dict as .safetensors in a throw-away "
+            f"{file} is refused: reading it would run its code, or it is damaged; delete and "
+            "fetch it again, or, where you trust it, save its state dict as .safetensors in a throw-away "
             f"environment and add that: {_way_out(file)}"
         ) from error
     except Exception as error:  # of a damaged pickle nearly anything is raised

@@ -82,5 +82,6 @@ def _network(path: Path, device: str) -> Any:
         return InceptionV3W(str(path.parent), download=False).to(device).eval()
     except (RuntimeError, AttributeError) as error:
         first = str(error).splitlines()[0]
-        raise ValueError(f"{path} holds no inception of clean-fid's ({first}); delete it and download it again"
+        raise ValueError(f"{path} holds no inception of clean-fid's ({first}); delete it "
+                         "and download it again"
                          ) from None  # fmt: skip

@@ -66,5 +66,6 @@ def check_tensors(path: Path) -> None:
     except Exception as error:  # unpickling what is no pickle fails in any way at all
         raise ValueError(
             f"{path} is no plain state dict ({type(error).__name__}), and nothing else is "
-            "read, for it may run code; delete it and download it again, or save one with torch.save"
+            "read, for it may run code; delete it and download it again, or save one with "
+            "torch.save"
         ) from None
