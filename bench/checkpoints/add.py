@@ -178,8 +178,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} is refused: reading it would run its code, or it is damaged; delete and "
-            "fetch it again, or, where you trust it, save its state dict as .safetensors in a throw-away "
-            f"environment and add that: {_way_out(file)}"
+            "fetch it again, or, where you trust it, save its state dict as .safetensors in a "
+            f"throw-away environment and add that: {_way_out(file)}"
         ) from error
     except Exception as error:  # of a damaged pickle nearly anything is raised
         raise ValueError(f"{file} is damaged or no torch file: {_line(error)}") from error
