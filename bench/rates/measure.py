@@ -36,12 +36,7 @@ def measure(
             twice, unless the measure was edited; deleted at the end
     ValueError: fewer than 4 levels, no images, no measure of rates, a rate of NaN.
     """
-    if levels < 4:
-        raise ValueError(f"a rate needs at least 4 levels, not {levels}")
-    if len(images) == 0:
-        raise ValueError(f"{measure!r}: no images to measure on")
-    if not callable(measure) or len(inspect.signature(measure).parameters) != 3:
-        raise ValueError(f"{measure!r} is no measure of a rate: (model, images, sigmas) -> Rate")
+    _check(measure, images, levels)
     process = model.process
     sigmas = torch.as_tensor(np.geomspace(process.sigma_min, process.sigma_max, levels))
     provenance = {
@@ -60,12 +55,7 @@ def measure(
                 images.split(batch), unit="batch", disable=None,
                 desc=f"{measure!r}, levels {ends[0]} to {ends[1]} of {levels}",
             )  # fmt: skip
-            found = measure(model, batches, sigmas[ends[0] : ends[1] + 1])
-            if not isinstance(found, Rate):
-                raise ValueError(
-                    f"{measure!r} gave a {type(found).__name__}, not a bench.types.Rate"
-                )
-            return found
+            return _rate(measure, measure(model, batches, sigmas[ends[0] : ends[1] + 1]))
 
         todo = list(pairwise(cuts))[len(done) :]
         overlap = getattr(measure, "overlaps", False) and model.device != "cpu"
@@ -78,6 +68,21 @@ def measure(
     if not (rate.v > 0).any():
         raise ValueError(f"{measure!r} found no change at any level of {model.name}")
     return Rate(rate.name, rate.sigma, rate.v, provenance, rate.replicates)
+
+
+def _check(measure: RateMeasure, images: Tensor, levels: int) -> None:
+    if levels < 4:
+        raise ValueError(f"a rate needs at least 4 levels, not {levels}")
+    if len(images) == 0:
+        raise ValueError(f"{measure!r}: no images to measure on")
+    if not callable(measure) or len(inspect.signature(measure).parameters) != 3:
+        raise ValueError(f"{measure!r} is no measure of a rate: (model, images, sigmas) -> Rate")
+
+
+def _rate(measure: RateMeasure, found: object) -> Rate:
+    if not isinstance(found, Rate):
+        raise ValueError(f"{measure!r} gave a {type(found).__name__}, not a bench.types.Rate")
+    return found
 
 
 def _ahead(
