@@ -30,19 +30,34 @@ class Counted:
         self.calls += 1
         return self.denoise(x, sigma)
 
+
+@dataclass
+class CountedVariance(VarianceDenoiser):
+    """`Counted`, of a denoiser that predicts its variance."""
+
+    denoise: VarianceDenoiser
+    calls: int = 0
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        self.calls += 1
+        return self.denoise(x, sigma)
+
     def with_variance(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """E[x0|x] and the variance's v; a call as well."""
-        if not isinstance(self.denoise, VarianceDenoiser):
-            raise ValueError("this model predicts no variance of its own")
         self.calls += 1
         return self.denoise.with_variance(x, sigma)
+
+
+def counted(denoise: Denoiser) -> Counted | CountedVariance:
+    """The denoiser with a counter; it predicts a variance if the denoiser does."""
+    kind = CountedVariance if isinstance(denoise, VarianceDenoiser) else Counted
+    return kind(denoise)
 
 
 @dataclass(frozen=True)
 class Guided:
     """Classifier-free guidance (Ho and Salimans 2022): D_none + scale (D_class - D_none).
 
-    One call is two of the network. A learned variance is that of the class.
+    One call of it is two calls of the network.
     """
 
     given: Denoiser
@@ -53,9 +68,19 @@ class Guided:
         none = self.none(x, sigma)
         return none + self.scale * (self.given(x, sigma) - none)
 
+
+@dataclass(frozen=True)
+class GuidedVariance(VarianceDenoiser):
+    """`Guided`, of a model that predicts its variance: the variance is that of the class."""
+
+    given: VarianceDenoiser
+    none: Denoiser
+    scale: float
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        return self.with_variance(x, sigma)[0]
+
     def with_variance(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """Guided E[x0|x], and the variance's v."""
-        assert isinstance(self.given, VarianceDenoiser)  # `check_fits`
         none = self.none(x, sigma)
         x0, v = self.given.with_variance(x, sigma)
         return none + self.scale * (x0 - none), v
@@ -67,14 +92,21 @@ def labels_of(seeds: Tensor, classes: int) -> Tensor:
 
 
 def _denoiser(model: Model, seeds: Tensor, guidance: float | None) -> Denoiser:
-    """The model's, under the classes of the seeds [n] if it has any."""
+    """The model's denoiser, given the class of each seed [n] if the model has classes."""
     given = model.denoiser(labels_of(seeds, model.classes) if model.classes else None)
-    return given if guidance is None else Guided(given, model.denoiser(), guidance)
+    if guidance is None:
+        return given
+    kind = GuidedVariance if isinstance(given, VarianceDenoiser) else Guided
+    return kind(given, model.denoiser(), guidance)
 
 
 def check_fits(model: Model, sampler: Sampler, guidance: float | None = None) -> None:
-    """ValueError if a sampler or guidance asks for what the model does not give, before any
-    sampling."""
+    """Check, before any sampling, that the model gives what the sampler and guidance ask for.
+
+    Raises:
+        ValueError: guidance of a model without classes or without a prediction that needs no class;
+            a sampler that needs a variance, of a model that predicts none.
+    """
     if guidance is not None and not model.classes:
         raise ValueError(f"{model.name} is unconditional: it takes no guidance")
     if guidance is not None:
@@ -84,9 +116,7 @@ def check_fits(model: Model, sampler: Sampler, guidance: float | None = None) ->
             raise ValueError(
                 f"{model.name} was not trained to predict without a class: it takes no guidance"
             ) from error
-    asks = getattr(sampler, "variance", None) == "learned"
-    plain = _denoiser(model, torch.zeros(1, dtype=torch.int64), None)
-    if asks and not isinstance(plain, VarianceDenoiser):
+    if sampler.needs_variance and not model.predicts_variance:
         raise ValueError(
             f"{model.name} predicts no variance, which {sampler!r} needs; take "
             "DDPM(variance='posterior') or 'upper', or a model whose card says learned_variance"
@@ -115,8 +145,11 @@ def images(
 ) -> Iterator[tuple[Tensor, int]]:
     """Batches of (uint8 [<= batch, c, h, w] on the model's device, counted NFE), in seed order.
 
-    Every batch is walked at full size, so that a compiled network sees one shape.
-    RuntimeError: the sampler called the denoiser more or less often than it says.
+    Every batch has the full size while it is sampled, so that a compiled network sees one shape.
+
+    Raises:
+        ValueError: batch below 1; no seeds, or negative ones.
+        RuntimeError: the sampler called the denoiser more or less often than its `evals`.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, not {batch}")
@@ -127,12 +160,13 @@ def images(
     for start in range(0, len(everything), batch):
         wanted = everything[start : start + batch]
         padded = torch.cat([wanted, everything[: batch - len(wanted)]]).to(model.device)
-        denoise, noise = Counted(_denoiser(model, padded, guidance)), _noise(padded, model.shape)
+        denoise = counted(_denoiser(model, padded, guidance))
+        noise = _noise(padded, model.shape)
         with torch.inference_mode():
             x = sampler(denoise, float(grid[0]) * noise(), grid, noise)
         if denoise.calls != sampler.evals(grid):
             raise RuntimeError(
-                f"{sampler!r} made {denoise.calls} calls where it says {sampler.evals(grid)}"
+                f"{sampler!r} made {denoise.calls} calls, but its evals(grid) is {sampler.evals(grid)}"
             )
         yield model.decode(x[: len(wanted)]), denoise.calls
 
@@ -146,11 +180,21 @@ def sample(
     batch: int = 64,
     guidance: float | None = None,
 ) -> Tensor:
-    """Images of a model: uint8 [len(seeds), c, h, w] on the CPU, one a seed.
+    """Images of a model.
 
-    guidance: scale of classifier-free guidance; None for the plain conditional prediction.
-    ValueError: nfe too small for the sampler, a schedule that gives no valid grid, guidance of a
-    model that has no classes or no prediction without one.
+    Arguments:
+        model: as of `bench.load`.
+        nfe: the most evaluations of the denoiser for each image.
+        seeds: whole numbers from 0; each gives one image.
+        batch: images at once; the images do not depend on it.
+        guidance: scale of classifier-free guidance; None: the plain (conditional) prediction.
+
+    Returns:
+        uint8 [len(seeds), c, h, w] on the CPU.
+
+    Raises:
+        ValueError: an nfe too small for the sampler, a schedule that gives no valid grid, no seeds,
+            what `check_fits` refuses.
     """
     if len(seeds) == 0 or min(seeds) < 0:
         raise ValueError("seeds must be non-negative integers, at least one")

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from bench.types import Denoiser, Noise, VarianceDenoiser
+from bench.types import Denoiser, Noise, Sampler, VarianceDenoiser
 
 
 @dataclass(frozen=True)
-class DDIM:
+class DDIM(Sampler):
     """DDIM (Song et al. 2021, Eq. 12 and 16); eta = 0 is Euler's method in sigma.
 
     x_next = x0 + down / sigma (x - x0) + up z,  up^2 = eta^2 sigma_next^2 (1 - sigma_next^2 /
@@ -19,22 +19,15 @@ class DDIM:
     """
 
     eta: float = 0.0
-    order: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"DDIM's eta must lie between 0 and 1, not {self.eta}")
 
-    def __repr__(self) -> str:
-        return f"DDIM(eta={self.eta:g})" if self.eta else "DDIM()"
-
     @property
     def stochastic(self) -> bool:
+        """Whether eta is above 0."""
         return self.eta > 0
-
-    def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
-        return len(grid) - 1
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         for sigma, sigma_next in pairwise(grid.tolist()):
@@ -48,7 +41,7 @@ class DDIM:
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(Sampler):
     """Ancestral sampling (Ho et al. 2020, Algorithm 2) over any grid.
 
     x_next = x0 + (sigma_next / sigma)^2 (x - x0) + up z. variance "posterior" (their beta-tilde,
@@ -59,7 +52,6 @@ class DDPM:
     """
 
     variance: Literal["posterior", "upper", "learned"] = "posterior"
-    order: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -68,9 +60,10 @@ class DDPM:
                 f"unknown variance {self.variance!r}; known: posterior, upper, learned"
             )
 
-    def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
-        return len(grid) - 1
+    @property
+    def needs_variance(self) -> bool:
+        """Whether the variance is the model's own."""
+        return self.variance == "learned"
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         for sigma, sigma_next in pairwise(grid.tolist()):

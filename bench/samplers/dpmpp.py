@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from bench.types import Denoiser, Noise
+from bench.types import Denoiser, Noise, Sampler
 
 
 def _log_step(sigma: float, sigma_next: float) -> float:
@@ -21,18 +21,12 @@ def _log_step(sigma: float, sigma_next: float) -> float:
 
 
 @dataclass(frozen=True)
-class DPMpp2M:
+class DPMpp2M(Sampler):
     """DPM-Solver++(2M) (Lu et al. 2022b, Algorithm 2): multistep, second order. One call a step.
 
     With r = h_last / h:  d = x0 + (x0 - x0_last) / (2 r);  x_next = (sigma_next / sigma) x -
     expm1(-h) d. The first step is first order.
     """
-
-    order: ClassVar[int] = 2
-
-    def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
-        return len(grid) - 1
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         x0_last, h_last = None, 0.0
@@ -47,7 +41,7 @@ class DPMpp2M:
 
 
 @dataclass(frozen=True)
-class DPMpp3M:
+class DPMpp3M(Sampler):
     """DPM-Solver++(3M): multistep through three evaluations (Lu et al. 2022b, section 4.2).
 
     The first step is of first order and the second of second (2M). One call a step.
@@ -57,19 +51,10 @@ class DPMpp3M:
     """
 
     weights: Literal["published", "taylor"] = "published"
-    order: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         if self.weights not in ("published", "taylor"):
             raise ValueError(f"unknown weights {self.weights!r}; known: published, taylor")
-
-    @property
-    def convergence(self) -> int:
-        return 2 if self.weights == "published" else 3
-
-    def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
-        return len(grid) - 1
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         past: deque[tuple[Tensor, float]] = deque(maxlen=2)  # (x0, the step after it), newest first
@@ -97,13 +82,11 @@ class DPMpp3M:
 
 
 @dataclass(frozen=True)
-class DPMpp2S:
+class DPMpp2S(Sampler):
     """DPM-Solver++(2S) (Lu et al. 2022b, Algorithm 1, r = 1/2): single-step, two calls a step.
 
     x0 is taken at sqrt(sigma sigma_next), half the step in lambda.
     """
-
-    order: ClassVar[int] = 2
 
     def evals(self, grid: Tensor) -> int:
         """Calls of the denoiser on this grid."""
@@ -122,19 +105,14 @@ class DPMpp2S:
 
 
 @dataclass(frozen=True)
-class DPMpp2MSDE:
+class DPMpp2MSDE(Sampler):
     """SDE-DPM-Solver++(2M) (Lu et al. 2022b, Eq. 18 and section 5): stochastic, one call a step.
 
     x_next = (sigma_next / sigma) e^-h x + (1 - e^-2h) d + sigma_next sqrt(1 - e^-2h) z, d as in
     `DPMpp2M`.
     """
 
-    order: ClassVar[int] = 2
     stochastic: ClassVar[bool] = True
-
-    def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
-        return len(grid) - 1
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         x0_last, h_last = None, 0.0

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from bench.types import Denoiser, Noise
+from bench.types import Denoiser, Noise, Sampler
 
 _UNIFORM = {
     1: (1.0,),
@@ -71,7 +71,7 @@ def _walk(denoise: Denoiser, x: Tensor, grid: Tensor, order: int, weigh: _Weigh)
 
 
 @dataclass(frozen=True)
-class DEIS:
+class DEIS(Sampler):
     """tAB-DEIS (Zhang and Chen 2023, Algorithm 1 with Eq. 15): d extrapolated by the polynomial
     through the last `order` evaluations, integrated exactly. One call a step.
 
@@ -87,17 +87,13 @@ class DEIS:
         if self.variable not in ("logrho", "rho"):
             raise ValueError(f"unknown variable {self.variable!r}; known: logrho, rho")
 
-    def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
-        return len(grid) - 1
-
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         weigh = partial(_weights, log=self.variable == "logrho")
         return _walk(denoise, x, grid, self.order, weigh)
 
 
 @dataclass(frozen=True)
-class IPNDM:
+class IPNDM(Sampler):
     """iPNDM (Zhang and Chen 2023, section 3; Liu et al. 2022): Adams-Bashforth with lower orders
     first instead of a Runge-Kutta start. One call a step.
 
@@ -114,21 +110,13 @@ class IPNDM:
         if self.steps not in ("uniform", "variable"):
             raise ValueError(f"unknown steps {self.steps!r}; known: uniform, variable")
 
-    @property
-    def convergence(self) -> int:
-        return min(self.order, 2) if self.steps == "uniform" else self.order
-
-    def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
-        return len(grid) - 1
-
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         weigh = _equal_steps if self.steps == "uniform" else partial(_weights, log=False)
         return _walk(denoise, x, grid, self.order, weigh)
 
 
 @dataclass(frozen=True)
-class PNDM:
+class PNDM(Sampler):
     """PNDM (Liu et al. 2022, Algorithm 2, "F-PNDM"): three pseudo Runge-Kutta steps of four calls,
     then fourth-order Adams-Bashforth with the weights of equal steps, one call a step.
 
@@ -136,8 +124,6 @@ class PNDM:
     way in sigma, where theirs is half way in timesteps: a sampler sees the grid alone.
     """
 
-    order: ClassVar[int] = 4
-    convergence: ClassVar[int] = 2  # on uneven grids
     warmup: ClassVar[int] = 3
 
     def evals(self, grid: Tensor) -> int:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.types import Denoiser, Noise
+from bench.types import Denoiser, Noise, Sampler
 
 
 def _two_a_step(grid: Tensor) -> int:
@@ -16,10 +16,8 @@ def _two_a_step(grid: Tensor) -> int:
 
 
 @dataclass(frozen=True)
-class Heun:
+class Heun(Sampler):
     """Heun's method in sigma (Karras et al. 2022, Algorithm 1): two calls a step."""
-
-    order: ClassVar[int] = 2
 
     def evals(self, grid: Tensor) -> int:
         """Calls of the denoiser on this grid."""
@@ -42,7 +40,7 @@ def _heun_step(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float) ->
 
 
 @dataclass(frozen=True)
-class EDMStochastic:
+class EDMStochastic(Sampler):
     """EDM's stochastic sampler (Karras et al. 2022, Algorithm 2): noise is added, then Heun's step.
 
     gamma = min(churn / steps, sqrt 2 - 1) within s_min .. s_max, else 0; the state is raised to
@@ -54,7 +52,6 @@ class EDMStochastic:
     s_min: float = 0.05
     s_max: float = 50.0
     s_noise: float = 1.003
-    order: ClassVar[int] = 2
     stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -77,13 +74,11 @@ class EDMStochastic:
 
 
 @dataclass(frozen=True)
-class DPMSolver2:
+class DPMSolver2(Sampler):
     """DPM-Solver-2 (Lu et al. 2022a, Algorithm 1, r = 1/2): the midpoint rule in lambda.
 
     d is taken at sqrt(sigma sigma_next), and carried over the whole step. Two calls a step.
     """
-
-    order: ClassVar[int] = 2
 
     def evals(self, grid: Tensor) -> int:
         """Calls of the denoiser on this grid."""

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from bench.types import Denoiser, Noise
+from bench.types import Denoiser, Noise, Sampler
 
 _Past = deque[tuple[float, Tensor]]  # (lambda, x0), newest first
 
 
 @dataclass(frozen=True)
-class UniPC:
+class UniPC(Sampler):
     """UniPC-p (Zhao et al. 2023, Algorithms 1 and 2), data prediction. One call a step.
 
     UniP-p predicts the state at the next level; what the denoiser makes of it there serves UniC-p
@@ -32,14 +32,6 @@ class UniPC:
             raise ValueError(f"UniPC's order must be 1, 2 or 3, not {self.order}")
         if self.variant not in ("bh1", "bh2"):
             raise ValueError(f"unknown variant {self.variant!r}; known: bh1, bh2")
-
-    @property
-    def convergence(self) -> int:
-        return self.order + 1
-
-    def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
-        return len(grid) - 1
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         sigmas = grid.tolist()

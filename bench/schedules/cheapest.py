@@ -8,18 +8,18 @@ import numpy as np
 from torch import Tensor
 
 from bench.schedules.ends import times, with_ends
-from bench.types import Costs, NoiseProcess
+from bench.types import Costs, NoiseProcess, Schedule
 
 
 @dataclass(frozen=True, repr=False)
-class CheapestPath:
+class CheapestPath(Schedule):
     """The levels of a fine grid whose steps cost least in all, by dynamic programming.
 
     V_1(i) = cost[i, n]; V_k(i) = min over j > i of cost[i, j] + g V_(k-1)(j), g the costs'
     coefficient: the recursion of GITS (arXiv 2405.11326), and with g = 1 the least sum. `steps`
     levels have steps - 1 such intervals; the last step, to 0, is common to all schedules and has no
-    cost. Levels are always some of the fine grid's: near its own number of them there is little to
-    choose, and more there are not.
+    cost. Levels are always levels of the fine grid. A schedule of nearly as many steps as the grid
+    has levels has few grids to choose from; one of more steps is refused.
     """
 
     costs: Costs
@@ -30,6 +30,11 @@ class CheapestPath:
 
     def __repr__(self) -> str:
         return f"CheapestPath({self.costs!r})"
+
+    @property
+    def measured(self) -> tuple[Costs]:
+        """The costs."""
+        return (self.costs,)
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         n = len(times(steps))

@@ -11,7 +11,7 @@ from scipy.stats import beta, laplace, norm
 from torch import Tensor
 
 from bench.schedules.ends import times, with_ends
-from bench.types import NoiseProcess
+from bench.types import NoiseProcess, Schedule
 
 
 def _quantiles(law: Any, steps: int, process: NoiseProcess) -> Tensor:
@@ -32,7 +32,7 @@ def _quantiles(law: Any, steps: int, process: NoiseProcess) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Native:
+class Native(Schedule):
     """Uniform in the model's own timesteps, as DDIM's linear selection (Song et al. 2021)."""
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
@@ -41,7 +41,7 @@ class Native:
 
 
 @dataclass(frozen=True)
-class LogSNR:
+class LogSNR(Schedule):
     """Uniform in lambda = -log sigma, half the log-SNR (Lu et al. 2022, DPM-Solver)."""
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
@@ -50,7 +50,7 @@ class LogSNR:
 
 
 @dataclass(frozen=True)
-class Karras:
+class Karras(Schedule):
     """sigma^(1/rho) uniform (Karras et al. 2022, Eq. 5)."""
 
     rho: float = 7.0
@@ -65,7 +65,7 @@ class Karras:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Schedule):
     """Uniform in the angle atan sigma: the cosine schedule's time (Nichol and Dhariwal 2021).
 
     Their offset s = 0.008 moves the ends only, and the ends are the process's here.
@@ -77,7 +77,7 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Schedule):
     """Uniform in the time of the VP process of linear beta (Ho et al. 2020; Song et al. 2021).
 
     log alpha = -(beta_max - beta_min) t^2 / 2 - beta_min t;  sigma^2 = exp(-log alpha) - 1.
@@ -103,7 +103,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class LogNormal:
+class LogNormal(Schedule):
     """Quantiles of log sigma ~ N(mean, std^2), cut at the process's ends (Karras et al. 2022).
 
     EDM's law of noise levels in training.
@@ -123,7 +123,7 @@ class LogNormal:
 
 
 @dataclass(frozen=True)
-class Laplace:
+class Laplace(Schedule):
     """Quantiles of the Laplace law of log-SNR = -2 log sigma (Hang et al. 2024), for training.
 
     Density exp(-|lambda - mean| / scale) / (2 scale), cut at the process's ends.
@@ -145,7 +145,7 @@ class Laplace:
 
 
 @dataclass(frozen=True)
-class Quadratic:
+class Quadratic(Schedule):
     """Uniform in the square root of the model's timesteps (Song et al. 2021, DDIM, App. D.2)."""
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
@@ -158,7 +158,7 @@ class Quadratic:
 
 
 @dataclass(frozen=True)
-class TimeUniform:
+class TimeUniform(Schedule):
     """t^(1/rho) uniform in the time of a VP process whose betas fit the ends (diff-sampler's "vp").
 
     t falls from 1 to eps; sigma^2 = exp(b t^2 / 2 + a t) - 1 with a and b from sigma(1) = sigma_max
@@ -181,7 +181,7 @@ class TimeUniform:
 
 
 @dataclass(frozen=True)
-class PolyExponential:
+class PolyExponential(Schedule):
     """log sigma falls with (1 - t)^rho (k-diffusion); rho = 1 is log-SNR uniform."""
 
     rho: float = 1.0
@@ -196,7 +196,7 @@ class PolyExponential:
 
 
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(Schedule):
     """Uniform in the time of the sigmoid schedule (Jabri et al. 2023, Algorithm 1).
 
     alpha(t) falls as sigmoid((start + t (end - start)) / tau), scaled to 1 .. 0, between the times
@@ -223,7 +223,7 @@ class Sigmoid:
 
 
 @dataclass(frozen=True)
-class Beta:
+class Beta(Schedule):
     """Quantiles of Beta(a, b) between the ends (Lee et al. 2024, arXiv 2407.12173).
 
     of "timestep", as the paper places them, or "sigma", as diffusers does.
@@ -247,7 +247,7 @@ class Beta:
 
 
 @dataclass(frozen=True)
-class KLOptimal:
+class KLOptimal(Schedule):
     """c tan(u) with u uniform between the ends: optimal for Gaussian data of standard deviation c
     (Sabour et al. 2024, Align Your Steps, section 3.1; user interfaces take c = 1)."""
 
@@ -263,7 +263,7 @@ class KLOptimal:
 
 
 @dataclass(frozen=True)
-class LinearAlpha:
+class LinearAlpha(Schedule):
     """Uniform in alpha = 1 / (1 + sigma^2), the VP signal variance."""
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:

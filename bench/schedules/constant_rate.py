@@ -11,14 +11,14 @@ from torch import Tensor
 
 from bench import curves
 from bench.schedules.ends import times, with_ends
-from bench.types import NoiseProcess, Rate
+from bench.types import NoiseProcess, Rate, Schedule
 
 Coordinate = Literal["sigma", "alpha", "angle", "logsnr"]
 _FINE = 40_001  # nodes of the cumulative rate: trapezoid error below 1e-8 over 12 nats of sigma
 
 
 @dataclass(frozen=True, repr=False)
-class ConstantRate:
+class ConstantRate(Schedule):
     """Constant Rate Scheduling (Okada et al., arXiv 2411.12188): du/dt proportional to v(u)^-xi.
 
     t(u) = integral of v(u)^xi du over the whole. With xi = 1 the discrepancy grows at a constant
@@ -56,6 +56,11 @@ class ConstantRate:
         extra = "" if self.floor == 1e-4 else f", floor={self.floor:g}"
         extra += f", smooth={self.smooth:g}" if self.smooth else ""
         return f"ConstantRate({self.rate!r}, xi={self.xi:g}, coordinate={self.coordinate!r}{extra})"
+
+    @property
+    def measured(self) -> tuple[Rate]:
+        """The rate."""
+        return (self.rate,)
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         fine, share = self._cumulative(process.sigma_min, process.sigma_max)

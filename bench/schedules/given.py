@@ -11,11 +11,11 @@ from torch import Tensor
 
 from bench import store
 from bench.schedules.ends import times, with_ends
-from bench.types import NoiseProcess, Schedule
+from bench.types import Costs, NoiseProcess, Rate, Schedule
 
 
 @dataclass(frozen=True)
-class Between:
+class Between(Schedule):
     """Another schedule between other ends than the process's own.
 
     A run then starts from noise of that sigma_max alone, beside which the data should be small.
@@ -31,6 +31,11 @@ class Between:
             raise ValueError(f"Between needs a schedule, not {self.schedule!r}")
         if min(self.sigma_max, self.sigma_min) < 0:
             raise ValueError("sigma_max and sigma_min must be above 0, or 0 for the process's own")
+
+    @property
+    def measured(self) -> tuple[Rate | Costs, ...]:
+        """As of the inner schedule."""
+        return self.schedule.measured
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         high = self.sigma_max or process.sigma_max
@@ -59,7 +64,7 @@ class _Cut:
 
 
 @dataclass(frozen=True)
-class Levels:
+class Levels(Schedule):
     """Given levels, as of a published table or of `crs-bench schedule --json`: sigmas down to 0.
 
     With their own number of steps they are used as they are; for another number log sigma is
@@ -113,7 +118,7 @@ _ALIGNED = {
 
 
 @dataclass(frozen=True)
-class AlignYourSteps:
+class AlignYourSteps(Schedule):
     """The published tables of Align Your Steps (Sabour et al. 2024, arXiv 2404.14507, Table 3).
 
     Noise levels that the authors optimised for 10 steps of Stable Diffusion 1.5, SDXL or Stable
@@ -141,7 +146,7 @@ class AlignYourSteps:
 
 
 @dataclass(frozen=True)
-class Snapped:
+class Snapped(Schedule):
     """Another schedule's grid moved to the nearest integer timesteps the model was trained on."""
 
     schedule: Schedule
@@ -149,6 +154,11 @@ class Snapped:
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, Schedule):
             raise ValueError(f"Snapped needs a schedule, not {self.schedule!r}")
+
+    @property
+    def measured(self) -> tuple[Rate | Costs, ...]:
+        """As of the inner schedule."""
+        return self.schedule.measured
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         grid = self.schedule(steps, process)

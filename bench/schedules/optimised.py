@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.schedules.closed import LogSNR, Native
 from bench.schedules.ends import with_ends
-from bench.types import NoiseProcess
+from bench.types import NoiseProcess, Schedule
 
 _CELLS = 10_000  # of the lattice over the range of lambda
 _JUMPS = (100, 50, 20, 10, 5, 2, 1)  # in cells
@@ -19,7 +19,7 @@ _MOST = 60  # levels that are optimised
 
 
 @dataclass(frozen=True)
-class DMNonUniform:
+class DMNonUniform(Schedule):
     """Levels that minimise the bound of Xue et al. (CVPR 2024, arXiv 2402.17376), model-free.
 
     sum_n |e_n W_n(lambda)|: W_n is the weight of the data prediction at level n in the result of

@@ -1,0 +1,199 @@
+"""An experiment: a frozen list of choices, from which every cell follows."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench.types.described import Described
+from bench.types.roles import NoiseProcess, Sampler, Schedule
+
+Keep = Literal["all", "scored", "none"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a comparison: everything that decides which images are made.
+
+    guidance: the scale of classifier-free guidance; None: the plain prediction.
+    """
+
+    model: str
+    schedule: Schedule
+    sampler: Sampler
+    nfe: int
+    seeds: range
+    guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.nfe < 1:
+            raise ValueError(f"nfe must be at least 1, not {self.nfe}")
+        if len(self.seeds) < 2:
+            raise ValueError("a cell needs at least 2 seeds: one image has no covariance")
+
+
+def steps_for(sampler: Sampler, nfe: int) -> int:
+    """The most steps to 0 that the sampler takes with at most `nfe` calls of the denoiser.
+
+    Raises:
+        ValueError: not even one step.
+    """
+    for steps in range(nfe, 0, -1):
+        if sampler.evals(torch.arange(steps, -1, -1, dtype=torch.float64)) <= nfe:
+            return steps
+    raise ValueError(f"{sampler!r} cannot take a step with {nfe} function evaluations; raise --nfe")
+
+
+def grid_of(cell: Cell, process: NoiseProcess) -> Tensor:
+    """The cell's grid, float64 [steps + 1].
+
+    Raises:
+        ValueError: the schedule gives no grid that strictly decreases to 0 or above.
+    """
+    steps = steps_for(cell.sampler, cell.nfe)
+    grid = cell.schedule(steps, process)
+    ok = grid.dtype == torch.float64 and grid.shape == (steps + 1,) and torch.isfinite(grid).all()
+    if not (ok and (grid.diff() < 0).all() and grid[-1] >= 0):
+        raise ValueError(
+            f"{cell.schedule!r} gave no valid grid for {steps} steps: expected float64 "
+            f"[{steps + 1}], strictly decreasing to >= 0, got {grid.tolist()}"
+        )
+    return grid
+
+
+@dataclass(frozen=True)
+class Tuned(Described):
+    """A schedule that is chosen among `tries`, for each sampler, on seeds that no table scores.
+
+    The winner has the lowest geometric mean of the Frechet distance over the tuning NFEs.
+    """
+
+    tries: tuple[Schedule, ...]
+
+    def __post_init__(self) -> None:
+        if not self.tries or not all(isinstance(one, Schedule) for one in self.tries):
+            raise ValueError(f"Tuned needs a tuple of schedules to choose from, not {self.tries!r}")
+
+
+@dataclass(frozen=True)
+class On(Described):
+    """A line of another model than the experiment's own."""
+
+    model: str
+    schedule: Schedule | Tuned
+
+
+@dataclass(frozen=True)
+class Converged:
+    """The fine run of the same model and seeds that every cell of a block is compared with.
+
+    images: the first seeds of each block that it is run on.
+    """
+
+    sampler: Sampler
+    schedule: Schedule
+    nfe: int
+    images: int = 10_000
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How images are made and scored: the protocol, with the digests of models and reference.
+
+    features, reference, metrics: as the command line writes them.
+    bank: single features that metrics read, of either set, at most.
+    dtype: of the network while it samples.
+    batch: images at once; results do not depend on it.
+    shard: seeds that are made and kept together; a stopped run loses one shard at most.
+    keep: whose features stay on disk when they have their scores: of all cells, of scored cells
+        (not those of tuning), or of none. New metrics of kept cells need no sampling.
+    converged: None: no distance to the model's own converged samples.
+    strip: images that are shown of a line's first block, at its lowest and highest NFE.
+    """
+
+    features: str = "effnet-lite0"
+    reference: str = "fashion-mnist"
+    metrics: tuple[str, ...] = ("fd", "precision", "recall")
+    bank: int = 10_000
+    dtype: str = "float32"
+    batch: int = 100
+    shard: int = 1_000
+    keep: Keep = "scored"
+    converged: Converged | None = None
+    strip: int = 8
+
+    def __post_init__(self) -> None:
+        if self.converged and self.converged.images > self.bank:
+            raise ValueError(
+                f"converged runs of {self.converged.images} images need as large a bank of "
+                f"features, not {self.bank}"
+            )
+        if self.shard < 1:
+            raise ValueError(f"a shard holds at least 1 seed, not {self.shard}")
+        if self.keep not in ("all", "scored", "none"):
+            raise ValueError(f"keep is all, scored or none, not {self.keep!r}")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Seeds that are scored at some NFEs. Blocks share no seed, with tuning neither.
+
+    lines: the lines that are run on it; () stands for all.
+    """
+
+    name: str
+    seeds: range
+    nfes: tuple[int, ...]
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named list of choices: every line, sampler, block and NFE of the block is a cell.
+
+    lines: name in tables -> a schedule, several to choose from, or one on another model.
+    guidance: the scale of classifier-free guidance of every cell, for class-conditional models.
+    published: the data set of `published.csv` whose numbers stand beside ours.
+    """
+
+    name: str
+    title: str
+    model: str
+    lines: dict[str, Schedule | Tuned | On]
+    samplers: tuple[Sampler, ...]
+    blocks: tuple[Block, ...]
+    tuning: Block | None = None
+    scoring: Scoring = field(default_factory=Scoring)
+    note: str = ""
+    guidance: float | None = None
+    published: str = ""
+
+    def __post_init__(self) -> None:
+        for line in self.lines:
+            if not isinstance(found := self.on(line).schedule, Schedule | Tuned):
+                raise ValueError(f"experiment {self.name}: line {line!r} is {found!r}, which is no "
+                                 "schedule: derive its class from bench.Schedule")  # fmt: skip
+        for sampler in self.samplers:
+            if not isinstance(sampler, Sampler):
+                raise ValueError(f"experiment {self.name}: {sampler!r} is no sampler: derive its "
+                                 "class from bench.Sampler")  # fmt: skip
+        blocks = [*self.blocks, *([self.tuning] if self.tuning else [])]
+        spans = sorted((b.seeds.start, b.seeds.stop) for b in blocks)
+        if any(stop > start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False)):
+            raise ValueError(f"experiment {self.name}: seed blocks overlap: {spans}")
+        strangers = {line for block in blocks for line in block.lines} - self.lines.keys()
+        if strangers:
+            raise ValueError(f"experiment {self.name}: blocks name no lines: {sorted(strangers)}")
+        if self.tuning is None and any(self.tries(line) for line in self.lines):
+            raise ValueError(f"experiment {self.name} has tuned lines but no tuning block")
+
+    def on(self, line: str) -> On:
+        """The model and schedule of a line."""
+        what = self.lines[line]
+        return what if isinstance(what, On) else On(self.model, what)
+
+    def tries(self, line: str) -> tuple[Schedule, ...]:
+        """The schedules that a tuned line is chosen from; () of any other line."""
+        schedule = self.on(line).schedule
+        return schedule.tries if isinstance(schedule, Tuned) else ()
