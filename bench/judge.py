@@ -1,101 +1,211 @@
-"""Images of any kind against a reference, outside of an experiment."""
+"""The only scorer: features of two sets of images -> scores with their errors and protocol.
+
+A run, `crs-bench score`, `crs-bench rescore` and `bench.score` all open a `Judge` and ask it.
+"""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from bench import features as room
-from bench.lab import (
-    banks_of,
-    check_reference,
-    extractor_of,
-    metrics_of,
-    reference_layers,
-    scores_of,
-)
+from bench import features as feature_room
+from bench import metrics as metric_room
+from bench import names
+from bench.features import Features, Reference
 from bench.metrics import interval, paired_interval
-from bench.types import FeatureExtractor, Metric, layer_of, needs_real
+from bench.store import digest
+from bench.types import Extractor, FeatureStatistics, Metric, Score, label_of
+
+Fake = Mapping[str, Features]  # layer -> features of generated images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Judge:
-    """Metrics on one extractor's features against one reference, opened before any image is."""
+    """Metrics on the features of one extractor, against one reference.
 
-    extractor: FeatureExtractor
+    bank: single features of either set that metrics read, at most; None: all.
+    real: layer -> the reference; empty where no metric reads one.
+    """
+
+    extractor: Extractor
     metrics: tuple[Metric, ...]
-    real: Mapping[str, room.Reference] = field(default_factory=dict, repr=False)  # by layer
+    bank: int | None = None
+    real: Mapping[str, Reference] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(
-        cls, reference: str | Path, features: str, metrics: Sequence[str], device: str
+        cls,
+        reference: str | Path,
+        features: str,
+        metrics: Sequence[str],
+        device: str,
+        bank: int | None = None,
     ) -> "Judge":
-        """The reference is not opened where no metric reads one. ValueError: unknown reference,
-        extractor or metric, a layer that either lacks, a reference with too few single features."""
+        """Open extractor, metrics and reference, before any image is read.
+
+        Arguments:
+            reference: a name, or the path of an .npz.
+            features, metrics: as the command line writes them.
+            device: of torch.
+            bank: as of the class.
+
+        Raises:
+            ValueError: an unknown name; a layer that the extractor or the reference lacks; a
+                reference with fewer single features than a metric needs.
+        """
         extractor = extractor_of(features, device)
         found = metrics_of(metrics, extractor)
-        if not any(needs_real(metric) for metric in found):
-            return cls(extractor, found)
-        real = room.load_reference(reference, extractor, layers=reference_layers(found))
-        check_reference(found, real)
-        return cls(extractor, found, real.by_layer)
+        readers = [metric for metric in found if metric.needs_real]
+        if not readers:
+            return cls(extractor, found, bank)
+        rows = (bank or sys.maxsize) if any(metric.reads_rows for metric in readers) else 0
+        layers = dict.fromkeys(metric.reads_layer for metric in readers)
+        layers.pop("features", None)
+        real = feature_room.load_reference(reference, extractor, rows, tuple(layers))
+        _check_rows(readers, real)
+        return cls(extractor, found, bank, replace(real, bank=real.bank.to(device)).by_layer)
 
-    def fold(
-        self, images: Iterable[Tensor], count: int | None = None, bank: int | None = None
-    ) -> dict[str, room.Features]:
+    @property
+    def layers(self) -> dict[str, int]:
+        """Layer that a metric reads -> single generated features that are kept of it."""
+        kept: dict[str, int] = {}
+        for metric in self.metrics:
+            most = sys.maxsize if metric.whole_bank or not self.bank else self.bank
+            rows = most if metric.reads_rows else 0
+            kept[metric.reads_layer] = max(rows, kept.get(metric.reads_layer, 0))
+        return kept
+
+    @property
+    def columns(self) -> dict[str, Metric]:
+        """Name in tables -> metric: its own name, with its fields where the name is taken."""
+        found: dict[str, Metric] = {}
+        for metric in self.metrics:
+            found[metric.name if metric.name not in found else long_name(metric)] = metric
+        return found
+
+    def fold(self, images: Iterable[Tensor], count: int | None = None) -> dict[str, Features]:
         """Features of a stream of uint8 batches [n, c, h, w], by layer, one batch at a time.
 
-        bank: single features that are kept, at most; evenly spaced where `count` says how many
-        images there are. None keeps all.
+        Arguments:
+            count: how many images will come. With it the single features that are kept are evenly
+                spaced; without it they are the first.
         """
-        keep = banks_of(self.metrics, bank or sys.maxsize)
-        return room.fold_layers(self.extractor, images, keep, count)
+        return feature_room.fold_layers(self.extractor, images, self.layers, count)
 
-    def scores(self, fake: Mapping[str, room.Features]) -> dict[str, float]:
-        """Metric name -> score."""
-        return scores_of(self.metrics, fake, self.real)
+    def score(self, metric: Metric, fake: Fake) -> Score:
+        """The score of a set by one metric.
 
-    def identity(self, fake: Mapping[str, room.Features]) -> dict[str, Any]:
-        """What the scores depend on beside the images: digests, definitions, sizes of banks."""
-        real = self.real.get("features")
+        Raises:
+            ValueError: what the metric refuses; a metric that gives no `Score`.
+        """
+        found = metric(**self._pair(metric, fake))
+        if not isinstance(found, Score):
+            raise ValueError(f"{metric!r} gave {found!r}: a metric returns bench.Score(value)")
+        return found
+
+    def scores(self, fake: Fake) -> dict[str, Score]:
+        """Name in tables -> score."""
+        return {name: self.score(metric, fake) for name, metric in self.columns.items()}
+
+    def protocol(self, metric: Metric) -> dict[str, Any]:
+        """What a score depends on beside the images."""
+        real = self.real.get(metric.reads_layer) if metric.needs_real else None
+        found = {"metric": metric.spec(), "text": repr(metric), "features": self.extractor.name,
+                 "features_digest": self.extractor.digest}  # fmt: skip
+        if real is not None:
+            found |= {"reference": real.name, "reference_digest": real.digest,
+                      "reference_n": real.n}  # fmt: skip
+        if metric.reads_rows:
+            found["bank"] = self.bank if real is None else len(real.bank)
+        return found
+
+    def identity(self, metric: Metric) -> str:
+        """A digest of `protocol`: with the key of the images it makes the key of a score."""
+        names = ("metric", "features", "features_digest", "reference_digest", "bank")
+        return digest({name: self.protocol(metric).get(name) for name in names})
+
+    def intervals(self, fake: Fake, replicates: int) -> dict[str, tuple[float, float]]:
+        """Name in tables -> 95 % interval of its mean over fresh sets of images: see `interval`."""
         return {
-            "metrics": [repr(metric) for metric in self.metrics],
-            "extractor_digest": self.extractor.digest,
-            "bank": {layer: len(one.bank) for layer, one in fake.items()},
-        } | ({} if real is None else {
-            "reference_digest": real.digest, "reference_n": real.n, "reference_bank": len(real.bank)
-        })  # fmt: skip
-
-    def intervals(
-        self, fake: Mapping[str, room.Features], replicates: int
-    ) -> dict[str, tuple[float, float]]:
-        """Metric name -> where its mean over fresh sets of images lies, 95 %: see `interval`."""
-        return {
-            metric.name: interval(metric, *self._pair(metric, fake), replicates)
-            for metric in self.metrics
+            name: interval(metric, **self._pair(metric, fake), replicates=replicates)
+            for name, metric in self.columns.items()
         }
 
     def differences(
-        self, fake: Mapping[str, room.Features], other: Mapping[str, room.Features], replicates: int
+        self, fake: Fake, other: Fake, replicates: int
     ) -> dict[str, tuple[float, float]]:
-        """Metric name -> where score(fake) - score(other) lies, 95 %, for two sets whose i-th
-        images are of one seed: see `paired_interval`."""
-        return {
-            metric.name: paired_interval(
-                metric, fake[layer_of(metric)], *self._pair(metric, other), replicates
+        """Name in tables -> 95 % interval of score(fake) - score(other), for two sets whose i-th
+        images have the same seed: see `paired_interval`."""
+        found = {}
+        for name, metric in self.columns.items():
+            pair, layer = self._pair(metric, other), metric.reads_layer
+            found[name] = paired_interval(
+                metric, fake[layer], pair["fake"], pair["real"], replicates
             )
-            for metric in self.metrics
-        }
+        return found
 
-    def _pair(
-        self, metric: Metric, fake: Mapping[str, room.Features]
-    ) -> tuple[room.Features, room.Features | room.Reference]:
-        """Generated and real features that a metric reads; the former twice if it reads one set."""
-        layer = layer_of(metric)
-        return fake[layer], self.real[layer] if needs_real(metric) else fake[layer]
+    def _pair(self, metric: Metric, fake: Fake) -> dict[str, Any]:
+        """Arguments of a metric; one that reads no real set gets the generated set twice."""
+        layer = metric.reads_layer
+        real: FeatureStatistics = self.real[layer] if metric.needs_real else fake[layer]
+        return {"fake": fake[layer], "real": real}
+
+
+def long_name(metric: Metric) -> str:
+    """`precision(k=5)`: a metric's name with the fields that its label shows."""
+    return metric.name + metric.label[len(label_of(metric.spec() | {"fields": {}})) :]
+
+
+def extractor_of(text: str, device: str) -> Extractor:
+    """A feature extractor as the command line writes it, on a device.
+
+    Raises:
+        ValueError: no such extractor; missing weights; a class that is no `Extractor`.
+    """
+    made = names.build(text, feature_room)
+    if not isinstance(made, Extractor):
+        raise ValueError(f"{text} is no feature extractor: derive its class from bench.Extractor")
+    return made.on(device)
+
+
+def metrics_of(forms: Sequence[str], extractor: Extractor) -> tuple[Metric, ...]:
+    """Metrics as the command line writes them.
+
+    Raises:
+        ValueError: an unknown metric; the same one twice; a layer that the extractor lacks; a class
+            that is no `Metric`.
+    """
+    found: list[Metric] = []
+    for text in forms:
+        metric = names.build(text, metric_room)
+        if not isinstance(metric, Metric):
+            raise ValueError(f"{text} is no metric: derive its class from bench.Metric")
+        if metric in found:
+            raise ValueError(f"metric {text} is asked for twice; leave one out")
+        if metric.reads_layer not in extractor.layers:
+            kinds = names.public(feature_room).items()
+            able = [name for name, kind in kinds
+                    if issubclass(kind, Extractor) and metric.reads_layer in kind.layers]  # fmt: skip
+            raise ValueError(
+                f"{metric.name} reads the layer {metric.reads_layer!r}, which {extractor.name} does "
+                f"not have; extractors that do: {', '.join(able) or 'none'}"
+            )
+        found.append(metric)
+    return tuple(found)
+
+
+def _check_rows(metrics: Sequence[Metric], reference: Reference) -> None:
+    """ValueError unless the reference keeps as many single features as the metrics need."""
+    for metric in metrics:
+        if len(reference.bank) < metric.least_rows:
+            raise ValueError(
+                f"{metric.name} needs at least {metric.least_rows} single features of the real "
+                f"set, but reference {reference.name} keeps {len(reference.bank)}; make one of the "
+                "images with crs-bench reference ... --bank 10000, or leave it out of the metrics"
+            )
 
 
 def score(
@@ -105,29 +215,41 @@ def score(
     metrics: Sequence[str] = ("fd", "precision", "recall"),
     device: str = "cpu",
 ) -> dict[str, float]:
-    """Scores of uint8 images x [n, c, h, w], or a stream of batches of them, against a reference:
-    metric name -> float. Of a stream one batch is held at a time, and the features that the metrics
-    need one by one.
+    """Scores of images against a reference.
 
-    ValueError: what `Judge.open` refuses, images that are not uint8 NCHW, too few.
+    Arguments:
+        x: uint8 [n, c, h, w], or a stream of such batches, of which one is held at a time.
+        reference: a name, or the path of an .npz.
+        features, metrics: as the command line writes them.
+        device: of torch, for the extractor.
+
+    Returns:
+        Name of the metric -> value.
+
+    Raises:
+        ValueError: what `Judge.open` refuses; images that are not uint8 [n, c, h, w]; too few.
     """
     judge = Judge.open(reference, features, metrics, device)
-    return judge.scores(judge.fold(x.split(256) if isinstance(x, Tensor) else x))
+    fake = judge.fold(x.split(256) if isinstance(x, Tensor) else x)
+    return {name: found.value for name, found in judge.scores(fake).items()}
 
 
 def cautions(
     n: int, lossy: int, shape: tuple[int, ...], features: str, real: tuple[int, ...] = ()
 ) -> list[str]:
-    """Why a score of n images [c, h, w], of which `lossy` are JPEGs, is not comparable as it is.
+    """Why a score should not be compared with others.
 
-    real: [c, h, w] of the reference's images, () if not known.
+    Arguments:
+        n: number of images; lossy: how many of them are JPEGs.
+        shape: of an image, [c, h, w].
+        real: of an image of the reference; () if it is not known.
     """
     found = []
     if n < 50_000:
-        found.append(f"{n:,} images: published FIDs are of 50,000, and fewer score higher")
+        found.append(f"{n:,} images: published FIDs use 50,000, and fewer images score higher")
     if lossy:
-        found.append(f"{lossy:,} of the images are JPEGs, whose losses count as a difference; "
-                     "save samples as PNG")  # fmt: skip
+        found.append(f"{lossy:,} of the images are JPEGs, and their compression counts as a "
+                     "difference; save samples as PNG")  # fmt: skip
     if shape[0] == 1 and "effnet" not in features:
         found.append("grey images were repeated to three channels")
     if real and real[1:] != shape[1:]:

@@ -1,6 +1,7 @@
 """Keys and records: one JSON file a cell, whole or absent, or all of them packed in one file.
 
-Standard library only.
+Images have a key and scores have another: the key of a score is made of the images' key and of the
+identity of the metric with its extractor and reference. Standard library only.
 """
 
 import gzip
@@ -16,9 +17,18 @@ from typing import Any
 
 
 def digest(content: Any) -> str:
-    """SHA-256 of the canonical JSON of `content`, first 20 hex digits: the identity of a cell."""
+    """SHA-256 of the canonical JSON of `content`, first 20 hex digits: an identity.
+
+    Raises:
+        ValueError: NaN or infinity in the content.
+    """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def score_key(images: str, metric: str) -> str:
+    """The key of a score. images: key of a cell; metric: identity of a metric (`Judge.identity`)."""
+    return digest({"images": images, "metric": metric})
 
 
 def file_digest(path: Path) -> str:
@@ -78,15 +88,20 @@ def check_writable(folder: Path) -> None:
 
 
 def save_record(folder: Path, record: Mapping[str, Any], strip: bytes | None) -> Path:
-    """Write one cell's record and its picture strip; the record last, so it marks completion."""
+    """Write the record of a cell and its strip of pictures.
+
+    The record is written last, so that it says that the cell is complete.
+    """
     if strip is not None:
         write_bytes(folder / "records" / f"{record['key']}.png", strip)
     return write_json(folder / "records" / f"{record['key']}.json", record)
 
 
 def pack_records(folder: Path) -> Path:
-    """Gather the single records of a folder in one compressed file, a record a line, and delete
-    them: a tenth of the bytes; compress its plan. Read like before; what is made later goes first.
+    """Gather the records of a folder in one compressed file and delete the single files.
+
+    It has a tenth of the bytes, a record a line; the plan is compressed too. Both are read as
+    before. A record that is written later replaces the packed one of its key.
     """
     records = load_records(folder)
     lines = "".join(json.dumps(records[key]) + "\n" for key in sorted(records))
@@ -111,11 +126,18 @@ def load_records(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def load_record(folder: Path, key: str) -> dict[str, Any] | None:
+    """The record of a cell; None if there is none."""
+    path = folder / "records" / f"{key}.json"
+    return read_json(path) if path.is_file() else _packed(folder).get(key)
+
+
 def has_record(folder: Path, key: str) -> bool:
-    """Whether that cell is finished."""
+    """Whether a cell has a record."""
     return (folder / "records" / f"{key}.json").is_file() or key in _packed(folder)
 
 
+PLAN_VERSION = 2
 _PACK = "records.jsonl.gz"
 _PLAN = "plan.json.gz"
 
@@ -136,18 +158,34 @@ def _unpacked(path: Path, changed: int) -> dict[str, dict[str, Any]]:
 
 
 def save_plan(folder: Path, plan: Mapping[str, Any]) -> Path:
-    """Write what the experiment asks for: its rows, what was chosen, the rates it used."""
-    return write_json(folder / "plan.json", plan)
+    """Write what the experiment asks for: its rows, lines, metrics, choices and rates."""
+    return write_json(folder / "plan.json", {"version": PLAN_VERSION, **plan})
+
+
+def has_plan(folder: Path) -> bool:
+    """Whether the folder is that of an experiment that was planned."""
+    return (folder / "plan.json").is_file() or (folder / _PLAN).is_file()
 
 
 def load_plan(folder: Path) -> dict[str, Any]:
-    """The plan of an experiment folder; ValueError if it was never run."""
+    """The plan of an experiment folder.
+
+    Raises:
+        ValueError: no plan, a damaged one, or one of another version.
+    """
     path, packed = folder / "plan.json", folder / _PLAN
-    if path.is_file():
-        return read_json(path)
-    if not packed.is_file():
+    if not has_plan(folder):
         raise ValueError(f"{folder} holds no plan.json; first: crs-bench run {folder.name}")
-    try:
-        return json.loads(gzip.decompress(packed.read_bytes()))
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise ValueError(f"{packed} is damaged ({error}); fetch it again or run again") from error
+    if path.is_file():
+        plan = read_json(path)
+    else:
+        try:
+            plan = json.loads(gzip.decompress(packed.read_bytes()))
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise ValueError(
+                f"{packed} is damaged ({error}); fetch it again or run again"
+            ) from error
+    if not isinstance(plan, dict) or plan.get("version") != PLAN_VERSION:
+        raise ValueError(f"the plan in {folder} is of another version; write it again: "
+                         f"crs-bench run {folder.name}")  # fmt: skip
+    return plan

@@ -1,13 +1,7 @@
-"""What figures share: one colour a schedule line throughout, legends, axes.
-
-Baselines are dashed and cool, constant-rate lines solid and warm (Okabe and Ito's palette).
-"""
+"""What figures share: looks of lines, legends, axes, files."""
 
 import io
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 
 from matplotlib.artist import Artist
@@ -24,36 +18,15 @@ from matplotlib.ticker import (
 from PIL import Image
 
 from bench import store
+from bench.report import lines
 from bench.report.frame import Results
-
-COOL = ("#333333", "#56B4E9", "#0072B2", "#999999", "#333399", "#7F9DB9", "#00838F", "#9575CD")
-WARM = ("#D55E00", "#E69F00", "#CC79A7", "#A50F15", "#8C6D00", "#F0027F")
-_MARKS = "osD^vP*X"
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a schedule line is drawn."""
-
-    color: str
-    marker: str
-    linestyle: str
-
-
-def constant_rate(line: str) -> bool:
-    """Whether a line's name tells of a constant-rate grid; `trained CRS, native` has none."""
-    return line.startswith("CRS") or bool(re.search(r"\b(CRS|ConstantRate)\(", line))
+from bench.report.lines import Look
 
 
 def looks(results: Results) -> dict[str, Look]:
-    """Schedule line -> look, by its place in the scored rows: the same in every figure."""
-    found: dict[str, Look] = {}
-    cool, warm = cycle(COOL), cycle(WARM)
+    """Schedule line -> look, of all lines of the plan that are scored."""
     rows = results.frame[results.frame.role == "score"]
-    for mark, line in zip(cycle(_MARKS), dict.fromkeys(rows.line), strict=False):
-        ours = constant_rate(line)
-        found[line] = Look(next(warm), mark, "-") if ours else Look(next(cool), mark, "--")
-    return found
+    return lines.looks(results.plan["lines"], dict.fromkeys(rows.line))
 
 
 def panels(

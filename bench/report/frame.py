@@ -11,21 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-HIGHER_IS_BETTER = {
-    "precision",
-    "recall",
-    "precision_adm",
-    "recall_adm",
-    "density",
-    "coverage",
-    "is",
-}
+from bench import store
+
 MANY_LINES = 16  # schedule lines of a group; more are drawn and sorted as a sweep
 _NAMES = {
     "rms_error": "RMS to converged (grey levels)",
     "fd_error": "FD to converged",
     "kid": "KID",
-    "kid_error": "KID, standard error",
     "is": "IS",
     "sfid": "sFID",
     "precision_adm": "Precision (ADM)",
@@ -83,27 +75,45 @@ class Results:
         keys = dict.fromkeys(row["key"] for row in self.plan["rows"])
         return [self.records[key] for key in keys if key in self.records]
 
+    def scores(self, row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Name of a metric -> its score with error and protocol, of a row of the plan.
+
+        A score that was not taken is left out.
+        """
+        record = self.records.get(row["key"])
+        if record is None:
+            return {}
+        keys = {metric["name"]: store.score_key(row["key"], metric["identity"])
+                for metric in self.plan["metrics"]}  # fmt: skip
+        keys |= row.get("errors", {})
+        return {name: record["scores"][key] for name, key in keys.items()
+                if key in record["scores"]}  # fmt: skip
+
     @cached_property
     def metrics(self) -> list[str]:
-        """Metric names, in the order of the records."""
-        return list(dict.fromkeys(name for record in self.done for name in record["metrics"]))
+        """Names of the metrics that any cell has, in plan order, then distances to converged."""
+        taken = {name for row in self.plan["rows"] for name in self.scores(row)}
+        every = [*(metric["name"] for metric in self.plan["metrics"]), "rms_error", "fd_error"]
+        return [name for name in every if name in taken]
 
     @property
     def features(self) -> str:
         """The feature extractor's name."""
-        return str(self.done[0]["protocol"]["features"])
+        found = (score for row in self.plan["rows"] for score in self.scores(row).values())
+        return str(next(score["features"] for score in found if "features" in score))
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row a planned cell; metrics are NaN where it was not run."""
+        """One row a planned cell; metrics are NaN where they were not taken."""
         rows = []
         for row in self.plan["rows"]:
-            record = self.records.get(row["key"])
-            scores = record["metrics"] if record else dict.fromkeys(self.metrics, np.nan)
+            record, scores = self.records.get(row["key"]), self.scores(row)
+            values = {name: scores[name]["value"] if name in scores else np.nan
+                      for name in self.metrics}  # fmt: skip
             counted = record["nfe"] if record else None
-            schedule = record["cell"]["schedule"] if record else None
-            n = row.get("n", (record or self.done[0])["protocol"]["n"])
-            rows.append({**row, "n": n, "schedule": schedule, "counted": counted, **scores})
+            schedule = record["cell"]["label"] if record else None
+            plain = {name: value for name, value in row.items() if name != "errors"}
+            rows.append({**plain, "schedule": schedule, "counted": counted, **values})
         return pd.DataFrame(rows)
 
     @cached_property
@@ -138,8 +148,9 @@ class Results:
         return f"{self.models(model, n)}, {n:,} images a cell"
 
     def higher_is_better(self, metric: str) -> bool:
-        """By the plan, which knows a user's own metrics; by name where a plan does not say."""
-        return metric in self.plan.get("higher_is_better", HIGHER_IS_BETTER)
+        """As the plan says; lower is better of the distances to converged runs."""
+        return any(one["name"] == metric and one["higher_is_better"]
+                   for one in self.plan["metrics"])  # fmt: skip
 
     def sweeps(self, model: str, n: int) -> bool:
         """Whether a group has more schedule lines than curves can tell apart."""
@@ -156,8 +167,8 @@ class Results:
     def behind(self, model: str, n: int, sampler: str) -> pd.DataFrame:
         """log FD less that of the best line of the NFE on the same seeds [lines, NFEs].
 
-        So a line is not ahead by what it has not run, nor by having run the easy block alone: below
-        0 is one of fewer blocks that is better than the best on these.
+        A line is compared on the blocks that it has run, so that easy blocks do not favour it. A
+        value below 0 belongs to a line of fewer blocks that is better on them than the best line.
         """
         rows = self.scored(model, n)
         rows = rows[rows.sampler == sampler]
@@ -224,16 +235,19 @@ class Results:
 
     def converged_fd(self, row: pd.Series) -> float | None:
         """FD of the converged run of a row's model and seeds, if over as many images."""
-        anchor = self.records.get(row.get("anchor"))
-        if anchor is None or anchor["protocol"]["n"] != row.n:
-            return None
-        return float(anchor["metrics"]["fd"])
+        anchor = self._rows.get(row.get("anchor"))
+        fd = self.scores(anchor).get("fd") if anchor and anchor["n"] == row.n else None
+        return None if fd is None else float(fd["value"])
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        return {row["key"]: row for row in self.plan["rows"]}
 
     @cached_property
     def converged(self) -> list[dict[str, Any]]:
-        """Records of the converged runs, in plan order."""
-        keys = dict.fromkeys(r["key"] for r in self.plan["rows"] if r["role"] == "converged")
-        return [self.records[key] for key in keys if key in self.records]
+        """Rows of the converged runs that have a record, in plan order, each once."""
+        rows = {key: row for key, row in self._rows.items() if row["role"] == "converged"}
+        return [row for key, row in rows.items() if key in self.records]
 
 
 def _best(blocks: dict[str, pd.Series], sign: int) -> str:

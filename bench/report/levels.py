@@ -3,7 +3,6 @@
 A band holds 90 % of the bootstrap replicates of a rate, at each level or step by itself.
 """
 
-import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bench.report.drawing import COOL, WARM, legend, log_axis, looks, panels
+from bench.report.drawing import legend, log_axis, looks, panels
 from bench.report.frame import Results
+from bench.report.lines import COOL, WARM, uses_rate
 
 _BANDS = "bands: 90 % of the bootstrap replicates"
 
@@ -104,11 +104,7 @@ class Curve:
     def used_by(self, record: dict[str, Any]) -> bool:
         """Whether a cell's grid was made of this rate."""
         cell = record["cell"]
-        return cell["model"] == self.model and _names(cell["schedule"], self.name)
-
-
-def _names(schedule: str, rate: str) -> bool:
-    return bool(re.search(rf"\({re.escape(rate)}[,)]", schedule))
+        return cell["model"] == self.model and uses_rate(cell["schedule"], self.name)
 
 
 def curves(results: Results, model: str) -> list[Curve]:
@@ -127,7 +123,7 @@ def curves(results: Results, model: str) -> list[Curve]:
             one for one in rates if (one["model"], one["name"]) == (rate["model"], rate["name"])
         ]
         users = list(
-            dict.fromkeys(c["model"] for _, c in cells if _names(c["schedule"], rate["name"]))
+            dict.fromkeys(c["model"] for _, c in cells if uses_rate(c["schedule"], rate["name"]))
         )
         told = len(alike) > 1 and len(alike) == len(users)
         owner = users[[one is rate for one in alike].index(True)] if told else rate["model"]

@@ -8,8 +8,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from bench.report.drawing import constant_rate
 from bench.report.frame import Results, label
+from bench.report.lines import constant_rate
 
 _COLORS = colormaps["YlOrRd"]
 _RATIOS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3)  # marks of the colour bar
@@ -38,7 +38,8 @@ def sweep(results: Results, model: str, n: int) -> Figure:
     panels = figure.subplots(1, len(samplers), squeeze=False)[0]
     every = zip(samplers, panels, tables, behind, fewer, strict=True)
     for sampler, axes, table, ratio, few in every:
-        _panel(axes, table, ratio, top, few.to_numpy())
+        ours = [constant_rate(results.plan["lines"][line]) for line in table.index]
+        _panel(axes, table, ratio, top, few.to_numpy(), ours)
         axes.set_title(f"{sampler}, NFE", fontsize=9)
     color_bar(figure, list(panels), top, most, "times the best of the column")
     name = label("fd", results.features)
@@ -54,14 +55,15 @@ def sweep(results: Results, model: str, n: int) -> Figure:
 
 
 def _panel(
-    axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float, few: np.ndarray
-) -> None:
-    """One sampler's lines."""
+    axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float, few: np.ndarray,
+    ours: list[bool],
+) -> None:  # fmt: skip
+    """One sampler's lines. ours: whether a line has a constant rate."""
     heat(axes, table, ratio, top, (ratio == 0).to_numpy(), few)
     axes.set_xticks(range(table.shape[1]), [str(nfe) for nfe in table.columns], fontsize=7)
     axes.set_yticks(range(len(table)), list(table.index), fontsize=7, parse_math=False)
-    for text, line in zip(axes.get_yticklabels(), table.index, strict=True):
-        text.set_fontweight("normal" if constant_rate(line) else "bold")
+    for text, constant in zip(axes.get_yticklabels(), ours, strict=True):
+        text.set_fontweight("normal" if constant else "bold")
 
 
 def heat(

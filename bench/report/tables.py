@@ -30,28 +30,39 @@ def write(results: Results, folder: Path) -> list[Path]:
     ]
 
 
-def _from_records(results: Results, part: str, name: str) -> list[Any]:
-    """One value a planned cell, None where it was not run."""
-    records = [results.records.get(key) for key in results.frame.key]
-    return [record[part].get(name) if record else None for record in records]
-
-
 def long_form(results: Results) -> pd.DataFrame:
     """One row a planned cell, tuning cells included; nothing that differs from run to run."""
-    frame = results.frame
+    frame, rows = results.frame, results.plan["rows"]
     devices = {key: record["device"] for key, record in results.records.items()}
+
+    def said(name: str) -> list[Any]:
+        """The first score's word on its protocol, None where nothing was scored."""
+        scores = [results.scores(row).values() for row in rows]
+        return [next((one[name] for one in cell if name in one), None) for cell in scores]
+
     out = frame[[*_CELL, "schedule", *results.metrics]].assign(
-        counted=frame.counted.astype("Int64"),
-        features=_from_records(results, "protocol", "features"),
-        reference=_from_records(results, "protocol", "reference"),
-        device=frame.key.map(devices),
-    )
+        counted=frame.counted.astype("Int64"), features=said("features"),
+        reference=said("reference"), device=frame.key.map(devices),
+        **{f"{name}_{what}": values for name in results.metrics
+           for what, values in _sureness(results, name).items()},
+    )  # fmt: skip
     return out.rename(columns={"counted": "nfe_counted"})
+
+
+def _sureness(results: Results, metric: str) -> dict[str, list[float | None]]:
+    """Columns of the error and of the ends of the interval of a metric; only those that exist."""
+    scores = [results.scores(row).get(metric, {}) for row in results.plan["rows"]]
+    ends = [score.get("interval_95", (None, None)) for score in scores]
+    found = {"error": [score.get("error") for score in scores],
+             "low": [low for low, _ in ends], "high": [high for _, high in ends]}  # fmt: skip
+    return {name: values for name, values in found.items() if any(v is not None for v in values)}
 
 
 def seconds(results: Results) -> pd.DataFrame:
     """What each cell took, seconds: apart from the table, which a second run must reproduce."""
-    took = {f"{part}_s": _from_records(results, "seconds", part) for part in ("sample", "score")}
+    records = [results.records.get(key) for key in results.frame.key]
+    took = {f"{part}_s": [record["seconds"][part] if record else None for record in records]
+            for part in ("sample", "score")}  # fmt: skip
     return results.frame[[*_CELL, "key"]].drop(columns="counted").assign(**took)
 
 
@@ -61,37 +72,47 @@ def _each(values: list[str]) -> str:
 
 def protocol(results: Results) -> list[str]:
     """What the numbers are, in sentences: taken from the records, differences listed."""
-    parts = [record["protocol"] for record in results.done]
+    cells = [record["cell"] for record in results.done]
+    scores = [one for row in results.plan["rows"] for one in results.scores(row).values()]
 
-    def each(name: str) -> str:
-        return _each([f"{part.get(name)}" for part in parts])
+    def each(parts: list[dict[str, Any]], name: str) -> str:
+        return _each([f"{part[name]}" for part in parts if name in part])
 
-    neighbours = (
-        f", {each('bank')} features for precision and recall, k = {each('k')}"
-        if HIGHER_IS_BETTER & set(results.metrics)
-        else ""
-    )
+    counts = _each([f"{row['n']}" for row in results.plan["rows"] if row["key"] in results.records])
+    texts = [f"{metric['text']}" for metric in results.plan["metrics"]]
+    rows = each([one for one in scores if "reference" in one], "bank")
     devices = _each([record["device"] for record in results.done])
     versions = _each([f"{k} {v}" for one in results.done for k, v in one["versions"].items()])
     lines = [
-        f"Features {each('features')}; reference {each('reference')} (N = {each('reference_n')}"
-        f"{neighbours}); {each('n')} images a cell; quantiser {each('quantiser')}; network in "
-        f"{each('dtype')}; {devices}; {versions}.",
-        f"{label('fd', results.features)}: lower is better."
-        + " Precision, recall: higher is better." * bool(neighbours),
+        f"Features {each(scores, 'features')}; reference {each(scores, 'reference')} "
+        f"(N = {each(scores, 'reference_n')}); metrics {', '.join(texts)}"
+        + f", on at most {rows} single features"
+        * bool(rows)
+        + f"; {counts} images a cell; quantiser {each(cells, 'quantiser')}; network in "
+        f"{each(cells, 'dtype')}; {devices}; {versions}.",
+        _directions(results),
     ]
-    apart = ("n", "converged")  # these differ between groups, and between blocks
-    names = dict.fromkeys(name for part in parts for name in part if name not in apart)
-    mixed = [name for name in names if len({str(part.get(name)) for part in parts}) > 1]
+    mixed = [name for name in ("quantiser", "dtype") if len({c[name] for c in cells}) > 1]
+    mixed += [name for name in ("features", "reference", "reference_digest")
+              if len({one[name] for one in scores if name in one}) > 1]  # fmt: skip
     if mixed:
         lines.append(f"Warning: the records differ in {', '.join(mixed)}; do not compare them.")
-    few = min(part["n"] for part in parts)
+    few = min(row["n"] for row in results.plan["rows"] if row["key"] in results.records)
     if few < 50_000:
         lines.append(
             f"Cells have as few as {few:,} images: N < 50,000 is not comparable with published "
             "numbers; compare within a table only."
         )
     return lines
+
+
+def _directions(results: Results) -> str:
+    """Which metrics want to be low, and which high."""
+    ways: dict[str, list[str]] = {"lower": [], "higher": []}
+    for name in results.metrics:
+        way = "higher" if results.higher_is_better(name) else "lower"
+        ways[way].append(label(name, results.features))
+    return " ".join(f"{', '.join(names)}: {way} is better." for way, names in ways.items() if names)
 
 
 def markdown(results: Results) -> str:
@@ -130,27 +151,22 @@ _BEYOND = (
 
 def _converged(results: Results) -> str:
     """The fine runs that cells are compared with, and their own scores."""
-    first = results.converged[0]["cell"]
-    rows = ["| converged run | seeds | " + " | ".join(_heads(results)) + " |",
-            "|---|---|" + "---:|" * len(_heads(results))]  # fmt: skip
-    for record in results.converged:
-        scores = [_value(record["metrics"][name], name) for name in results.metrics
-                  if name in record["metrics"]]  # fmt: skip
-        low, high = record["cell"]["seeds"]
-        rows.append(
-            f"| {record['cell']['model']} | {low} to {high - 1} | " + " | ".join(scores) + " |"
-        )
-    sampler = first["sampler"].removesuffix("()")
+    rows = results.converged
+    record = results.records[rows[0]["key"]]
+    names = [name for name in results.metrics if name in results.scores(rows[0])]
+    table = {}
+    for row in rows:
+        cell, scores = results.records[row["key"]]["cell"], results.scores(row)
+        low, high = cell["seeds"]
+        values = [_value(scores[name]["value"], name, results) for name in names if name in scores]
+        table[f"{cell['model']}, seeds {low} to {high - 1}"] = values
+    heads = [label(name, results.features) for name in names]
     return (
-        f"RMS and FD to converged compare a cell with the images that {sampler} makes of "
-        f"the same seeds with {record['nfe']} evaluations under `{first['schedule']}`; quantising "
-        f"alone is worth 0.4 grey levels of RMS. {_BEYOND}\n\n" + "\n".join(rows)
+        f"RMS and FD to converged compare a cell with the images that {rows[0]['sampler']} makes "
+        f"of the same seeds with {record['nfe']} evaluations under `{record['cell']['label']}`; "
+        f"quantising alone is worth 0.4 grey levels of RMS. {_BEYOND}\n\n"
+        + _table("converged run", heads, table)
     )
-
-
-def _heads(results: Results) -> list[str]:
-    names = results.converged[0]["metrics"]
-    return [label(name, results.features) for name in results.metrics if name in names]
 
 
 def _legend(blocks: int) -> str:

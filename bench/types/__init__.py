@@ -1,6 +1,6 @@
 """What passes between rooms: the roles of parts, measurements, and an experiment's choices."""
 
-from bench.types.described import Described, digest
+from bench.types.described import Described, label_of
 from bench.types.experiment import (
     Block,
     Cell,
@@ -34,5 +34,5 @@ __all__ = [
     "Block", "Cell", "Converged", "CostMeasure", "Costs", "Denoiser", "Described", "Experiment",
     "Extractor", "FeatureStatistics", "Keep", "Measure", "Metric", "Model", "Noise",
     "NoiseProcess", "On", "Rate", "Sampler", "Schedule", "Score", "Scoring", "Tuned",
-    "VarianceDenoiser", "digest", "grid_of", "rate_between", "steps_for",
+    "VarianceDenoiser", "grid_of", "label_of", "rate_between", "steps_for",
 ]  # fmt: skip

@@ -1,8 +1,6 @@
 """`spec()`: what a schedule, sampler, measure, metric or extractor is, as JSON."""
 
 import dataclasses
-import hashlib
-import json
 from typing import Any, ClassVar
 
 _HOME = "bench."
@@ -12,10 +10,18 @@ class Described:
     """Anything whose class and fields say what it is.
 
     version: raise it when the class computes something else from the same fields, or when a
-    default changes. Old records then keep their meaning.
+        default changes. Old records then keep their meaning.
+    shown: fields that labels show even where they have their default value.
     """
 
     version: ClassVar[int] = 1
+    shown: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def label(self) -> str:
+        """The class with the fields that differ from their defaults, as tables print it."""
+        fields = {name: _json(vars(self)[name], name) for name in self.shown}
+        return label_of(self.spec() | {"fields": fields | self.spec()["fields"]})
 
     def spec(self) -> dict[str, Any]:
         """The class and its fields as JSON.
@@ -32,8 +38,9 @@ class Described:
         """
         kind = type(self)
         name = kind.__name__ if kind.__module__.startswith(_HOME) else _elsewhere(kind)
-        fields = {}
-        for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
+        fields: dict[str, Any] = {}
+        known = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        for field in known:
             value = vars(self)[field.name]
             if field.compare and not _is_default(value, field):
                 fields[field.name] = _json(value, f"{name}.{field.name}")
@@ -66,11 +73,24 @@ def _json(value: Any, where: str) -> Any:
                     "use numbers, text, tuples or other schedules, samplers, ...")  # fmt: skip
 
 
-def digest(content: Any) -> str:
-    """SHA-256 of the canonical JSON of `content`, first 20 hex digits: an identity.
+def label_of(spec: dict[str, Any]) -> str:
+    """A spec as text: `Karras(rho=3)`; of a measurement its name."""
+    fields = dict(spec["fields"])
+    if "digest" in fields:
+        return str(fields["name"])
+    parts = [_text(value) if _is_spec(value) else f"{name}={_text(value)}"
+             for name, value in fields.items()]  # fmt: skip
+    name = str(spec["class"]).rpartition(":")[2]
+    return f"{name}({', '.join(parts)})" if parts else name
 
-    Raises:
-        ValueError: NaN or infinity in the content.
-    """
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, dict) and "class" in value
+
+
+def _text(value: Any) -> str:
+    if _is_spec(value):
+        return label_of(value)
+    if isinstance(value, list):
+        return f"({', '.join(map(_text, value))})"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.types.described import Described, digest
+from bench.store import digest
+from bench.types.described import Described
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,264 @@
+"""What a run shares, opened once, and its cells: every error is found here, before any sampling."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bench import checkpoints, generate, store
+from bench.judge import Judge
+from bench.shards import Shelf, Task, ranges
+from bench.store import digest
+from bench.types import (
+    Block,
+    Cell,
+    Experiment,
+    Model,
+    Sampler,
+    Schedule,
+    Scoring,
+    Tuned,
+    grid_of,
+)
+
+Chosen = dict[tuple[str, Sampler], Schedule]  # (line, sampler) -> the winner of a tuned line
+KEYS = 2  # raise it when the same cell gives other images: every key changes
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all cells of a run share."""
+
+    experiment: Experiment
+    models: dict[str, Model]
+    judge: Judge
+    folder: Path  # of the results
+    device: str
+
+    @property
+    def scoring(self) -> Scoring:
+        """The experiment's protocol."""
+        return self.experiment.scoring
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where shards lie."""
+        return Shelf.of(self.folder, self.judge.extractor)
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """Layer -> single features that scores read. The distance to a converged run reads
+        "features", whatever the metrics read."""
+        found = dict(self.judge.layers)
+        if self.scoring.converged:
+            found["features"] = max(self.scoring.converged.images, found.get("features", 0))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A cell with its grid and key, and the row of the table that it stands in.
+
+    anchor: the converged run that it is compared with.
+    strip: images that are shown of it.
+    """
+
+    cell: Cell
+    grid: Tensor
+    key: str
+    row: dict[str, Any]
+    anchor: "Planned | None" = field(default=None, repr=False)
+    strip: int = 0
+
+    @property
+    def cost(self) -> int:
+        """Evaluations of the network, for single images."""
+        return len(self.cell.seeds) * self.cell.nfe
+
+    @property
+    def role(self) -> str:
+        """ "tune", "converged" or "score"."""
+        return str(self.row["role"])
+
+    def tasks(self, bench: Bench) -> list[Task]:
+        """Its shards, in seed order."""
+        layers, batch = tuple(sorted(bench.layers)), bench.scoring.batch
+        against = self.anchor.key if self.anchor else ""
+        return [
+            Task(self.cell, self.grid, seeds, layers, batch, self.role == "converged", against)
+            for seeds in ranges(self.cell.seeds, bench.scoring.shard)
+        ]
+
+
+def open_bench(
+    experiment: Experiment,
+    folder: Path,
+    models: Path | None = None,
+    device: str = "cpu",
+    prepare: Callable[[Any], Any] = lambda model: model,
+) -> Bench:
+    """Open everything that a run needs.
+
+    Arguments:
+        folder: of the results.
+        models: a folder of models; None: where `checkpoints.folder` looks.
+        prepare: Checkpoint -> Checkpoint, applied to each model, such as `checkpoints.compiled`.
+
+    Raises:
+        ValueError: anything that is missing, does not fit or cannot be written.
+    """
+    store.check_writable(folder)
+    scoring = experiment.scoring
+    judge = Judge.open(
+        scoring.reference, scoring.features, scoring.metrics, device, bank=scoring.bank
+    )
+    if any(map(experiment.tries, experiment.lines)) and "fd" not in judge.columns:
+        raise ValueError(f"experiment {experiment.name} has tuned lines, which are chosen by fd, but "
+                         "its metrics lack fd; add it to Scoring(metrics=...)")  # fmt: skip
+    used = dict.fromkeys(experiment.on(line).model for line in experiment.lines)
+    opened = {name: prepare(checkpoints.load(name, device, scoring.dtype, models)) for name in used}
+    return Bench(experiment, opened, judge, folder, device)
+
+
+# ---------------------------------------------------------------- cells
+
+
+def planned(
+    bench: Bench, cell: Cell, row: dict[str, Any], anchor: Planned | None = None, strip: int = 0
+) -> Planned:
+    """A cell with its grid and key.
+
+    Raises:
+        ValueError: a schedule or sampler that does not fit the model.
+    """
+    model = bench.models[cell.model]
+    check_measured(cell.schedule, model)
+    generate.check_fits(model, cell.sampler, cell.guidance)
+    grid = grid_of(cell, model.process)
+    key = digest(image_identity(cell, grid, model, bench.scoring.dtype))
+    row = {"model": bench.experiment.model, **row, "nfe": cell.nfe, "n": len(cell.seeds),
+           "sampler": cell.sampler.label, "key": key}  # fmt: skip
+    return Planned(cell, grid, key, row | ({"anchor": anchor.key} if anchor else {}), anchor, strip)
+
+
+def image_identity(cell: Cell, grid: Tensor, model: Model, dtype: str) -> dict[str, Any]:
+    """All that decides the images of a cell.
+
+    The grid has nine digits: libraries differ in its last bits between machines.
+    """
+    return {
+        "keys": KEYS,
+        "model": model.digest,
+        "grid": [f"{sigma:.9g}" for sigma in grid.tolist()],
+        "sampler": cell.sampler.spec(),
+        "seeds": [cell.seeds.start, cell.seeds.stop],
+        "guidance": cell.guidance,
+        "dtype": dtype,
+        "quantiser": model.quantiser,
+    }
+
+
+def check_measured(schedule: Schedule, model: Model) -> None:
+    """ValueError where a schedule was measured on other weights of the same model.
+
+    A measurement of another model is the user's choice.
+    """
+    for found in schedule.measured:
+        for source in (found.provenance, *found.provenance.get("parts", [])):
+            if source.get("model") == model.name and source.get("model_digest") != model.digest:
+                raise ValueError(
+                    f"{found.name} was measured on other weights of {model.name}; measure it "
+                    f"again: crs-bench measure {model.name} --measure {source.get('name', '...')}"
+                )
+
+
+def tuning(bench: Bench) -> list[Planned]:
+    """Every try of every tuned line, on the tuning block's seeds."""
+    experiment = bench.experiment
+    block = experiment.tuning
+    if block is None:
+        return []
+    return [
+        planned(
+            bench,
+            Cell(
+                experiment.on(line).model, schedule, sampler, nfe, block.seeds, experiment.guidance
+            ),
+            {"line": line, "role": "tune", "block": block.name},
+        )
+        for line in experiment.lines
+        for schedule in experiment.tries(line)
+        for sampler in experiment.samplers
+        for nfe in block.nfes
+    ]
+
+
+def choose(bench: Bench, cells: Sequence[Planned]) -> Chosen:
+    """The winner of each tuned line for each sampler: lowest geometric mean FD over its NFEs."""
+    records = store.load_records(bench.folder)
+    identity = bench.judge.identity(bench.judge.columns["fd"]) if cells else ""
+    means: dict[tuple[str, Sampler], dict[Schedule, float]] = {}
+    for one in cells:
+        tries = means.setdefault((one.row["line"], one.cell.sampler), {})
+        fd = records[one.key]["scores"][store.score_key(one.key, identity)]["value"]
+        tries[one.cell.schedule] = tries.get(one.cell.schedule, 0.0) + math.log(fd)
+    return {which: min(tries, key=lambda one: tries[one]) for which, tries in means.items()}
+
+
+def converged(bench: Bench) -> dict[tuple[str, Block], Planned]:
+    """(model, block) -> its converged run; none if the experiment asks for none."""
+    fine, experiment = bench.scoring.converged, bench.experiment
+    if fine is None:
+        return {}
+    return {
+        (model, block): planned(
+            bench,
+            Cell(model, fine.schedule, fine.sampler, fine.nfe, block.seeds[: fine.images],
+                 experiment.guidance),
+            {"line": "converged", "role": "converged", "block": block.name},
+        )
+        for model in bench.models
+        for block in experiment.blocks
+    }  # fmt: skip
+
+
+def scored(
+    bench: Bench, chosen: Chosen, anchors: dict[tuple[str, Block], Planned]
+) -> list[Planned]:
+    """Every cell of the tables; a tuned line that has no winner yet is left out."""
+    experiment, cells = bench.experiment, []
+    for line in experiment.lines:
+        for sampler in experiment.samplers:
+            schedule = experiment.on(line).schedule
+            if isinstance(schedule, Tuned):
+                if (line, sampler) not in chosen:
+                    continue
+                schedule = chosen[line, sampler]
+            cells += _of_line(bench, line, sampler, schedule, anchors)
+    return cells
+
+
+def _of_line(
+    bench: Bench,
+    line: str,
+    sampler: Sampler,
+    schedule: Schedule,
+    anchors: dict[tuple[str, Block], Planned],
+) -> list[Planned]:
+    """The cells of one line under one sampler."""
+    experiment, model = bench.experiment, bench.experiment.on(line).model
+    blocks = [block for block in experiment.blocks if not block.lines or line in block.lines]
+    cells = []
+    for block in blocks:
+        # the images of a stochastic sampler have no one image to converge to
+        anchor = None if sampler.stochastic else anchors.get((model, block))
+        shown = {min(block.nfes), max(block.nfes)} if block is blocks[0] else set()
+        for nfe in block.nfes:
+            cell = Cell(model, schedule, sampler, nfe, block.seeds, experiment.guidance)
+            row = {"line": line, "role": "score", "block": block.name}
+            strip = bench.scoring.strip if nfe in shown else 0
+            cells.append(planned(bench, cell, row, anchor, strip))
+    return cells

@@ -1,0 +1,98 @@
+"""What the report reads beside the records: rows, lines, metrics, choices, rates, bands of grids."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from bench.plan.cells import Bench, Chosen, Planned
+from bench.schedules import ConstantRate
+from bench.store import digest
+from bench.types import Metric, Rate, Tuned
+
+
+def outline(bench: Bench, cells: Sequence[Planned], chosen: Chosen) -> dict[str, Any]:
+    """The content of `plan.json`."""
+    experiment, scoring = bench.experiment, bench.scoring
+    measured = [
+        (one.cell.model, found)
+        for one in cells for found in one.cell.schedule.measured if isinstance(found, Rate)
+    ]  # fmt: skip
+    used = {(model, rate.name): rate for model, rate in measured}
+    return {
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "note": experiment.note,
+        "published": experiment.published,
+        "protocol": {
+            "features": scoring.features, "reference": scoring.reference, "bank": scoring.bank,
+            "shard": scoring.shard, "dtype": scoring.dtype, "layers": bench.layers,
+        },
+        "lines": {line: _line(bench, line) for line in experiment.lines},
+        "metrics": [metric_entry(bench.judge.identity(metric), name, metric)
+                    for name, metric in bench.judge.columns.items()],
+        "chosen": [_choice(bench, *which, schedule) for which, schedule in chosen.items()],
+        "rates": [_curve(model, rate) for (model, _), rate in used.items()],
+        "grid_bands": grid_bands(bench, cells),
+        "rows": [one.row for one in cells],
+    }  # fmt: skip
+
+
+def metric_entry(identity: str, name: str, metric: Metric) -> dict[str, Any]:
+    """A metric as the report knows it. identity: as of `Judge.identity`; name: of its column."""
+    return {"identity": identity, "name": name, "text": repr(metric), "metric": metric.spec(),
+            "higher_is_better": metric.higher_is_better}  # fmt: skip
+
+
+def _line(bench: Bench, line: str) -> dict[str, Any]:
+    """A line and its identity, which is the same in every experiment of the same model."""
+    on = bench.experiment.on(line)
+    other = {} if on.model == bench.experiment.model else {"model": on.model}
+    content = {"schedule": on.schedule.spec()} | other
+    label = "tuned" if isinstance(on.schedule, Tuned) else on.schedule.label
+    return {"identity": digest(content), "label": label, "model": on.model, **content}
+
+
+def _choice(bench: Bench, line: str, sampler: Any, schedule: Any) -> dict[str, Any]:
+    """What a tuned line was chosen to be, under one sampler."""
+    block = bench.experiment.tuning
+    return {
+        "line": line, "sampler": sampler.label, "schedule": schedule.label,
+        "tries": len(bench.experiment.tries(line)), "block": block.name if block else "",
+    }  # fmt: skip
+
+
+def _curve(model: str, rate: Rate) -> dict[str, Any]:
+    """A rate as the report draws it; its band holds 90 % of its bootstrap replicates."""
+    known = {key: rate.provenance.get(key) for key in ("images", "levels", "measure")}
+    v = [value if math.isfinite(value) else None for value in rate.v.tolist()]
+    levels = {"sigma": rate.sigma.tolist(), "v": v}
+    band = {} if rate.replicates is None else {
+        name: rate.replicates.quantile(share, 0).tolist()
+        for name, share in (("v_low", 0.05), ("v_high", 0.95))
+    }  # fmt: skip
+    return {"model": model, "name": rate.name, **levels, **band, **known}
+
+
+def grid_bands(bench: Bench, cells: Sequence[Planned]) -> dict[str, list[list[float]]]:
+    """Key -> [low, high] sigmas of a constant-rate grid: 90 % of its rate's bootstrap replicates.
+
+    For the cells of the NFE nearest to 10, which the report draws.
+    """
+    near = min((one.cell.nfe for one in cells), key=lambda nfe: (abs(nfe - 10), nfe), default=0)
+    bands = {}
+    for one in cells:
+        schedule = one.cell.schedule
+        if one.cell.nfe != near or not isinstance(schedule, ConstantRate):
+            continue
+        if schedule.rate.replicates is None or one.key in bands:
+            continue
+        process, steps = bench.models[one.cell.model].process, len(one.grid) - 1
+        grids = torch.stack([
+            replace(schedule, rate=Rate(schedule.rate.name, schedule.rate.sigma, v))(steps, process)
+            for v in schedule.rate.replicates
+        ])  # fmt: skip
+        bands[one.key] = [grids.quantile(share, 0).tolist() for share in (0.05, 0.95)]
+    return bands

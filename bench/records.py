@@ -1,0 +1,210 @@
+"""What a cell's record holds, which scores it lacks, and what becomes of its shards."""
+
+import io
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bench import plan, shards, store
+from bench.features import Features
+from bench.judge import Judge
+from bench.machine import device_name, versions
+from bench.metrics import FrechetDistance
+from bench.plan import Bench, Chosen, Planned
+from bench.shards import Merged, Task
+from bench.store import digest
+from bench.types import Score
+
+# ---------------------------------------------------------------- what is there
+
+
+def lacking(bench: Bench, one: Planned) -> bool:
+    """Whether the record of a cell is missing, or lacks a score that the experiment asks for."""
+    record = store.load_record(bench.folder, one.key)
+    return record is None or not wanted(bench, one) <= record["scores"].keys()
+
+
+def wanted(bench: Bench, one: Planned) -> set[str]:
+    """Keys of the scores that an experiment asks of a cell."""
+    of_metrics = (bench.judge.identity(metric) for metric in bench.judge.metrics)
+    keys = {store.score_key(one.key, identity) for identity in of_metrics}
+    return keys | set(error_keys(bench, one).values())
+
+
+def error_keys(bench: Bench, one: Planned) -> dict[str, str]:
+    """Name -> key, of the distances to the converged run that a cell is compared with."""
+    if one.anchor is None:
+        return {}
+    return {name: store.score_key(one.key, digest(what))
+            for name, what in _errors(bench, one.anchor).items()}  # fmt: skip
+
+
+def _errors(bench: Bench, anchor: Planned) -> dict[str, dict[str, Any]]:
+    """Name -> protocol of the two distances to a converged run."""
+    extractor = bench.judge.extractor
+    features = {"features": extractor.name, "features_digest": extractor.digest}
+    return {
+        "rms_error": {"metric": "rms_error", "converged": anchor.key},
+        "fd_error": {"metric": "fd_error", "converged": anchor.key, **features},
+    }
+
+
+def needed(bench: Bench, cells: Sequence[Planned], scored: Sequence[Planned]) -> set[str]:
+    """Keys of the converged runs whose images cells without a score will be compared with."""
+    compared = {one.anchor.key for one in scored if one.anchor and lacking(bench, one)}
+    return {one.key for one in cells if one.key in compared}
+
+
+def whole(bench: Bench, one: Planned) -> bool:
+    """Whether all shards of a cell are there."""
+    return all(bench.shelf.has(one.key, task) for task in one.tasks(bench))
+
+
+def keeps(bench: Bench, one: Planned) -> bool:
+    """Whether a cell's shards stay on disk after its record: as the experiment says. Those of
+    converged runs always do, since other cells are compared with them."""
+    keep = bench.scoring.keep
+    return one.role == "converged" or keep == "all" or (keep == "scored" and one.role == "score")
+
+
+def disk(bench: Bench, cells: Sequence[Planned]) -> str:
+    """How much disk the kept features of an experiment will take, in words."""
+    judge = bench.judge
+    dims = sum(len(judge.real[layer].mean) for layer in bench.layers if layer in judge.real)
+    images = sum(
+        len(one.cell.seeds) for one in {c.key: c for c in cells if keeps(bench, c)}.values()
+    )
+    size = 4 * dims * images
+    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB")
+    return (
+        f"features of {images:,} images stay in {bench.folder / 'shards'} for further metrics: "
+        f"{size / unit:.3g} {name} when all is run (--keep none drops them)"
+    )
+
+
+# ---------------------------------------------------------------- shards of a cell
+
+
+def truth(bench: Bench, one: Planned, task: Task) -> Tensor | None:
+    """Images of the converged run of the first of a task's seeds; None where there are none."""
+    if one.anchor is None:
+        return None
+    for seeds in shards.ranges(one.anchor.cell.seeds, bench.scoring.shard):
+        if seeds.start == task.seeds.start:
+            return bench.shelf.images(one.anchor.key, seeds)
+    return None
+
+
+def merged(bench: Bench, one: Planned) -> Merged:
+    """All shards of a cell as one.
+
+    Raises:
+        RuntimeError: a shard is not there.
+    """
+    layers, parts = bench.layers, []
+    for task in one.tasks(bench):
+        shard = bench.shelf.load(one.key, task.seeds, layers)
+        if shard is None:
+            raise RuntimeError(f"{bench.shelf.path(one.key, task.seeds)} is missing or damaged; "
+                               "start the run again")  # fmt: skip
+        parts.append(shard)
+    return shards.merge(parts, layers, bench.device)
+
+
+@lru_cache(maxsize=16)
+def _converged(bench: Bench, anchor: Planned) -> Features:
+    return merged(bench, anchor).features["features"]
+
+
+# ---------------------------------------------------------------- the record
+
+
+def content(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
+    """The record of a cell, with the scores that an earlier record of it has.
+
+    It is self-contained: choices, grid, counted evaluations, every score with its protocol.
+    """
+    start, cell = time.perf_counter(), one.cell
+    model = bench.models[cell.model]
+    old = store.load_record(bench.folder, one.key) or {"scores": {}}
+    scores = old["scores"] | scores_of(bench.judge, one.key, len(cell.seeds), found.features)
+    scores |= _distances(bench, one, found)
+    return {
+        "key": one.key,
+        "cell": {
+            "model": cell.model, "model_digest": model.digest, "schedule": cell.schedule.spec(),
+            "label": cell.schedule.label, "sampler": cell.sampler.spec(), "nfe": cell.nfe,
+            "seeds": [cell.seeds.start, cell.seeds.stop], "guidance": cell.guidance,
+            "dtype": bench.scoring.dtype, "quantiser": model.quantiser,
+        },
+        "grid": one.grid.tolist(),
+        "nfe": found.nfe,
+        "shard": bench.scoring.shard,
+        "scores": scores,
+        "seconds": {"sample": found.seconds, "score": time.perf_counter() - start},
+        "device": device_name(bench.device),
+        "versions": versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def scores_of(judge: Judge, key: str, n: int, features: dict[str, Features]) -> dict[str, Any]:
+    """Score key -> value, error and protocol, of every metric of a judge."""
+    found = {}
+    for metric in judge.metrics:
+        entry = _entry(judge.score(metric, features), metric.name, n)
+        found[store.score_key(key, judge.identity(metric))] = entry | judge.protocol(metric)
+    return found
+
+
+def _entry(score: Score, name: str, n: int) -> dict[str, Any]:
+    error = {} if score.error is None else {"error": score.error}
+    return {"name": name, "value": score.value, "n": n} | error
+
+
+def _distances(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
+    """Distances to the converged run, by score key; none where there is no such run."""
+    if one.anchor is None or found.square is None:
+        return {}
+    n = min(len(one.cell.seeds), len(one.anchor.cell.seeds))
+    fine, fake = _converged(bench, one.anchor), found.features["features"]
+    if fake.n != fine.n:
+        fake = Features.of(fake.bank[: fine.n], 0)
+    values = {
+        "rms_error": Score((found.square / (n * found.first[0].numel())) ** 0.5),
+        "fd_error": FrechetDistance()(fake=fake, real=fine),
+    }
+    about, keys = _errors(bench, one.anchor), error_keys(bench, one)
+    return {keys[name]: _entry(score, name, n) | about[name] for name, score in values.items()}
+
+
+def strip(one: Planned, found: Merged) -> bytes | None:
+    """The first images of a cell side by side, as a PNG; None where the figure shows none."""
+    images = found.first[: one.strip]
+    if len(images) == 0:
+        return None
+    row = torch.cat(list(images), dim=2).permute(1, 2, 0).numpy()  # [h, n w, c]
+    row = row.squeeze(2) if row.shape[2] == 1 else row
+    Image.fromarray(np.ascontiguousarray(row)).save(file := io.BytesIO(), "png")
+    return file.getvalue()
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def save_plan(bench: Bench, cells: Sequence[Planned], chosen: Chosen) -> None:
+    """Write `plan.json`, with the metrics that `rescore` added to an earlier one."""
+    made = plan.outline(bench, cells, chosen)
+    for row, one in zip(made["rows"], cells, strict=True):
+        row["errors"] = error_keys(bench, one)
+    own = {metric["identity"] for metric in made["metrics"]}
+    old = store.load_plan(bench.folder)["metrics"] if store.has_plan(bench.folder) else []
+    made["metrics"] += [m for m in old if m.get("added") and m["identity"] not in own]
+    store.save_plan(bench.folder, made)

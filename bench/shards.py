@@ -1,0 +1,239 @@
+"""A cell as shards: fixed ranges of seeds, made one by one, kept on disk, merged in seed order.
+
+A shard is the unit of work and of loss: its file is there whole or not at all. It holds the
+features of single images, float32. The float64 sums of a shard are a function of them, taken when
+the shard is read: at a thousand images they would fill three times the disk. Images go through the
+feature extractor in groups of fixed size and sums are added in seed order, so on a CPU the merged
+cell has the same bytes whatever the batch size, the number of processes and the order of shards.
+"""
+
+import io
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import generate, store
+from bench.features import Features, extract
+from bench.types import Cell, Extractor, Model
+
+_GROUP = 256  # images that go through the extractor together
+_STRIP = 8  # images that a shard keeps, to be shown
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """What one range of seeds leaves.
+
+    rows: layer -> features of single images, float32 [n, dim].
+    first: the first images of the range, uint8 [<= 8, c, h, w].
+    nfe: counted evaluations of an image; seconds: of sampling and feature extraction.
+    images: all images, uint8 [n, c, h, w], of a converged run; else None.
+    square: sum of squared differences to the converged images, in grey levels; None without any.
+    against: key of that converged run, or "".
+    """
+
+    rows: Mapping[str, Tensor] = field(repr=False)
+    first: Tensor = field(repr=False)
+    nfe: int
+    seconds: float
+    images: Tensor | None = field(default=None, repr=False)
+    square: float | None = None
+    against: str = ""
+
+
+def ranges(seeds: range, size: int) -> list[range]:
+    """The seeds in consecutive ranges of `size`, the last one shorter where they do not divide."""
+    return [seeds[at : at + size] for at in range(0, len(seeds), size)]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be made of one range of seeds: all that a worker needs beside the model.
+
+    layers: of the extractor. batch: images at once; the result does not depend on it.
+    keeps_images: whether the shard keeps every image, for other cells to be compared with.
+    against: key of the converged run that images are compared with, or "".
+    """
+
+    cell: Cell
+    grid: Tensor
+    seeds: range
+    layers: tuple[str, ...]
+    batch: int
+    keeps_images: bool = False
+    against: str = ""
+
+
+def make(
+    task: Task,
+    model: Model,
+    extractor: Extractor,
+    truth: Tensor | None = None,
+    progress: Callable[[int], Any] = lambda images: None,
+) -> Shard:
+    """Sample a range of seeds and extract features; reads and writes no file.
+
+    Arguments:
+        truth: images of the converged run, uint8, of the first of these seeds.
+        progress: called with the number of images, each time some are made.
+
+    Raises:
+        ValueError: features that are not finite.
+        FloatingPointError: states that are not finite.
+        RuntimeError: what `generate.images` raises.
+    """
+    start, parts, counted, cell = time.perf_counter(), [], set(), task.cell
+    for made, calls in generate.images(
+        model, cell.sampler, task.grid, task.seeds, task.batch, cell.guidance
+    ):
+        parts.append(made)
+        counted.add(calls)
+        progress(len(made))
+    images = torch.cat(parts)
+    found = [extract(extractor, group, task.layers) for group in images.split(_GROUP)]
+    rows = {name: torch.cat([one[name] for one in found]).float().cpu() for name in task.layers}
+    for layer, values in rows.items():
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{extractor.name} gave NaN or infinite {layer} for images of seeds "
+                             f"{task.seeds[0]} to {task.seeds[-1]}; check its weights")  # fmt: skip
+    return Shard(
+        rows, images[:_STRIP].cpu(), max(counted), time.perf_counter() - start,
+        images.cpu() if task.keeps_images else None,
+        None if truth is None else _square(images, truth), task.against,
+    )  # fmt: skip
+
+
+def _square(images: Tensor, truth: Tensor) -> float:
+    """Sum of squared differences, over the images that both have."""
+    difference = images[: len(truth)].float() - truth.to(images.device).float()
+    return float(difference.square().sum(dtype=torch.float64))
+
+
+# ---------------------------------------------------------------- on disk
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where an experiment keeps its shards: one folder a cell and extractor, one file a range."""
+
+    folder: Path  # of the experiment
+    extractor: str  # name and digest
+
+    @classmethod
+    def of(cls, folder: Path, extractor: Extractor) -> "Shelf":
+        """The shelf of features of an extractor."""
+        return cls(folder, f"{extractor.name}-{extractor.digest[:8]}")
+
+    def home(self, key: str) -> Path:
+        """The folder of a cell's shards."""
+        return self.folder / "shards" / key / self.extractor
+
+    def path(self, key: str, seeds: range) -> Path:
+        """The file of a shard."""
+        return self.home(key) / f"{seeds[0]}-{seeds[-1]}.npz"
+
+    def pictures(self, key: str, seeds: range) -> Path:
+        """The file of a converged run's images."""
+        return self.folder / "converged" / key / f"{seeds[0]}-{seeds[-1]}.npz"
+
+    def save(self, key: str, seeds: range, shard: Shard) -> Path:
+        """Write a shard, whole or not at all; its images first, so that the shard's own file says
+        that all is there."""
+        if shard.images is not None:
+            np.savez_compressed(file := io.BytesIO(), images=shard.images.numpy())
+            store.write_bytes(self.pictures(key, seeds), file.getvalue())
+        arrays: dict[str, Any] = {f"rows_{name}": rows.numpy() for name, rows in shard.rows.items()}
+        square = np.nan if shard.square is None else shard.square
+        arrays |= {"first": shard.first.numpy(), "nfe": shard.nfe, "seconds": shard.seconds,
+                   "square": square, "against": np.array(shard.against)}  # fmt: skip
+        np.savez(file := io.BytesIO(), **arrays)
+        return store.write_bytes(self.path(key, seeds), file.getvalue())
+
+    def load(self, key: str, seeds: range, layers: Collection[str]) -> Shard | None:
+        """A shard with these layers; None if it is not there, lacks one, or is damaged."""
+        try:
+            with np.load(self.path(key, seeds)) as file:
+                rows = {layer: torch.from_numpy(file[f"rows_{layer}"]) for layer in layers}
+                square, against = float(file["square"]), str(file["against"])
+                return Shard(
+                    rows, torch.from_numpy(file["first"]), int(file["nfe"]),
+                    float(file["seconds"]), None, None if np.isnan(square) else square, against,
+                )  # fmt: skip
+        except _DAMAGED:
+            return None
+
+    def has(self, key: str, task: Task) -> bool:
+        """Whether a shard is there with all that a task asks for."""
+        if task.keeps_images and not self.pictures(key, task.seeds).is_file():
+            return False
+        try:
+            with np.load(self.path(key, task.seeds)) as file:
+                compared = task.against in ("", str(file["against"]))
+                return compared and {f"rows_{name}" for name in task.layers} <= set(file.files)
+        except _DAMAGED:
+            return False
+
+    def images(self, key: str, seeds: range) -> Tensor:
+        """The images of a converged run, uint8 [n, c, h, w]."""
+        with np.load(self.pictures(key, seeds)) as file:
+            return torch.from_numpy(file["images"])
+
+    def drop(self, key: str) -> None:
+        """Delete a cell's shards."""
+        shutil.rmtree(self.home(key), ignore_errors=True)
+
+
+# ---------------------------------------------------------------- the merge
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """All shards of a cell together.
+
+    features: layer -> sums of all images, and single features of the first.
+    """
+
+    features: dict[str, Features]
+    first: Tensor = field(repr=False)
+    nfe: int
+    seconds: float
+    square: float | None
+    against: str
+
+
+def merge(shards: Sequence[Shard], layers: Mapping[str, int], device: str = "cpu") -> Merged:
+    """The shards of a cell, in seed order, as one.
+
+    Arguments:
+        layers: layer -> single features that are kept of it, the first ones.
+        device: where sums are taken and single features are kept.
+    """
+    features = {
+        layer: _summed((one.rows[layer] for one in shards), keep, device)
+        for layer, keep in layers.items()
+    }
+    squares = [one.square for one in shards if one.square is not None]
+    return Merged(
+        features, shards[0].first, max(one.nfe for one in shards),
+        sum(one.seconds for one in shards), sum(squares) if squares else None, shards[0].against,
+    )  # fmt: skip
+
+
+def _summed(parts: Iterator[Tensor], keep: int, device: str) -> Features:
+    """Sums of each part, added in order; the first `keep` rows of all."""
+    total: Features | None = None
+    for rows in parts:
+        left = keep - (len(total.bank) if total else 0)
+        one = Features.of(rows.to(device), left)
+        total = total + one if total else one
+    assert total is not None
+    return Features(total.n, total.sum.cpu(), total.outer.cpu(), total.bank)
