@@ -39,11 +39,13 @@ _NAMES = {
     "load": "bench.checkpoints",
     "sample": "bench.generate",
     "score": "bench.judge",
-    "Rate": "bench.types",
-    "Costs": "bench.types",
-    "Cell": "bench.types",
-    "Experiment": "bench.types",
-}
+    **dict.fromkeys(
+        ("Block", "Cell", "Converged", "CostMeasure", "Costs", "Experiment", "Extractor", "Measure",
+         "Metric", "Model", "On", "Rate", "Sampler", "Schedule", "Score", "Scoring", "Tuned",
+         "rate_between"),
+        "bench.types",
+    ),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

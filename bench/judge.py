@@ -171,6 +171,19 @@ def extractor_of(text: str, device: str) -> Extractor:
     return made.on(device)
 
 
+def extractors() -> dict[str, str]:
+    """Every extractor with its default fields, by class name -> why it cannot be used here, or ""."""
+    found = {}
+    for name, kind in names.public(feature_room).items():
+        if issubclass(kind, Extractor):
+            try:
+                kind()
+                found[name] = ""
+            except (ValueError, OSError) as error:
+                found[name] = str(error)
+    return found
+
+
 def metrics_of(forms: Sequence[str], extractor: Extractor) -> tuple[Metric, ...]:
     """Metrics as the command line writes them.
 

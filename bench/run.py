@@ -7,6 +7,7 @@ record   one JSON file a cell; a score that it has is never taken again
 report   records -> tables and figures
 """
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -52,7 +53,7 @@ def run(
     fill(bench, tuning, share)
     chosen = plan.choose(bench, tuning)
     scored, fine = plan.scored(bench, chosen, anchors), list(anchors.values())
-    tqdm.write(records.disk(bench, [*fine, *scored]))
+    tqdm.write(records.disk(bench, [*tuning, *fine, *scored]), file=sys.stderr)
     records.save_plan(bench, [*tuning, *fine, *scored], chosen)
     fill(bench, fine, share, records.needed(bench, fine, scored))
     fill(bench, scored, share)
@@ -88,7 +89,13 @@ def fill(
                 futures.pop(0).result()  # an error in scoring stops the run here
         for future in futures:
             future.result()
-    share.wait(lambda: not any(records.lacking(bench, one) for one in todo.values()), bench.folder)
+    share.wait(lambda: all(_there(bench, one, pictures) for one in todo.values()), bench.folder)
+
+
+def _there(bench: Bench, one: Planned, pictures: Collection[str]) -> bool:
+    """Whether a cell has its scores and, of a converged run, its images where they are needed."""
+    complete = one.key not in pictures or records.whole(bench, one)
+    return complete and not records.lacking(bench, one)
 
 
 def _missing(

@@ -1,6 +1,7 @@
 """Several processes on one results folder: who makes which shard, and who waits for whom."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,8 @@ class Share:
         last = -math.inf
         while not done():
             if self.total == 1:
-                raise RuntimeError(f"shards in {folder} vanished while the run was under way; start "
-                                   "it again")  # fmt: skip
+                raise RuntimeError(f"shards in {folder} vanished during the run; start it again")
             if time.monotonic() - last > 60:
                 last = time.monotonic()
-                tqdm.write(f"waiting for the other processes that share {folder}")
+                tqdm.write(f"waiting for the other processes on {folder}", file=sys.stderr)
             time.sleep(0.5)

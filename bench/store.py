@@ -27,7 +27,7 @@ def digest(content: Any) -> str:
 
 
 def score_key(images: str, metric: str) -> str:
-    """The key of a score. images: key of a cell; metric: identity of a metric (`Judge.identity`)."""
+    """The key of a score, of the key of a cell and the identity of a metric (`Judge.identity`)."""
     return digest({"images": images, "metric": metric})
 
 

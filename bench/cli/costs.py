@@ -32,7 +32,7 @@ def bench_sampler(
     """Seconds of our samplers and of diffusers' loop, beside the network's calls alone, on networks
     of random weights. --seconds leaves out what torch.compile takes to compile."""
     from bench import benchmarks, checkpoints, store
-    from bench.run import device_name, versions
+    from bench.machine import device_name, versions
 
     where = device_of(device)
     gpu = where.startswith("cuda")
@@ -70,7 +70,7 @@ def bench_network(
     import dataclasses
 
     from bench import benchmarks, checkpoints, store
-    from bench.run import device_name, versions
+    from bench.machine import device_name, versions
 
     where, sizes = device_of(device), numbers(batches, "--batches")
     opened = (
@@ -109,7 +109,7 @@ def bench_metrics(
     import dataclasses
 
     from bench import benchmarks, store
-    from bench.run import device_name, versions
+    from bench.machine import device_name, versions
 
     where = device_of(device)
     lines = benchmarks.score_lines(tuple(only.split(",")), where, images, dim, repeats, peers)

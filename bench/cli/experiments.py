@@ -1,4 +1,4 @@
-"""Verbs of experiments: run, report, pack."""
+"""Verbs of experiments: run, rescore, report, pack."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import Device, Models, Results, app, device_of, numbers
+from bench.cli.options import Device, Models, Results, app, device_of, forms_of, numbers
 
 
 @app.command()
@@ -17,9 +17,13 @@ def run(
     device: Device = "auto",
     compile: Annotated[bool, typer.Option(help="torch.compile the network (GPU)")] = False,
     batch: Annotated[int, typer.Option(help="images at once; 0 for the experiment's own")] = 0,
-    shard: Annotated[
-        str, typer.Option(help="i/n: this process's share of n that share --results")
+    share: Annotated[
+        str, typer.Option(help="i/n: the i-th of n processes that work on one --results folder")
     ] = "1/1",
+    keep: Annotated[
+        str,
+        typer.Option(help="features that stay on disk for further metrics: all, scored or none"),
+    ] = "",
     model: Annotated[str, typer.Option(help="of a published plan: another model folder")] = "",
     reference: Annotated[str, typer.Option(help="of a published plan: a name, or an .npz")] = "",
     images: Annotated[int, typer.Option(help="of a published plan: fewer, for a trial")] = 0,
@@ -42,21 +46,21 @@ def run(
         raise ValueError(f"{experiment} is of no published checkpoint: --model, --reference, "
                          "--images, --nfe and --features change those alone")  # fmt: skip
     plan = made(folder)
-    if batch:
-        plan = replace(plan, scoring=replace(plan.scoring, batch=batch))
+    changes: dict[str, Any] = {"batch": batch} if batch else {}
+    changes |= {"keep": keep} if keep else {}
+    plan = replace(plan, scoring=replace(plan.scoring, **changes))
     prepare = checkpoints.compiled if compile else _as_is
-    for path in main_path(plan, results, folder, device_of(device), prepare, _shard(shard)):
+    for path in main_path(plan, results, folder, device_of(device), prepare, _share(share)):
         typer.echo(path)
 
 
-def _shard(text: str) -> tuple[int, int]:
+def _share(text: str) -> Any:
+    from bench.share import Share
+
     try:
-        index, of = (int(part) for part in text.split("/"))
-    except ValueError:
-        index, of = 0, 0
-    if not 1 <= index <= of:
-        raise ValueError(f"--shard {text!r}: write i/n with 1 <= i <= n, as 1/2 and 2/2")
-    return index, of
+        return Share(*(int(part) for part in text.split("/")))
+    except (TypeError, ValueError):
+        raise ValueError(f"--share {text!r}: write i/n with 1 <= i <= n, as 1/2 and 2/2") from None
 
 
 def _as_is(model: Any) -> Any:
@@ -80,6 +84,30 @@ def experiments_here() -> dict[str, Any]:
 
     found = {name: getattr(experiments, name) for name in experiments.__all__}
     return {name.replace("_", "-"): one for name, one in found.items() if not isinstance(one, type)}
+
+
+@app.command("rescore")
+def rescore_(
+    experiment: Annotated[str, typer.Argument(help="an experiment that was run")],
+    metrics: Annotated[str, typer.Option(help="metrics to add: kid,precision(k=5),module:Mine()")],
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="replicates of 95 % intervals; 0: no intervals")
+    ] = 0,
+    results: Results = Path("results"),
+    device: Device = "auto",
+) -> None:
+    """Add metrics to an experiment that was run, from its features on disk; nothing is sampled."""
+    from bench.report import report
+    from bench.rescore import listed, rescore
+
+    folder = _folder_of(experiment, results)
+    done = rescore(folder, forms_of(metrics), device_of(device), bootstrap)
+    typer.echo(f"{done.scored} cells scored; {done.had} had these scores", err=True)
+    if done.missing:
+        typer.echo(f"{len(done.missing)} cells have no features on disk and would have to be sampled "
+                   "again:\n  " + "\n  ".join(listed(done.missing)), err=True)  # fmt: skip
+    for path in report(folder):
+        typer.echo(path)
 
 
 @app.command("report")

@@ -15,7 +15,7 @@ def list_(
 ) -> None:
     """What there is: models, experiments, samplers, schedules, measures of rates and of costs,
     metrics, extractors."""
-    from bench import checkpoints, lab, names
+    from bench import checkpoints, judge, names
 
     where = models or checkpoints.MODELS
     found = {
@@ -24,7 +24,7 @@ def list_(
     } | {
         room: _inhabitants(room) for room in ("samplers", "schedules", "rates", "costs", "metrics")
     }
-    extractors = lab.extractors()
+    extractors = judge.extractors()
     found["extractors"] = sorted(name for name, why in extractors.items() if not why)
     if kind != "all" and kind not in found:
         raise ValueError(f"nothing called {kind!r} to list{names.nearest(kind, found)}")

@@ -1,5 +1,6 @@
 """What the verbs share: options, and how their texts are read."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +47,11 @@ def numbers(text: str, option: str = "--channels") -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise ValueError(f"{option} {text!r}: write whole numbers, such as 64,64,128") from error
+
+
+def forms_of(text: str) -> list[str]:
+    """Written forms, split at the commas outside brackets: `fd,KID(10, 500)` is two."""
+    return [form.strip() for form in re.split(r",(?![^()]*\))", text)]
 
 
 def seeds_of(text: str) -> list[int]:

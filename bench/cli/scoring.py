@@ -1,18 +1,12 @@
 """Verbs that score images of any kind."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import JSON, Data, Device, app, device_of, print_json
-
-
-def _forms(text: str) -> list[str]:
-    """Written forms, split at the commas outside their brackets: `fd,KID(10, 500)` is two."""
-    return [form.strip() for form in re.split(r",(?![^()]*\))", text)]
+from bench.cli.options import JSON, Data, Device, app, device_of, forms_of, print_json
 
 
 @app.command()
@@ -43,6 +37,8 @@ def score(
 ) -> None:
     """Score images against a reference, a batch at a time; says on stderr what keeps the score from
     being compared with others."""
+    import dataclasses
+
     from bench import data
     from bench import features as room
     from bench.judge import Judge, cautions
@@ -51,30 +47,37 @@ def score(
     if against and data.survey(against)[0] != n:
         raise ValueError(f"{against} has {data.survey(against)[0]} images and {images} {n}, but "
                          "differences are of the same seeds")  # fmt: skip
-    judge = Judge.open(reference, features, _forms(metrics), device_of(device))
-    mine = judge.fold(_noted(images, n, shape), n, bank)
-    scores = judge.scores(mine)
-    result = {"n": n, "features": features, "reference": reference, **scores}
+    judge = Judge.open(reference, features, forms_of(metrics), device_of(device))
+    judge = dataclasses.replace(judge, bank=bank)
+    mine = judge.fold(_noted(images, n, shape), n)
+    found = judge.scores(mine)
+    scores = {name: one.value for name, one in found.items()}
+    result: dict[str, Any] = {"n": n, "features": features, "reference": reference, **scores}
+    errors = {name: one.error for name, one in found.items() if one.error is not None}
+    result |= {"error": errors} if errors else {}
     if bootstrap:
         result["interval_95"] = judge.intervals(mine, bootstrap)
     if against:
-        other = judge.fold(_noted(against, n, []), n, bank)
+        other = judge.fold(_noted(against, n, []), n)
         result["difference"] = {
-            name: scores[name] - value for name, value in judge.scores(other).items()
+            name: scores[name] - one.value for name, one in judge.scores(other).items()
         }
         if bootstrap:
             result["difference_95"] = judge.differences(mine, other, bootstrap)
     real = room.reference_shape(reference, judge.extractor) if judge.real else ()
     warnings = cautions(n, lossy, tuple(shape), features, real)
     if json:
-        print_json(result | judge.identity(mine) | {"warnings": warnings})
+        protocol = {name: judge.protocol(metric) for name, metric in judge.columns.items()}
+        kept = {layer: len(one.bank) for layer, one in mine.items()}
+        print_json(result | {"protocol": protocol, "bank": kept, "warnings": warnings})
         return
     for name, value in result.items():
         if not isinstance(value, dict):
             typer.echo(f"{name:>13}  {value}")
     for metric in scores if bootstrap or against else ():
         typer.echo(f"{metric:>13}  " + ", ".join(
-            f"{name} {value[metric]}" for name, value in result.items() if isinstance(value, dict)
+            f"{name} {value[metric]}" for name, value in result.items()
+            if isinstance(value, dict) and metric in value
         ))  # fmt: skip
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -124,7 +127,7 @@ def reference(
     from bench import data as datasets
     from bench import features as room
     from bench import names
-    from bench.lab import extractor_of
+    from bench.judge import extractor_of
 
     if not out.endswith(".npz") and not re.fullmatch(r"[\w.-]+", out):
         raise ValueError(f"{out!r} is neither a name, of letters, digits and .-_, nor an .npz path")

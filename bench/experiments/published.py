@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import checkpoints, data, lab, rates
+from bench import checkpoints, data, rates
 from bench.features import PUBLISHED, known_references, reference_images, reference_path
+from bench.judge import extractor_of
 from bench.samplers import DDIM, DDPM, IPNDM, DPMpp2M, DPMpp3M, Heun, UniPC
 from bench.schedules import ConstantRate, Karras, LogSNR, Native
 from bench.types import Block, Experiment, Sampler, Scoring
@@ -78,7 +79,7 @@ class Plan:
                 family, self.preset, self.home
             )
         try:
-            lab.extractor_of(self.extractor, "cpu")
+            extractor_of(self.extractor, "cpu")
         except ValueError as error:
             lacks["extractor"] = str(error)
         if not self._reference_is_here():
@@ -169,7 +170,7 @@ class Plan:
 
     def _pictures(self) -> Path | None:
         """A file of the reference's images, if it holds some."""
-        return reference_images(self.reference, lab.extractor_of(self.extractor, "cpu"))
+        return reference_images(self.reference, extractor_of(self.extractor, "cpu"))
 
 
 _ADM = "Precision and recall are the ADM evaluator's: all samples against its 10,000 images."

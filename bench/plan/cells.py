@@ -116,8 +116,8 @@ def open_bench(
         scoring.reference, scoring.features, scoring.metrics, device, bank=scoring.bank
     )
     if any(map(experiment.tries, experiment.lines)) and "fd" not in judge.columns:
-        raise ValueError(f"experiment {experiment.name} has tuned lines, which are chosen by fd, but "
-                         "its metrics lack fd; add it to Scoring(metrics=...)")  # fmt: skip
+        raise ValueError(f"experiment {experiment.name} has tuned lines, which fd chooses, but its "
+                         "metrics lack fd; add it to Scoring(metrics=...)")  # fmt: skip
     used = dict.fromkeys(experiment.on(line).model for line in experiment.lines)
     opened = {name: prepare(checkpoints.load(name, device, scoring.dtype, models)) for name in used}
     return Bench(experiment, opened, judge, folder, device)

@@ -1,4 +1,4 @@
-"""What the report reads beside the records: rows, lines, metrics, choices, rates, bands of grids."""
+"""What the report reads beside the records: rows, lines, metrics, choices, rates, grids' bands."""
 
 import math
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench import store
 from bench.report import published
-from bench.report.frame import HIGHER_IS_BETTER, MANY_LINES, Results, Score, label, spread
+from bench.report.frame import MANY_LINES, Results, Score, label, spread
 from bench.report.layout import Grid, crossed, grids
 
 _BOLD = (
@@ -158,7 +158,7 @@ def _converged(results: Results) -> str:
     for row in rows:
         cell, scores = results.records[row["key"]]["cell"], results.scores(row)
         low, high = cell["seeds"]
-        values = [_value(scores[name]["value"], name, results) for name in names if name in scores]
+        values = [_value(scores[name]["value"], name) for name in names if name in scores]
         table[f"{cell['model']}, seeds {low} to {high - 1}"] = values
     heads = [label(name, results.features) for name in names]
     return (
@@ -178,15 +178,11 @@ def _legend(blocks: int) -> str:
 
 
 def _choices(results: Results) -> str:
-    tuned = results.frame[results.frame.role == "tune"]
-    rows = ["| line | sampler | chosen | tries | on block |", "|---|---|---|---:|---|"]
-    for one in results.plan["chosen"]:
-        here = tuned[(tuned.line == one["line"]) & (tuned.sampler == one["sampler"])]
-        block = one.get("block") or _each([str(name) for name in here.block])
-        rows.append(
-            f"| {one['line']} | {one['sampler']} | `{one['schedule']}` | {one['tries']} | {block} |"
-        )
-    return "\n".join(rows)
+    columns = {"line": "line", "sampler": "sampler", "schedule": "chosen", "tries": "tries",
+               "block": "on block"}  # fmt: skip
+    rows = pd.DataFrame(results.plan["chosen"])[list(columns)].rename(columns=columns)
+    rows["chosen"] = "`" + rows["chosen"] + "`"
+    return rows.to_markdown(index=False, disable_numparse=True)
 
 
 def _number(
@@ -199,10 +195,15 @@ def _number(
     return (bold(mean) if score.leads else mean) + (dagger if score.beyond else "") + tail
 
 
+_SHARES = {"precision", "recall", "precision_adm", "recall_adm", "density", "coverage", "is"}
+
+
 def _digits(value: float, metric: str) -> int:
-    if metric.startswith("kid"):
+    """Digits after the point."""
+    name = metric.partition("(")[0]
+    if name == "kid":
         return 5
-    return 3 if metric in HIGHER_IS_BETTER else (1 if value >= 100 else 2)
+    return 3 if name in _SHARES else (1 if value >= 100 else 2)
 
 
 def _value(value: float, metric: str) -> str:
@@ -214,13 +215,14 @@ def _markdown_table(grid: Grid, metric: str) -> str:
         name: [_number(score, metric, "**{}**".format, "±") for score in row]
         for name, row in grid.rows.items()
     }
-    return _markdown_rows(grid.corner, grid.heads, rows)
+    return _table(grid.corner, grid.heads, rows)
 
 
-def _markdown_rows(corner: str, heads: list[str], rows: dict[str, list[str]]) -> str:
-    lines = [f"| {corner} | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
-    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
-    return "\n".join(lines)
+def _table(corner: str, heads: list[str], rows: dict[str, list[str]]) -> str:
+    """A Markdown table: texts to the left, cells to the right."""
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=heads).rename_axis(corner)
+    align = ("left", *["right"] * len(heads))
+    return frame.reset_index().to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
 def _differences(results: Results, model: str, n: int) -> list[str]:
@@ -238,7 +240,7 @@ def _differences(results: Results, model: str, n: int) -> list[str]:
         rows = {name: cells for name, cells in rows.items() if any(cells)}
         if rows:
             heads = [grid.heads[j] for j in columns]
-            tables.append(_markdown_rows(grid.corner, heads, rows))
+            tables.append(_table(grid.corner, heads, rows))
     name = label("fd", results.features)
     what = "behind the best of the column, paired by seed block"
     return [f"## {name} {what}, {results.subject(model, n)}", *tables] if tables else []
@@ -253,12 +255,6 @@ def _behind(score: Score | None) -> str:
         return "0"
     digits = _digits(float(values.mean()), "fd")
     return f"{values.mean():.{digits}f} ± {spread(values):.{digits}f}"
-
-
-def _escape(text: str) -> str:
-    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    known = words | {sign: f"\\{sign}" for sign in "_%&#${}"} | {"±": r"$\pm$", "†": r"$^\dagger$"}
-    return "".join(known.get(sign, sign) for sign in text)
 
 
 def latex(results: Results) -> str:
@@ -276,26 +272,23 @@ def latex(results: Results) -> str:
 def _latex_table(grid: Grid, metric: str, caption: str) -> str:
     marks = [_legend(max((score.blocks for score in grid.scores), default=0))]
     marks += [_BEYOND] * any(score.beyond for score in grid.scores)
-    corner = "NFE" if grid.corner.endswith("NFE") else grid.corner
-    body = [
-        " & ".join([
-            _escape(name),
-            *(_number(s, metric, r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$") for s in row),
-        ])
-        + r" \\"
+    rows = {
+        name: [_number(s, metric, r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$") for s in row]
         for name, row in grid.rows.items()
-    ]  # fmt: skip
-    return "\n".join(
-        [
-            r"\begin{table}\centering",
-            rf"\caption{{{_escape(caption)} {_escape(' '.join(marks))}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(grid.heads)}}}",
-            r"\toprule",
-            " & ".join([corner, *map(_escape, grid.heads)]) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    )
+    }
+    corner = "NFE" if grid.corner.endswith("NFE") else grid.corner
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=grid.heads)
+    style = frame.rename_axis(columns=corner).style
+    style = style.format_index(escape="latex").format_index(escape="latex", axis=1)
+    whole = _escape(f"{caption} {' '.join(marks)}")
+    return style.to_latex(
+        hrules=True, column_format=f"l{'r' * len(grid.heads)}", caption=whole,
+        position_float="centering",
+    ).rstrip()  # fmt: skip
+
+
+def _escape(text: str) -> str:
+    """Text for LaTeX, with the two marks of our captions."""
+    for sign in "_%&#$":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("±", r"$\pm$").replace("†", r"$^\dagger$")
