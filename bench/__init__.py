@@ -13,6 +13,7 @@ Read `bench/run.py` first: it is that line as code. The rooms:
     costs        GITS, KLUB -> Costs of single steps between levels; stored as a file
     samplers     DDIM, DPMpp2M: (denoise, x, grid, noise) -> x
     checkpoints  a model folder -> a network behind one Denoiser
+    zoo          published formats: a file of weights -> a model folder
     data         a dataset -> uint8 images
     generate     a cell -> a stream of uint8 images
     features     extractors, sums, references
@@ -33,7 +34,7 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     "schedules", "samplers", "rates", "costs", "metrics", "features", "checkpoints",
-    "process", "experiments", "report", "store", "training", "data",
+    "process", "experiments", "report", "store", "training", "data", "zoo",
 )  # fmt: skip
 _NAMES = {
     "load": "bench.checkpoints",

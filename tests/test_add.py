@@ -14,13 +14,13 @@ from torch import Tensor
 
 import bench
 from bench import checkpoints, store
-from bench.checkpoints import PRESETS, ADMPreset
-from bench.checkpoints.add import read_weights
-from bench.checkpoints.adm import ADM
-from bench.checkpoints.presets import FAMILIES, preset
 from bench.samplers import DDPM
 from bench.schedules import Karras
 from bench.types import VarianceDenoiser
+from bench.zoo.add import add
+from bench.zoo.adm import PRESETS, ADMFlags, ADMNet, ADMPreset
+from bench.zoo.presets import all_presets, preset_lines, preset_of
+from bench.zoo.torch_files import read_weights
 
 FLAGS = {
     "image_size": 16, "num_channels": 32, "channel_mult": (1, 1), "num_res_blocks": 1,
@@ -30,7 +30,7 @@ FLAGS = {
 
 def weights(**flags: object) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return ADM(ADMPreset.model_validate({"flags": FLAGS | flags}).flags).state_dict()
+    return ADMNet(ADMPreset.model_validate({"flags": FLAGS | flags}).flags).state_dict()
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_tensors_come_through_exactly(dtype: torch.dtype, tiny: str, tmp_path: P
     save_file(given, tmp_path / "a.safetensors")
     digests = set()
     for i, name in enumerate(("a.pt", "old.pt", "a.safetensors")):
-        home = checkpoints.add(tmp_path / name, tiny, f"m{i}", tmp_path / "models")
+        home = add(tmp_path / name, tiny, f"m{i}", tmp_path / "models")
         stored = load_file(home / "model.safetensors")
         assert stored.keys() == given.keys()
         assert all(torch.equal(stored[k], v) and stored[k].dtype == dtype for k, v in given.items())
@@ -88,11 +88,11 @@ def test_tensors_come_through_exactly(dtype: torch.dtype, tiny: str, tmp_path: P
 def test_the_denoiser_is_the_network_behind_its_edge(tiny: str, tmp_path: Path) -> None:
     given = {k: v + 0.02 * torch.randn(v.shape) for k, v in weights().items()}
     torch.save(given, tmp_path / "a.pt")
-    model = checkpoints.load(checkpoints.add(tmp_path / "a.pt", tiny, "m", tmp_path / "models"))
+    model = checkpoints.load(add(tmp_path / "a.pt", tiny, "m", tmp_path / "models"))
     assert model.shape == (3, 16, 16)
     sigma = float(model.process.sigma(torch.tensor(500.0)))
     x = sigma * torch.randn(2, 3, 16, 16)
-    net = ADM(model.card.flags)
+    net = ADMNet(model.card.arguments(ADMFlags))
     net.load_state_dict(given)
     with torch.no_grad():
         raw = net(x / (1 + sigma**2) ** 0.5, torch.full((2,), 500.0)).sample
@@ -111,7 +111,7 @@ def test_the_denoiser_is_the_network_behind_its_edge(tiny: str, tmp_path: Path) 
 def test_images_are_cut_off_as_the_authors_do(tiny: str, tmp_path: Path) -> None:
     """guided-diffusion's own script truncates: half a grey level darker than rounding."""
     torch.save(weights(), tmp_path / "a.pt")
-    home = checkpoints.add(tmp_path / "a.pt", tiny, "m", tmp_path / "models")
+    home = add(tmp_path / "a.pt", tiny, "m", tmp_path / "models")
     model = checkpoints.load(home)
     x = torch.linspace(-1.1, 1.1, 3 * 16 * 16).reshape(1, 3, 16, 16)
     want = ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8)
@@ -127,7 +127,7 @@ def test_images_are_cut_off_as_the_authors_do(tiny: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("key", ["ema", "state_dict", "model"])
 def test_weights_within_a_trainers_state_are_found(key: str, tiny: str, tmp_path: Path) -> None:
     torch.save({key: weights(), "opt": {"state": {}}, "step": 3}, tmp_path / "a.pt")
-    home = checkpoints.add(tmp_path / "a.pt", tiny, "m", tmp_path / "models")
+    home = add(tmp_path / "a.pt", tiny, "m", tmp_path / "models")
     assert checkpoints.load(home).shape == (3, 16, 16)
 
 
@@ -135,19 +135,19 @@ def test_tied_tensors_are_saved_and_sparse_ones_refused(tiny: str, tmp_path: Pat
     given = weights()
     one, *_, other = [k for k, v in given.items() if v.shape == given["out.0.weight"].shape]
     torch.save(given | {other: given[one]}, tmp_path / "tied.pt")
-    checkpoints.add(tmp_path / "tied.pt", tiny, "m", tmp_path / "models")
+    add(tmp_path / "tied.pt", tiny, "m", tmp_path / "models")
     torch.save(given | {one: given[one].to_sparse()}, tmp_path / "sparse.pt")
     with pytest.raises(ValueError, match="sparse or meta"):
-        checkpoints.add(tmp_path / "sparse.pt", tiny, "n", tmp_path / "models")
+        add(tmp_path / "sparse.pt", tiny, "n", tmp_path / "models")
 
 
 def test_a_broken_card_hides_no_other_model(tiny: str, tmp_path: Path) -> None:
     torch.save(weights(), tmp_path / "a.pt")
     for name in ("good", "bad"):
-        checkpoints.add(tmp_path / "a.pt", tiny, name, tmp_path / "models")
+        add(tmp_path / "a.pt", tiny, name, tmp_path / "models")
     path = tmp_path / "models" / "bad" / "card.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction": "foo"}))
-    lines = checkpoints.preset_lines(tmp_path / "models")
+    lines = preset_lines(tmp_path / "models")
     assert lines[0].startswith("model bad cannot be used: ") and "prediction: " in lines[0]
     assert all("\n" not in line for line in lines) and len(lines) > 5
 
@@ -173,7 +173,7 @@ def test_code_in_a_file_is_refused_and_not_run(form: str, tiny: str, tmp_path: P
     with pytest.raises(
         ValueError, match="refused: reading it would run its code.*safetensors"
     ) as error:
-        checkpoints.add(path, tiny, "m", tmp_path / "models")
+        add(path, tiny, "m", tmp_path / "models")
     assert "\n" not in str(error.value)
     assert not ran.exists() and not (tmp_path / "models").exists()
     torch.load(path, weights_only=False) if form != "pickle" else pickle.loads(path.read_bytes())
@@ -200,7 +200,7 @@ def test_other_keys_and_shapes_are_listed(change, says: str, tiny: str, tmp_path
     change(given)
     torch.save(given, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=says):
-        checkpoints.add(tmp_path / "a.pt", tiny, "m", tmp_path / "models")
+        add(tmp_path / "a.pt", tiny, "m", tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
 
@@ -226,7 +226,7 @@ def test_any_damage_of_a_torch_file_is_an_error_of_ours(
 def test_damaged_files_are_one_line(name: str, content: bytes, tiny: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as error:
-        checkpoints.add(tmp_path / name, tiny, "m", tmp_path / "models")
+        add(tmp_path / name, tiny, "m", tmp_path / "models")
     assert name in str(error.value) and "\n" not in str(error.value)
 
 
@@ -251,14 +251,14 @@ def test_what_cannot_be_added_is_said(
     file: str, of: str, name: str, says: str, tiny: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=says):
-        checkpoints.add(tmp_path / file, of, name, tmp_path / "models")
+        add(tmp_path / file, of, name, tmp_path / "models")
 
 
 def test_classes_want_labels(tiny: str, tmp_path: Path, monkeypatch, capsys) -> None:
     given = {k: v + 0.05 * torch.randn(v.shape) for k, v in weights(num_classes=4).items()}
     torch.save(given, tmp_path / "c.pt")
     Path(tiny).write_text(json.dumps({"flags": FLAGS | {"num_classes": 4}}))
-    home = checkpoints.add(tmp_path / "c.pt", tiny, "classes", tmp_path / "models")
+    home = add(tmp_path / "c.pt", tiny, "classes", tmp_path / "models")
     model, x = checkpoints.load(home), torch.randn(3, 3, 16, 16)
     labels = torch.tensor([0, 3, 1])
     found = model.denoiser(labels)(x, 1.0)
@@ -292,7 +292,7 @@ def test_classes_want_labels(tiny: str, tmp_path: Path, monkeypatch, capsys) -> 
     ],
 )
 def test_bad_cards_are_named(change, says: str, tiny: str, tmp_path: Path) -> None:
-    home = checkpoints.add(tmp_path / "tiny.pt", tiny, "m", tmp_path / "models")
+    home = add(tmp_path / "tiny.pt", tiny, "m", tmp_path / "models")
     card = json.loads((home / "card.json").read_text())
     change(card)
     (home / "card.json").write_text(json.dumps(card))
@@ -303,16 +303,16 @@ def test_bad_cards_are_named(change, says: str, tiny: str, tmp_path: Path) -> No
 def test_presets_make_cards_and_are_listed(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    for name, chosen in PRESETS.items():
-        family = next(family for family, (_, known) in FAMILIES.items() if name in known)
-        assert preset(name, family) == chosen
+    for name, (family, chosen) in all_presets().items():
+        assert preset_of(name, family) == chosen
         assert type(chosen).model_validate_json(chosen.model_dump_json()) == chosen
-    for name, chosen in FAMILIES["adm"][1].items():
-        card = chosen.made(name, {}).card
-        assert card.flags == chosen.flags and card.classes == chosen.flags.num_classes
+    for name, chosen in PRESETS.items():
+        card = chosen.converted(name, {}).card
+        assert card.arguments(ADMFlags) == chosen.flags
+        assert card.classes == chosen.flags.num_classes
         assert card.process.betas == ("cosine" if name == "imagenet-64" else "linear")
     models = tmp_path / "models"
-    home = checkpoints.add(tmp_path / "tiny.pt", tiny, "my-horse", models)
+    home = add(tmp_path / "tiny.pt", tiny, "my-horse", models)
     card = checkpoints.read_card(home)
     made = card.model_copy(update={"training": card.training | {"file": "lsun_horse.pt"}})
     checkpoints.write_card(home, made)
@@ -322,4 +322,4 @@ def test_presets_make_cards_and_are_listed(
     assert "preset lsun-horse: present as my-horse\n" in said
     assert "preset lsun-cat: absent; crs-bench fetch lsun-cat, from https://" in said
     assert "lsun_cat.pt; or with lsun_cat.pt on disk: crs-bench add lsun_cat.pt" in said
-    assert said.count(" absent;") == sum(bool(one.file) for one in PRESETS.values()) - 1
+    assert said.count(" absent;") == sum(bool(one.file) for _, one in all_presets().values()) - 1

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.checkpoints import PRESETS
-from bench.checkpoints.adm import ADM
-from bench.checkpoints.card import ADMFlags
+from bench.zoo.adm import PRESETS, ADMFlags, ADMNet
 
 SMALL = {
     "image_size": 32, "num_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1,
@@ -21,9 +19,9 @@ SMALL = {
 DEEPER = SMALL | {"channel_mult": (1, 2, 2), "num_res_blocks": 2}
 
 
-def network(**changes: object) -> ADM:
+def network(**changes: object) -> ADMNet:
     """A small network whose every parameter is random, norms and biases too."""
-    net = ADM(ADMFlags.model_validate(SMALL | changes)).eval().requires_grad_(False)
+    net = ADMNet(ADMFlags.model_validate(SMALL | changes)).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for name, value in net.named_parameters():
         spread = torch.randn(value.shape, generator=generator)
@@ -180,7 +178,7 @@ def in_diffusers(key: str, levels: int, per: int) -> str:
     return ".".join(part for part in (fixed[head], inner.get(rest, rest), last) if part)
 
 
-def converted(net: ADM, width: int) -> dict[str, Tensor]:
+def converted(net: ADMNet, width: int) -> dict[str, Tensor]:
     """Weights for UNet2DModel: legacy qkv rows gathered by kind, 1x1 convolutions as matrices."""
     flags, new = net.flags, {}
     for key, value in net.state_dict().items():
@@ -228,7 +226,7 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_presets_have_the_published_sizes(name: str) -> None:
     with torch.device("meta"):
-        net = ADM(PRESETS[name].flags)
+        net = ADMNet(PRESETS[name].flags)
     count, want = sum(value.numel() for value in net.parameters()), PARAMETERS[name]
     assert count == want if isinstance(want, int) else round(count / 1e6) == want / 1e6
 

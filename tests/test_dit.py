@@ -14,11 +14,12 @@ from torch import Tensor
 import bench
 from bench import checkpoints
 from bench.checkpoints.codecs import Latents, autoencoder
-from bench.checkpoints.dit import DiT, DiTFlags
-from bench.checkpoints.presets import dit
 from bench.samplers import DDIM, DDPM
 from bench.schedules import LogSNR, Native
 from bench.types import VarianceDenoiser
+from bench.zoo import dit
+from bench.zoo.add import add
+from bench.zoo.dit import DiTFlags, DiTNet
 
 WIDTH, HEADS, DEPTH, CLASSES = 24, 3, 2, 5
 FLAGS = {
@@ -134,9 +135,7 @@ def tiny(tmp_path: Path) -> str:
 
 @pytest.fixture
 def home(tiny: str, tmp_path: Path) -> Path:
-    return checkpoints.add(
-        tmp_path / "tiny.pt", tiny, "m", tmp_path / "models", "dit", tmp_path / "vae"
-    )
+    return add(tmp_path / "tiny.pt", tiny, "m", tmp_path / "models", "dit", tmp_path / "vae")
 
 
 def test_a_published_file_gives_the_published_outputs(home: Path) -> None:
@@ -270,7 +269,7 @@ def test_the_codec_is_the_given_one_from_wherever_it_comes(home: Path, tmp_path:
     torch.save(vae_weights(), folder / "diffusion_pytorch_model.bin")
     for i, given in enumerate((home, folder)):
         file, preset = tmp_path / "tiny.pt", str(tmp_path / "tiny.json")
-        other = checkpoints.add(file, preset, f"other-{i}", tmp_path / "models", "dit", given)
+        other = add(file, preset, f"other-{i}", tmp_path / "models", "dit", given)
         model = checkpoints.load(other)
         assert torch.equal(model.decode(x), first.decode(x))
         assert model.codec.card.file == "codec.safetensors"
@@ -292,7 +291,7 @@ def test_the_codec_is_the_given_one_from_wherever_it_comes(home: Path, tmp_path:
 def test_another_codec_is_refused(change: dict, says: str, tiny: str, tmp_path: Path) -> None:
     given = vae(tmp_path / "other", **change)
     with pytest.raises(ValueError, match=f"(?s){says}"):
-        checkpoints.add(tmp_path / "tiny.pt", tiny, "m", tmp_path / "models", "dit", given)
+        add(tmp_path / "tiny.pt", tiny, "m", tmp_path / "models", "dit", given)
     assert not (tmp_path / "models").exists()
 
 
@@ -311,9 +310,7 @@ def test_what_is_no_codec_is_said(tiny: str, tmp_path: Path) -> None:
         ("small.safetensors", r"states \[4, 4, 4\], not the model's"),
     ):
         with pytest.raises(ValueError, match=says):
-            checkpoints.add(
-                tmp_path / "tiny.pt", tiny, "m", tmp_path / "models", "dit", tmp_path / given
-            )
+            add(tmp_path / "tiny.pt", tiny, "m", tmp_path / "models", "dit", tmp_path / given)
 
 
 def test_a_codec_that_is_not_asked_for_is_refused(tmp_path: Path) -> None:
@@ -322,8 +319,8 @@ def test_a_codec_that_is_not_asked_for_is_refused(tmp_path: Path) -> None:
     torch.save(published(), tmp_path / "tiny.pt")
     given = (tmp_path / "tiny.pt", str(path), "pixels", tmp_path / "models", "dit")
     with pytest.raises(ValueError, match="takes no --codec"):
-        checkpoints.add(*given, vae(tmp_path / "vae"))
-    model = checkpoints.load(checkpoints.add(*given))
+        add(*given, vae(tmp_path / "vae"))
+    model = checkpoints.load(add(*given))
     assert model.card.clip and model.codec.image == model.shape == (2, 4, 4)
 
 
@@ -347,9 +344,7 @@ def test_other_keys_and_shapes_are_listed(change, says: str, tiny: str, tmp_path
     change(given)
     torch.save(given, tmp_path / "tiny.pt")
     with pytest.raises(ValueError, match=says):
-        checkpoints.add(
-            tmp_path / "tiny.pt", tiny, "m", tmp_path / "models", "dit", tmp_path / "vae"
-        )
+        add(tmp_path / "tiny.pt", tiny, "m", tmp_path / "models", "dit", tmp_path / "vae")
 
 
 @pytest.mark.parametrize(
@@ -366,30 +361,30 @@ def test_bad_cards_are_named(change, says: str, home: Path) -> None:
     card = json.loads((home / "card.json").read_text())
     change(card)
     (home / "card.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match=f"(?s)m: .*{says}"):
+    with pytest.raises(ValueError, match=f"card.json is not a valid card: .*{says}"):
         checkpoints.load(home)
 
 
 def test_presets_are_the_published_networks() -> None:
     small, large = dit.PRESETS["dit-xl-2-256"], dit.PRESETS["dit-xl-2-512"]
     with torch.device("meta"):
-        net = DiT(small.flags)
+        net = DiTNet(small.flags)
     assert sum(p.numel() for p in net.parameters()) == 675_129_632  # 675 million in the paper
     assert tuple(net.pos_embed.shape) == (1, 256, 1152)
     assert large.flags == small.flags.model_copy(update={"input_size": 64})
     for image, chosen in ((256, small), (512, large)):
         assert chosen.file == f"DiT-XL-2-{image}x{image}.pt"
-        card = chosen.made("m", {}).card
+        card = chosen.converted("m", {}).card
         assert card.learned_variance and card.null_class and card.classes == 1000
         assert card.licence == "CC-BY-NC-4.0" and not card.clip
         assert card.training["published_fid"] == chosen.fid
         assert chosen.codec is not None and chosen.codec.state == (4, image // 8, image // 8)
-        assert "--codec FOLDER" in chosen.how
+        assert "--codec FOLDER" in chosen.options
     assert DiTFlags.model_validate(card.network) == large.flags
 
 
 def test_a_file_of_sd_names_is_taken_for_its_first_autoencoder() -> None:
-    from bench.checkpoints.given import SD_VAE, codec_at
+    from bench.zoo.autoencoder import SD_VAE, codec_at
 
     wanted = dit.PRESETS["dit-xl-2-256"].codec
     assert wanted is not None

@@ -15,13 +15,11 @@ from torch import Tensor
 
 import bench
 from bench import checkpoints
-from bench.checkpoints import PRESETS
-from bench.checkpoints.adm import ADM
-from bench.checkpoints.edm import EDM
-from bench.checkpoints.edm_flags import EDMFlags
-from bench.checkpoints.presets import FAMILIES
 from bench.samplers import Heun
 from bench.schedules import Karras
+from bench.zoo import adm
+from bench.zoo.add import add
+from bench.zoo.edm import PRESETS, EDMFlags, EDMNet
 
 
 def added(tmp_path: Path, kind: str, weights: dict[str, Tensor], classes: int = 0) -> Path:
@@ -29,7 +27,7 @@ def added(tmp_path: Path, kind: str, weights: dict[str, Tensor], classes: int = 
     flags = FLAGS[kind] | ({"label_dim": classes} if classes else {})
     (tmp_path / "small.json").write_text(json.dumps({"flags": flags}))
     save_file(weights, tmp_path / "small.safetensors")
-    return checkpoints.add(
+    return add(
         tmp_path / "small.safetensors", str(tmp_path / "small.json"), kind, tmp_path / "models",
         "edm",
     )  # fmt: skip
@@ -172,7 +170,7 @@ def pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> Path
 def refusal(path: Path, preset: str, models: Path) -> str:
     """The command in the error."""
     with pytest.raises(ValueError, match="refused: reading it would run its code") as error:
-        checkpoints.add(path, preset, "m", models, "edm")
+        add(path, preset, "m", models, "edm")
     said = str(error.value)
     assert "\n" not in said and not models.exists()
     return said.partition("environment: ")[2].rpartition(" ; then add the .safetensors")[0]
@@ -194,7 +192,7 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ran").exists()
     made, flags = path.with_suffix(".safetensors"), path.with_suffix(".json")
-    home = checkpoints.add(made, str(flags), "m", tmp_path / "models", "edm")
+    home = add(made, str(flags), "m", tmp_path / "models", "edm")
     x = torch.randn(1, 3, 16, 16)
     close(checkpoints.load(home).denoiser()(x, 0.5),
           denoised(published("ddpmpp"), "ddpmpp", x, 0.5, None))  # fmt: skip
@@ -213,10 +211,10 @@ def test_other_preconditionings_are_not_converted(
 SIZES = {"cifar10": (55.7, 56.4), "ffhq": (61.8, 62.8), "afhqv2": (61.8, 62.8)}
 
 
-@pytest.mark.parametrize("name", FAMILIES["edm"][1])
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_whole(name: str) -> None:
     chosen = PRESETS[name]
-    card = chosen.made(name, {}).card
+    card = chosen.converted(name, {}).card
     assert (
         card.classes
         == chosen.flags.label_dim
@@ -225,10 +223,11 @@ def test_presets_are_whole(name: str) -> None:
     assert chosen.address.endswith(".pkl") and chosen.licence == "CC BY-NC-SA 4.0"
     assert 1 < chosen.fid < 3 and "NFE" in chosen.fid_source
     with torch.device("meta"):
-        net, adm = EDM(chosen.flags), ADM(PRESETS["imagenet-64"].flags)
+        net = EDMNet(chosen.flags)
+        other = adm.ADMNet(adm.PRESETS["imagenet-64"].flags)
     count = sum(value.numel() for value in net.parameters())
     if name == "edm-imagenet-64":  # ADM also says variances: three more outputs
-        assert count + 3 * (9 * 192 + 1) == sum(value.numel() for value in adm.parameters())
+        assert count + 3 * (9 * 192 + 1) == sum(value.numel() for value in other.parameters())
     else:
         assert round(count / 1e6, 1) == SIZES[name.split("-")[1]][name.endswith("-ve")]
 
@@ -254,6 +253,6 @@ def test_flags_that_make_no_network_are_named(change: dict, says: str) -> None:
 def test_labels_are_for_networks_with_classes() -> None:
     x, noise = torch.zeros(1, 3, 16, 16), torch.zeros(1)
     for labels, classes in ((torch.tensor([0]), 0), (None, 5)):
-        net = EDM(EDMFlags.model_validate(SONG | {"label_dim": classes}))
+        net = EDMNet(EDMFlags.model_validate(SONG | {"label_dim": classes}))
         with pytest.raises(ValueError, match="label_dim"):
             net(x, noise, labels)

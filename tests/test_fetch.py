@@ -12,8 +12,8 @@ import torch
 from console import crs
 
 from bench import checkpoints, features
-from bench.checkpoints.adm import ADM
 from bench.fetch import download
+from bench.zoo import adm
 
 BODY = bytes(range(256)) * 9000  # 2.3 MB: more than one piece
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -236,12 +236,11 @@ def test_fetch_makes_a_model_of_a_preset(
         "image_size": 16, "num_channels": 32, "channel_mult": (1, 1), "num_res_blocks": 1,
         "attention_resolutions": (8,), "num_head_channels": 16,
     }  # fmt: skip
-    chosen = checkpoints.ADMPreset.model_validate({"flags": flags, "address": server.url})
-    torch.save(ADM(chosen.flags).state_dict(), tmp_path / "net.pt")
+    chosen = adm.ADMPreset.model_validate({"flags": flags, "address": server.url})
+    torch.save(adm.ADMNet(chosen.flags).state_dict(), tmp_path / "net.pt")
     server.turns = [whole((tmp_path / "net.pt").read_bytes())]
     monkeypatch.setenv("CRS_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(checkpoints.PRESETS, "tiny", chosen)  # type: ignore[arg-type]
-    monkeypatch.setitem(checkpoints.presets.FAMILIES["adm"][1], "tiny", chosen)  # type: ignore
+    monkeypatch.setitem(adm.PRESETS, "tiny", chosen)
     models = tmp_path / "models"
     assert crs(monkeypatch, "fetch", "tiny", "--models", models) == 0
     said = capsys.readouterr().out

@@ -21,8 +21,9 @@ from torch import Tensor
 
 import bench
 from bench import checkpoints
-from bench.checkpoints.families import build
-from bench.checkpoints.presets import FAMILIES
+from bench.checkpoints.codecs import autoencoder
+from bench.zoo.add import add
+from bench.zoo.ldm import PRESETS
 
 STAGE = {"embed_dim": 3, "n_embed": 16, "resolution": 16, "ch": 32, "ch_mult": (1, 2),
          "num_res_blocks": 1}  # fmt: skip
@@ -293,7 +294,7 @@ def written(preset: dict, folder: Path) -> str:
 
 def added(file: Path, preset: dict, name: str = "m") -> Path:
     given = written(preset, file.parent)
-    return checkpoints.add(file, given, name, file.parent / "models", "ldm")
+    return add(file, given, name, file.parent / "models", "ldm")
 
 
 def apart(found: Tensor, want: Tensor) -> float:
@@ -498,14 +499,15 @@ def test_a_card_of_other_classes_is_refused(tmp_path: Path) -> None:
 def test_presets_have_the_published_sizes(
     name: str, millions: float, stage_millions: float
 ) -> None:
-    preset = FAMILIES["ldm"][1][name]
-    card = preset.card(name)
-    sizes = {key: value.numel() for key, value in build(card).state_dict().items()}
+    preset = PRESETS[name]
+    card = preset.converted(name, {"scale_factor": torch.tensor(1.0)}).card
+    net = checkpoints.find_family(card.family).network(card)
+    sizes = {key: value.numel() for key, value in net.state_dict().items()}
     embedding = sizes.pop("class_embed.weight", 0)  # apart in the files
     assert sum(sizes.values()) / 1e6 == pytest.approx(millions, abs=0.01)
     assert embedding == (1001 * 512 if name == "cin256-v2" else 0)
     with torch.device("meta"):
-        stage = checkpoints.codecs.autoencoder(card.codec)
+        stage = autoencoder(card.codec)
     count = sum(value.numel() for value in stage.state_dict().values())
     assert count / 1e6 == pytest.approx(stage_millions, abs=0.01)
     assert card.codec.image == (3, 256, 256) and preset.licence == "MIT" and preset.fid_source

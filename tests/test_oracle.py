@@ -261,7 +261,7 @@ def test_bad_parameters_are_refused_on_one_line(
     path.parent.mkdir()
     content = card(WHITE).model_dump() | {"network": network} | changes
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=f"^known is no oracle: .*{says}") as error:
+    with pytest.raises(ValueError, match=f"known/card.json is not a valid card: .*{says}") as error:
         checkpoints.load("known", models=tmp_path)
     assert "\n" not in str(error.value)
 

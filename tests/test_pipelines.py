@@ -30,6 +30,7 @@ from bench.generate import Guided
 from bench.samplers import DDIM, DDPM
 from bench.schedules import Karras
 from bench.types import VarianceDenoiser
+from bench.zoo.folders import add_folder
 
 UNET = {
     "sample_size": 8, "block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4,
@@ -209,7 +210,7 @@ def test_a_folder_is_sampled_and_encoded_like_any(saved: tuple[Any, Path]) -> No
 
 def test_added_it_is_the_same_model(saved: tuple[Any, Path], tmp_path: Path) -> None:
     _, home = saved
-    made = checkpoints.add_folder(home, "mine", tmp_path / "models")
+    made = add_folder(home, "mine", tmp_path / "models")
     direct, added = bench.load(home), bench.load("mine", models=tmp_path / "models")
     assert made == tmp_path / "models" / "mine" and added.name == "mine"
     assert added.digest == direct.digest
@@ -224,7 +225,7 @@ def test_pickled_weights_are_added_but_not_opened(tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "old", safe_serialization=False)
     with pytest.raises(ValueError, match="has no .*bin, .*: crs-bench add .* --family diffusers"):
         bench.load(tmp_path / "old")
-    made = checkpoints.add_folder(tmp_path / "old", "mine", tmp_path / "models")
+    made = add_folder(tmp_path / "old", "mine", tmp_path / "models")
     one, other = bench.load(home), bench.load(made)
     for mine, theirs in ((one.net, other.net), (one.codec.net, other.codec.net)):
         want = theirs.state_dict()
@@ -316,7 +317,7 @@ def test_what_is_not_supported_is_refused(
         bench.load(home)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=says):
-        checkpoints.add_folder(home, "mine", tmp_path / "models")
+        add_folder(home, "mine", tmp_path / "models")
     assert not list((tmp_path / "models").glob("*"))
 
 
@@ -361,7 +362,7 @@ def test_a_hub_id_is_opened_from_the_hubs_cache(
     (home / "refs" / "main").write_text("0" * 40)
     model = bench.load("someone/tiny-model")
     assert model.name == "someone/tiny-model" and model.digest == bench.load(snapshot).digest
-    added = checkpoints.add_folder("someone/tiny-model", "mine", tmp_path / "models")
+    added = add_folder("someone/tiny-model", "mine", tmp_path / "models")
     assert checkpoints.read_card(added).training["source"] == "someone/tiny-model"
     (snapshot / "vqvae" / pipelines.WEIGHTS).unlink()
     with pytest.raises(ValueError, match="add someone/tiny-model --family diffusers"):

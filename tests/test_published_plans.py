@@ -8,9 +8,11 @@ import pytest
 import torch
 from console import crs
 
-from bench import checkpoints, data, experiments, store
-from bench.checkpoints.adm import ADM
+from bench import data, experiments, store
 from bench.experiments import Plan
+from bench.zoo.add import add as add_file
+from bench.zoo.adm import ADMFlags, ADMNet
+from bench.zoo.presets import find_preset
 
 PLANS = [one for name in experiments.__all__ if isinstance(one := getattr(experiments, name), Plan)]
 FLAGS = {
@@ -23,8 +25,8 @@ FLAGS = {
 def horse(tmp_path: Path) -> Path:
     """ADM's checkpoint and reference batch, in their own formats, of a small network: a folder."""
     torch.manual_seed(0)
-    flags = checkpoints.ADMPreset.model_validate({"flags": FLAGS}).flags
-    torch.save(ADM(flags).state_dict(), tmp_path / "lsun_horse.pt")
+    flags = ADMFlags.model_validate(FLAGS)
+    torch.save(ADMNet(flags).state_dict(), tmp_path / "lsun_horse.pt")
     (tmp_path / "small.json").write_text(json.dumps({"flags": FLAGS, "data": "lsun-horse"}))
     numbers = np.random.default_rng(0)
     features = numbers.standard_normal((40, 2048)).clip(0)
@@ -78,7 +80,7 @@ def test_what_is_missing_is_said_on_one_screen(
     assert f"crs-bench fetch {plan.preset}" in said and f"--preset {plan.preset}" in said
     assert "download https://" in said and "--reference FILE.npz" in said
     assert not (tmp_path / "results").exists()
-    chosen = checkpoints.PRESETS[plan.preset]
+    _, chosen = find_preset(plan.preset)
     assert chosen.address and chosen.licence != "unknown"
     published = Path(__file__).parents[1] / "results" / "published.csv"
     assert plan.published in published.read_text()
@@ -89,7 +91,7 @@ def test_a_reference_without_images_wants_a_measured_rate(
     horse: Path, inception_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = horse / "models"
-    checkpoints.add(horse / "lsun_horse.pt", str(horse / "small.json"), "lsun-horse", models)
+    add_file(horse / "lsun_horse.pt", str(horse / "small.json"), "lsun-horse", models)
     bare = horse / "bare.npz"
     np.savez(bare, mu=np.zeros(2048), sigma=np.eye(2048))
     weights = f"inception-v3-compat(weights='{inception_file}')"
@@ -128,7 +130,7 @@ def test_a_rate_is_measured_on_images_of_a_folder(
     horse: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     models = horse / "models"
-    checkpoints.add(horse / "lsun_horse.pt", str(horse / "small.json"), "mine", models)
+    add_file(horse / "lsun_horse.pt", str(horse / "small.json"), "mine", models)
     asked = ("measure", "mine", "--measure", "DataPrediction", "--levels", 5, "--images", 3)
     asked += ("--models", models, "--device", "cpu")
     assert crs(monkeypatch, *asked, "--data", horse / "batch.npz") == 0

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from bench import checkpoints
-from bench.checkpoints import Card, Checkpoint, presets
-from bench.checkpoints.adm import ADM
+from bench.checkpoints import Card, Checkpoint, find_family, for_sampling
 from bench.checkpoints.card import Data, VPCard
 from bench.checkpoints.codecs import Pixels
-from bench.checkpoints.families import cast
 from bench.names import nearest
+from bench.zoo import adm
 
 
 def _unet(size: int, state: int, channels: list[int], attention: int, **other: Any) -> dict:
@@ -38,8 +37,8 @@ NETWORKS = ("adm-256", *_DIFFUSERS)
 def network_of(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     """One of `NETWORKS`, of random weights, and the shape of its state."""
     if name == "adm-256":
-        flags = presets.adm.PRESETS["lsun-256"].flags.model_copy(update={"learn_sigma": False})
-        return ADM(flags), (3, 256, 256)
+        flags = adm.PRESETS["lsun-256"].flags.model_copy(update={"learn_sigma": False})
+        return adm.ADMNet(flags), flags.shape
     config = _DIFFUSERS[name]
     state = (config["in_channels"], config["sample_size"], config["sample_size"])
     return checkpoints.network(config), state
@@ -73,11 +72,12 @@ def untrained(network: str, device: str = "cpu", dtype: str = "float32") -> Chec
         torch.manual_seed(0)
         net, shape = network_of(network)
     card = Card(
-        name=network, network={}, prediction="v", training={}, weights_sha256="",
+        name=network, family="adm" if network == "adm-256" else "unet2d", network={},
+        prediction="v", training={}, weights_sha256="",
         process=VPCard.model_validate({"kind": "vp"}),
         data=Data(name="none", digest="", licence="none"),
     )  # fmt: skip
-    net = cast(net, device, kind)
+    net = for_sampling(find_family(card.family).cast(net, kind), device)
     return _States(
         network, network, card.process.build(), shape, device, card, net, kind, Pixels(shape)
     )

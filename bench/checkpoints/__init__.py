@@ -1,8 +1,7 @@
-"""Open a model folder: card, weights, network, and one denoiser at its edge."""
+"""What every run needs to open a model: card, weights, network, and one denoiser."""
 
-from bench.checkpoints.add import add, check_free, preset_lines
 from bench.checkpoints.card import Card, read_codec, write_card
-from bench.checkpoints.families import network
+from bench.checkpoints.family import Family, Output, Shape, find_family, for_sampling
 from bench.checkpoints.model import (
     MODELS,
     Checkpoint,
@@ -11,13 +10,14 @@ from bench.checkpoints.model import (
     folder,
     load,
     load_codec,
+    open_network,
     save,
 )
-from bench.checkpoints.pipelines import add_folder, read_card
-from bench.checkpoints.presets import PRESETS, ADMPreset, Published, family_of
+from bench.checkpoints.pipelines import read_card
+from bench.checkpoints.unet2d import network
 
 __all__ = [
-    "MODELS", "PRESETS", "ADMPreset", "Card", "Checkpoint", "Published", "add", "add_folder",
-    "check_free", "codec_for", "compiled", "family_of", "folder", "load", "load_codec", "network",
-    "preset_lines", "read_card", "read_codec", "save", "write_card",
+    "MODELS", "Card", "Checkpoint", "Family", "Output", "Shape", "codec_for", "compiled",
+    "find_family", "folder", "for_sampling", "load", "load_codec", "network", "open_network",
+    "read_card", "read_codec", "save", "write_card",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Between images and a sampler's state: pixels as they are, or the latents of an autoencoder."""
+"""Codecs between images and a sampler's state, which is pixels or the latents of an autoencoder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class Codec(Protocol):
 
 
 def in_chunks(of: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`of(*inputs)`, all [n, ...]. On a CPU in chunks of one size, padded: its kernels depend on
-    the batch, and a seed's image must not."""
+    """Call `of(*inputs)`, all [n, ...]. On a CPU, call it in padded chunks of one size: there the
+    result of a kernel depends on the size of the batch, and the image of a seed must not."""
     n = len(inputs[0])
     if inputs[0].device.type != "cpu":
         return of(*inputs)
@@ -38,8 +38,8 @@ def _floats(images: Tensor) -> Tensor:
 
 
 def _bytes(x: Tensor, quantiser: Quantiser) -> Tensor:
-    """[-1, 1] to uint8: rounded to nearest as EDM and DiT do, or cut off as ADM's and latent
-    diffusion's own scripts do, half a grey level darker."""
+    """[-1, 1] to uint8. EDM and DiT round to nearest. The scripts of ADM and latent diffusion round
+    down, which is half a grey level darker."""
     grey = x.float() * 127.5 + 127.5
     whole = grey.round() if quantiser == "round" else grey.floor()
     return whole.clamp(0, 255).to(torch.uint8)
@@ -57,7 +57,7 @@ class Pixels:
         return _floats(images)
 
     def decode(self, x: Tensor) -> Tensor:
-        """float in [-1, 1] -> uint8, what lies beyond clipped."""
+        """float, clipped to [-1, 1] -> uint8."""
         return _bytes(x, self.quantiser)
 
 
@@ -65,8 +65,8 @@ class Pixels:
 class Latents:
     """The state is scale * (latent - shift) of a diffusers autoencoder (Rombach et al. 2022).
 
-    `encode` takes the mean of an AutoencoderKL's posterior, and a VQModel's latent before it is
-    quantised, so that it draws nothing; `decode` quantises for a VQModel, as its sampler does.
+    `encode` draws no random numbers: it takes the mean of an AutoencoderKL's posterior, or a
+    VQModel's latent before quantisation. `decode` of a VQModel quantises, as its sampler does.
     """
 
     image: tuple[int, int, int]
@@ -93,7 +93,7 @@ class Latents:
 
 
 def autoencoder(card: CodecCard) -> nn.Module:
-    """The diffusers network of a card; ValueError if it refuses the card's arguments."""
+    """Make the diffusers network of a card. ValueError: it refuses the card's arguments."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.vq_model import VQModel
 

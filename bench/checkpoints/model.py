@@ -1,4 +1,4 @@
-"""A checkpoint as a `Model`: weights loaded strictly, parameterisation behind one denoiser."""
+"""The loader: a model folder becomes a `Model` with one denoiser, whatever its network predicts."""
 
 import os
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import process as processes
-from bench.checkpoints.card import Card, CodecCard, read_codec, write_card
+from bench.checkpoints.card import Card, CodecCard, complaint, read_codec, write_card
 from bench.checkpoints.codecs import Codec, Latents, Pixels, autoencoder, in_chunks
-from bench.checkpoints.families import Shape, cast, open_network
+from bench.checkpoints.family import Shape, find_family, for_sampling
 from bench.checkpoints.pipelines import fetched, is_hub_id, is_pipeline, read_card
 from bench.checkpoints.weights import WEIGHTS, read_strict, write_half
 from bench.names import nearest
@@ -25,7 +25,7 @@ MODELS = Path(__file__).resolve().parents[2] / "models"
 
 @dataclass(frozen=True)
 class Plain:
-    """A denoiser. predict: (x, sigma) -> E[x0|x], and what else the network says."""
+    """A denoiser. predict: (x, sigma) -> E[x0|x], and the network's other channels."""
 
     predict: Callable[[Tensor, float], tuple[Tensor, Tensor]]
 
@@ -35,12 +35,13 @@ class Plain:
 
 @dataclass(frozen=True)
 class Varying(Plain):
-    """A denoiser whose network also says the variance of the step, from -1 to 1."""
+    """A denoiser whose network also predicts the variance of a step, from -1 to 1."""
 
     def with_variance(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """E[x0|x] and v, 0 at the posterior and 1 at the upper variance: see `VarianceDenoiser`."""
-        x0, said = self.predict(x, sigma)
-        return x0, (said + 1) / 2
+        """E[x0|x] and v, as `VarianceDenoiser` defines v: 0 is the posterior's variance, 1 the
+        upper bound."""
+        x0, variance = self.predict(x, sigma)
+        return x0, (variance + 1) / 2
 
 
 @dataclass(frozen=True)
@@ -53,52 +54,48 @@ class Checkpoint:
     shape: Shape
     device: str
     card: Card
-    net: Any  # as `families` says
+    net: Any  # called as `Family` says
     dtype: torch.dtype
     codec: Codec
 
     @property
     def classes(self) -> int:
-        """Classes that it is conditioned on; 0 for none."""
+        """Number of classes. 0: the model is unconditional."""
         return self.card.classes
 
     @property
     def quantiser(self) -> str:
-        """How its images become whole grey levels: round, or floor."""
+        """How grey levels become whole numbers: round, or floor."""
         return self.card.quantiser
 
     def denoiser(self, labels: Tensor | None = None) -> Denoiser:
-        """E[x0|x] of x = x0 + sigma eps; x float [n, c, h, w] on the model's device.
+        """Make the denoiser: E[x0|x] of x = x0 + sigma eps, x [n, c, h, w] on the model's device.
 
-        labels: the class of each image, integers [n], for a class-conditional model alone. Without
-        them one whose card says null_class gives its unconditional prediction.
+        Arguments:
+            labels: the class of each image, integers [n], for a class-conditional model alone.
+                Without labels, a model with null_class gives its unconditional prediction.
+        Returns:
+            The denoiser.
+        Raises:
+            ValueError: the model cannot take these labels, or needs labels.
         """
-        of = self._classes(labels)
+        family, classes = find_family(self.card.family), self._classes(labels)
         sigma_data = self.process.sigma_data if isinstance(self.process, VE) else 1.0
 
         @torch.inference_mode()
         def predict(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-            scaled, timestep = self._inputs(x, sigma)
-            given = (scaled, timestep) if of is None else (scaled, timestep, of(len(x)))
-            output = in_chunks(self._output, *given).to(x.dtype)
-            said, rest = output[:, : x.shape[1]], output[:, x.shape[1] :]
-            x0 = processes.denoised(self.card.prediction, said, x, sigma, sigma_data)
+            given = family.inputs(x, sigma, self.process, self.dtype)
+            labelled = given if classes is None else (*given, classes(len(x)))
+            output = in_chunks(self._output, *labelled).to(x.dtype)
+            predicted, rest = output[:, : x.shape[1]], output[:, x.shape[1] :]
+            x0 = processes.denoised(self.card.prediction, predicted, x, sigma, sigma_data)
             return x0.clamp(-1, 1) if self.card.clip else x0, rest
 
         return Varying(predict) if self.card.learned_variance else Plain(predict)
 
-    def _inputs(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """What the network takes as x and timestep [n]; an oracle takes x and sigma themselves."""
-        if self.card.family == "oracle":
-            return x, torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
-        index = float(self.process.timestep(torch.tensor(sigma)))
-        timestep = torch.full((len(x),), index, device=x.device)
-        scaled = (x * self.process.scale(sigma)).to(self.dtype)
-        return scaled.contiguous(memory_format=torch.channels_last), timestep
-
     def _classes(self, labels: Tensor | None) -> Callable[[int], Tensor] | None:
-        """Batch size -> classes that the network is given, None of an unconditional one; ValueError
-        if the labels are not what the model takes."""
+        """Batch size -> classes for the network. None: the model is unconditional. ValueError: the
+        model cannot take these labels."""
         classes = self.classes
         if not classes:
             if labels is not None:
@@ -107,10 +104,10 @@ class Checkpoint:
         if labels is None:
             if not self.card.null_class:
                 raise ValueError(
-                    f"{self.name} is class-conditional and predicts nothing without a class, as "
-                    "measures ask: use the rates of another model (--rates), or a rate without a "
-                    f"network (OfSchedule, GaussianW2); in Python denoiser(labels), each "
-                    f"0..{classes - 1}"
+                    f"{self.name} is class-conditional and predicts nothing without a class, but a "
+                    "measure gives no classes: use the rates of another model (--rates), or a rate "
+                    "that needs no network (OfSchedule, GaussianW2); in Python call "
+                    f"denoiser(labels), each 0..{classes - 1}"
                 )
             return lambda n: torch.full((n,), classes, device=self.device)
         if labels.ndim != 1 or labels.dtype not in (torch.int32, torch.int64):
@@ -120,12 +117,12 @@ class Checkpoint:
             raise ValueError(f"{self.name} has classes 0..{classes - 1}; a label lies outside")
         given = labels.to(self.device)
 
-        def of(n: int) -> Tensor:
+        def check(n: int) -> Tensor:
             if n != len(given):
                 raise ValueError(f"{self.name}: {len(given)} labels for {n} images")
             return given
 
-        return of
+        return check
 
     def _output(self, x: Tensor, timestep: Tensor, classes: Tensor | None = None) -> Tensor:
         if classes is None:
@@ -142,9 +139,9 @@ class Checkpoint:
         return self.codec.encode(images.to(self.device))
 
     def decode(self, x: Tensor) -> Tensor:
-        """state -> uint8 [n, *image], by the card's quantiser.
+        """Decode a state to uint8 [n, *image], by the card's quantiser.
 
-        FloatingPointError if x is not finite: no image is better than a wrong one.
+        FloatingPointError: x is not finite. No image is better than a wrong image.
         """
         if not torch.isfinite(x).all():
             raise FloatingPointError(
@@ -154,9 +151,15 @@ class Checkpoint:
 
 
 def folder(name: str | Path, models: Path = MODELS) -> Path:
-    """Where a model lives: a path, a name in `models`, or a hub id, fetched to the hub's own cache.
+    """Find the folder of a model.
 
-    ValueError: none of them, with the nearest known name.
+    Arguments:
+        name: a path, a name in `models`, or a hub id, which is fetched to the hub's own cache.
+        models: the folder that holds one folder a model.
+    Returns:
+        The folder.
+    Raises:
+        ValueError: there is no such model. The message has the nearest known name.
     """
     for path in (Path(name), models / name):
         if (path / "card.json").is_file() or is_pipeline(path):
@@ -170,11 +173,18 @@ def folder(name: str | Path, models: Path = MODELS) -> Path:
 def load(
     name: str | Path, device: str = "cpu", dtype: str = "float32", models: Path = MODELS
 ) -> Checkpoint:
-    """Open a folder of `models`, a path to one or to a diffusers pipeline's, or a hub id, for
-    sampling on `device`.
+    """Open a model for sampling. Weights are safetensors and are read strictly.
 
-    Weights are safetensors, read strictly. ValueError: unknown name (with the nearest known), bad
-    card, wrong SHA-256, missing or extra keys, unknown dtype.
+    Arguments:
+        name: a name in `models`, a path to a model folder or a diffusers pipeline, or a hub id.
+        device: a name that torch knows.
+        dtype: float32, float16 or bfloat16.
+        models: the folder that holds one folder a model.
+    Returns:
+        The checkpoint.
+    Raises:
+        ValueError: an unknown name (with the nearest known name), a bad card, a wrong SHA-256,
+            missing or extra keys, an unknown dtype.
     """
     if dtype not in ("float32", "float16", "bfloat16"):
         raise ValueError(f"unknown dtype {dtype!r}; known: float32, float16, bfloat16")
@@ -189,12 +199,41 @@ def load(
     )
     return Checkpoint(
         card.name, digest(_identity(card)), card.process.build(), shape, device, card,
-        cast(net, device, kind), kind, codec,
+        for_sampling(find_family(card.family).cast(net, kind), device), kind, codec,
     )  # fmt: skip
 
 
+def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
+    """Read the network of a model folder.
+
+    Arguments:
+        home: the model folder.
+        card: its card.
+    Returns:
+        The network, float32 on the CPU, and the shape of its state, [c, h, w].
+    Raises:
+        ValueError: the card makes no network, or its weights are missing, damaged or of another
+            network.
+    """
+    path = home / "card.json"
+    try:
+        family = find_family(card.family)
+        net, shape = family.network(card), family.shape(card)
+        if card.codec and card.codec.state != shape:
+            raise ValueError(
+                f"the codec's state {list(card.codec.state)} is not the network's {list(shape)}"
+            )
+    except ValueError as error:
+        where = f"{path} is not a valid card" if path.is_file() else f"{home} cannot be opened"
+        raise ValueError(f"{where}: {complaint(error)}") from error
+    if family.has_weights:
+        weights = read_strict(home / card.file, card.name, card.weights_sha256, net.state_dict())
+        net.load_state_dict(weights, assign=True)
+    return net, shape
+
+
 def _identity(card: Card) -> dict[str, Any]:
-    """What decides a model's images, for its digest."""
+    """The parts of a card that decide the model's images. The digest is made from them."""
     what = {"weights": card.weights_sha256, "network": card.network, "clip": card.clip}
     what |= {"process": card.process.model_dump(exclude_none=True), "prediction": card.prediction}
     if card.learned_variance:
@@ -209,23 +248,23 @@ def _identity(card: Card) -> dict[str, Any]:
 
 
 def load_codec(home: Path, card: CodecCard, device: str, dtype: torch.dtype) -> Latents:
-    """The autoencoder of a card whose file lies in, or is named from, the folder `home`."""
+    """Open the autoencoder of a card. The card gives its file as a path from the folder `home`."""
     net = autoencoder(card)
     net.load_state_dict(
         read_strict(home / card.file, home.name, card.weights_sha256, net.state_dict())
     )
-    return Latents(card.image, card, cast(net, device, dtype), dtype)
+    return Latents(card.image, card, for_sampling(nn.Module.to(net, dtype), device), dtype)
 
 
 def codec_for(out: Path, home: Path) -> CodecCard:
-    """The codec of the folder `home` as a card of a model in the folder `out` names it."""
+    """The codec of the folder `home`, for the card of a model in the folder `out`."""
     card = read_codec(home)
     file = os.path.relpath((home / card.file).resolve(), out.resolve())
     return card.model_copy(update={"file": Path(file).as_posix()})
 
 
 def save(out: Path, card: Card, weights: dict[str, Tensor]) -> Card:
-    """Write a model folder: fp16 safetensors and the card with their digest, the card last."""
+    """Write a model folder: first fp16 safetensors, then the card with their digest."""
     sha256 = write_half(out / WEIGHTS, weights)
     card = card.model_copy(update={"weights_sha256": sha256})
     write_card(out, card)
@@ -233,9 +272,9 @@ def save(out: Path, card: Card, weights: dict[str, Tensor]) -> Card:
 
 
 def compiled(model: Checkpoint) -> Checkpoint:
-    """The same checkpoint with its network through `torch.compile`: faster, equal within 1e-3.
+    """Compile the network with `torch.compile`. It is then faster, and equal within 1e-3.
 
-    On a GPU as a CUDA graph too, so that small batches, which fit in its cache, cost no launches.
+    On a GPU it also becomes a CUDA graph, so that a small batch costs no launches of kernels.
     """
     mode = "reduce-overhead" if model.device.startswith("cuda") else None
     return replace(model, net=torch.compile(model.net, dynamic=False, mode=mode))

@@ -1,17 +1,18 @@
-"""Data of a known law, so that E[x0|x] is exact: Gaussians and mixtures of them, in a card alone.
+"""Family oracle: data of a known law, a Gaussian or a mixture of Gaussians, so that E[x0|x] is exact.
 
-On such a model a sampler's error is discretisation and nothing else, and classifier-free guidance
-has a closed form. All that is computed is float64, whatever the dtype of the states.
+On such a model the error of a sampler is its discretisation error alone, and classifier-free
+guidance has a closed form. The card holds the whole law. All computation is in float64.
 """
 
 import math
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from bench.checkpoints.card import Card, complaint
-from bench.checkpoints.output import Output
+from bench.checkpoints.card import Card
+from bench.checkpoints.family import Family, Output, Shape
+from bench.process import Process
 
 
 class _Strict(BaseModel):
@@ -19,12 +20,12 @@ class _Strict(BaseModel):
 
 
 class Component(_Strict):
-    """One Gaussian, its covariance diagonal in the orthonormal DCT-II of the image.
+    """One Gaussian. Its covariance is diagonal in the orthonormal DCT-II of the image.
 
-    mean: [c or 1][rows][columns] amplitudes of cosines, the image's level first: mean(y, x) =
-    sum a[i][j] cos(pi i (y + 1/2) / h) cos(pi j (x + 1/2) / w); one channel stands for all.
-    std: of a pixel, as a root mean square over the pixels. exponent: the variance of mode (i, j)
-    falls as (1 + i^2 + j^2)^(-exponent / 2); 0 is white.
+    mean: amplitudes of cosines, [c or 1][rows][columns]. One channel stands for all. mean(y, x) =
+    sum a[i][j] cos(pi i (y + 1/2) / h) cos(pi j (x + 1/2) / w).
+    std: the standard deviation of a pixel, as a root mean square over the pixels.
+    exponent: the variance of mode (i, j) falls as (1 + i^2 + j^2)^(-exponent / 2). 0 is white.
     """
 
     weight: float = Field(1.0, gt=0)
@@ -34,7 +35,7 @@ class Component(_Strict):
 
 
 class Law(_Strict):
-    """What an oracle's card has as its network: the shape c, h, w of a state, and a mixture."""
+    """The network of an oracle's card: the shape c, h, w of a state, and a mixture."""
 
     shape: tuple[int, int, int]
     components: tuple[Component, ...] = Field(min_length=1)
@@ -54,7 +55,7 @@ class Law(_Strict):
 def _check_mean(
     what: str, mean: tuple[tuple[tuple[float, ...], ...], ...], shape: tuple[int, int, int]
 ) -> None:
-    """ValueError unless the amplitudes are a table of modes that a state of that shape has."""
+    """Raise ValueError unless the amplitudes are a table of modes of such a state."""
     rows, columns = {len(channel) for channel in mean}, {len(row) for one in mean for row in one}
     if len(rows) != 1 or len(columns) != 1 or 0 in rows | columns:
         raise ValueError(f"{what} must be a table [channels][rows][columns]")
@@ -65,21 +66,26 @@ def _check_mean(
 
 
 def law(card: Card) -> Law:
-    """The law that a card describes; ValueError, of one line, where it describes none."""
-    try:
-        found = Law.model_validate(card.network)
-    except ValidationError as error:
-        raise ValueError(f"{card.name} is no oracle: network: {complaint(error)}") from error
+    """Read the law that a card describes.
+
+    Arguments:
+        card: a card of family oracle.
+    Returns:
+        The law.
+    Raises:
+        ValueError: the card describes no law.
+    """
+    found = card.arguments(Law)
     for fits, says in [
         (card.prediction == "x0", "prediction must be x0"),
-        (not card.clip, "clip must be false: E[x0|x] is exact as it is"),
+        (not card.clip, "clip must be false: E[x0|x] is already exact"),
         (not card.learned_variance, "learned_variance must be false"),
-        (card.weights_sha256 == "", "weights_sha256 must be empty: the card is all there is"),
+        (card.weights_sha256 == "", "weights_sha256 must be empty: an oracle has no file of weights"),
         (card.classes in (0, len(found.components)),
-         f"classes must be 0, or {len(found.components)} as the components"),
+         f"classes must be 0, or {len(found.components)}, the number of components"),
     ]:  # fmt: skip
         if not fits:
-            raise ValueError(f"{card.name} is no oracle: {says}")
+            raise ValueError(f"an oracle's {says}")
     return found
 
 
@@ -90,9 +96,10 @@ def _cosines(n: int) -> Tensor:
 
 
 class Oracle(nn.Module):
-    """x [n, c, h, w] and sigma [n], as a denoiser has them: x = x0 + sigma eps -> E[x0|x], float64.
+    """The exact denoiser: x = x0 + sigma eps [n, c, h, w] and sigma [n] -> E[x0|x], float64.
 
-    class_labels [n]: E[x0|x, component], a number past the last for the whole mixture, as without.
+    With class_labels [n] the result is E[x0|x, component]. The number after the last component
+    stands for the whole mixture, as does no label.
     With z = DCT x, S_k = spectrum_k + sigma^2 and r_k the posterior share of component k,
     E[z0|z] = sum_k r_k (mean_k + spectrum_k / S_k (z - mean_k)).
     """
@@ -125,22 +132,22 @@ class Oracle(nn.Module):
             "shares": torch.cat([torch.eye(len(prior), dtype=torch.float64), prior[None]]).log(),
         }  # fmt: skip
         for name, value in constants.items():
-            self.register_buffer(name, value, persistent=False)  # the card has them, no file does
+            self.register_buffer(name, value, persistent=False)  # they come from the card
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Output:
-        """See the class."""
+        """Return `Output` of E[x0|x], as the class says."""
         z = self.rows @ x.double() @ self.columns.T
         noise = sigma.double()[:, None, None, None] ** 2
         prior = self.shares[-1:] if class_labels is None else self.shares[class_labels]
         share = (prior + self._log_likelihoods(z, noise)).softmax(1)
         parts = zip(share.T, self.means, self.spectra, strict=True)
         found = torch.zeros_like(z)
-        for r, mean, spectrum in parts:  # one at a time: no [n, k, c, h, w] is held
+        for r, mean, spectrum in parts:  # one at a time, to save memory
             found += r[:, None, None, None] * (mean + spectrum / (spectrum + noise) * (z - mean))
         return Output(self.rows.T @ found @ self.columns)
 
     def _log_likelihoods(self, z: Tensor, noise: Tensor) -> Tensor:
-        """Of each state under each component, up to what they share: [n, k]."""
+        """Log likelihood of each state under each component, up to a common constant: [n, k]."""
         found = []
         for mean, spectrum in zip(self.means, self.spectra, strict=True):
             total = spectrum + noise  # [n, 1, h, w]
@@ -149,6 +156,24 @@ class Oracle(nn.Module):
         return torch.stack(found, 1)
 
 
-def build(card: Card) -> Oracle:
-    """The exact denoiser of a card; ValueError if the card describes none."""
-    return Oracle(law(card))
+class _Oracle(Family):
+    """An oracle takes x and sigma themselves. A float32 timestep would round sigma."""
+
+    has_weights = False
+
+    def network(self, card: Card) -> Oracle:
+        return Oracle(law(card))
+
+    def shape(self, card: Card) -> Shape:
+        return law(card).shape
+
+    def cast(self, net: nn.Module, dtype: torch.dtype) -> nn.Module:
+        return net  # float64, whatever the dtype
+
+    def inputs(
+        self, x: Tensor, sigma: float, process: Process, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        return x, torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
+
+
+FAMILY = _Oracle()

@@ -1,53 +1,44 @@
-"""Folders and hub ids of diffusers, opened as they lie: a pipeline's configs make the card.
+"""Folders and hub ids of diffusers, opened without a copy: a pipeline's configs make the card.
 
 A pipeline is a network, `unet/` (UNet2DModel) or `transformer/` (DiTTransformer2DModel), a
 `scheduler/`, and for latents `vqvae/` (VQModel) or `vae/` (AutoencoderKL): DDPMPipeline,
 DDIMPipeline, LDMPipeline, DiTPipeline. A network alone has its config.json and
-scheduler_config.json in the folder itself. Of the scheduler come the process, the prediction and
-whether E[x0|x] is clipped; how it steps is the bench's own business, and so are timestep_spacing,
-steps_offset, set_alpha_to_one and variance_type. DDPM's and DDIM's schedulers step from a clipped
-E[x0|x] with the noise of the unclipped one; the bench re-derives it, as their
-use_clipped_model_output does. The table of betas is float64 here, float32 there.
+scheduler_config.json in the folder itself. The scheduler gives the process, the prediction and
+whether E[x0|x] is clipped. The bench has its own samplers, so it ignores timestep_spacing,
+steps_offset, set_alpha_to_one and variance_type. The schedulers of DDPM and DDIM step from a
+clipped E[x0|x] with the noise of the unclipped one. The bench computes the noise from the clipped
+one, as their use_clipped_model_output does. Its table of betas is float64; theirs is float32.
 
-DiTPipeline guides all channels of the latent, as the bench does; DiT's own sampler only the first
-three. No published pipeline was at hand: the tests' are of random weights, saved by diffusers.
+DiTPipeline guides all channels of the latent, as the bench does. DiT's own sampler guides the first
+three. The tests use pipelines with random weights, saved by diffusers. No published pipeline was
+tested.
 """
 
 import inspect
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from bench.checkpoints import card as cards
-from bench.checkpoints.add import check_free, read_weights
 from bench.checkpoints.card import Card, CodecCard, Data, VPCard, complaint
-from bench.checkpoints.codecs import autoencoder
-from bench.checkpoints.families import open_network
-from bench.checkpoints.weights import WEIGHTS as MODEL_WEIGHTS
-from bench.checkpoints.weights import read_strict
 from bench.store import file_digest, read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED = "diffusion_pytorch_model.bin"
 _CONFIGS = ("model_index.json", "config.json", "scheduler_config.json")
 _PARTS = {"unet", "transformer", "scheduler", "vae", "vqvae"}
-_PICKLES = (PICKLED, f"*/{PICKLED}")
 _NETWORKS = {
     "UNet2DModel": "unet2d",
     "DiTTransformer2DModel": "dit2d",
     "Transformer2DModel": "dit2d",  # DiT's name before it had a class of its own
 }
-_CLIPPING = ("DDPMScheduler", "DDIMScheduler")  # clip_sample is true where they do not say it
+_CLIPPING = ("DDPMScheduler", "DDIMScheduler")  # clip_sample is true by default
 _SCHEDULERS = (
     *_CLIPPING, "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler",
 )  # fmt: skip
 _BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
-# "learned" is left out: the variance itself, not between bounds as `VarianceDenoiser` has it
+# "learned" is left out: it is the variance itself; `VarianceDenoiser` needs a place between bounds
 _VARIANCES = (
     "fixed_small", "fixed_large", "fixed_small_log", "fixed_large_log", "learned_range", None,
 )  # fmt: skip
@@ -55,22 +46,29 @@ _NO_DATA = Data(name="unknown", digest="", licence="unknown")
 
 
 def is_pipeline(home: Path) -> bool:
-    """Whether a folder holds a pipeline of diffusers, or one of its networks."""
+    """Whether a folder holds a pipeline of diffusers, or a network of diffusers alone."""
     return any((home / name).is_file() for name in _CONFIGS[:2])
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Whether a name may be owner/model of the hub: not of a folder that is here."""
+    """Whether a name has the form owner/model of the hub, and is not a path to a folder here."""
     owner, _, rest = str(name).partition("/")
     plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)) is not None
     return plain and bool(rest) and not Path(owner).exists()
 
 
 def fetched(name: str, *more: str) -> Path:
-    """The folder of a hub id in huggingface_hub's own cache: configs first, which may refuse it,
-    then the weights that they ask for, and files of the names `more`.
+    """Fetch a hub id to huggingface_hub's own cache.
 
-    ValueError: no such id, or no network and not in the cache.
+    The configs come first, because they may be refused. Then come the weights that they name.
+
+    Arguments:
+        name: the hub id.
+        more: patterns of other files to fetch.
+    Returns:
+        The folder in the cache.
+    Raises:
+        ValueError: there is no such id, or it is not in the cache and there is no network.
     """
     home = _snapshot(name, [*_CONFIGS, *(f"*/{config}" for config in _CONFIGS[1:])])
     card = drafted(home)
@@ -86,45 +84,46 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"no model {name!r} here, and the hub does not give it ({why.rstrip('.:')}); check the "
-            "name and the network, or fetch the folder elsewhere and give its path"
+            "name and the network, or copy the folder from another machine and give its path"
         ) from error
 
 
 def read_card(home: Path) -> Card:
-    """The card of a model folder, or of a pipeline's as `drafted`, with digests of its weights.
+    """Read the card of a model folder, or make the card of a pipeline's folder.
 
-    ValueError: neither, a pipeline or an option that is not supported, weights that are missing or
-    are only there as a pickle.
+    ValueError: the folder is neither, the pipeline or one of its options is not supported, or its
+    weights are missing or only there as a pickle.
     """
     if (home / "card.json").is_file() or not is_pipeline(home):
         return cards.read_card(home)
     card = drafted(home)
-    said: dict[str, Any] = {"weights_sha256": _sha256(home, card.file)}
+    digests: dict[str, Any] = {"weights_sha256": weights_sha256(home, card.file)}
     if card.codec:
-        sha256 = _sha256(home, card.codec.file)
-        said["codec"] = card.codec.model_copy(update={"weights_sha256": sha256})
-    return card.model_copy(update=said)
+        sha256 = weights_sha256(home, card.codec.file)
+        digests["codec"] = card.codec.model_copy(update={"weights_sha256": sha256})
+    return card.model_copy(update=digests)
 
 
-def _sha256(home: Path, file: str) -> str:
+def weights_sha256(home: Path, file: str) -> str:
+    """The SHA-256 of a file of a pipeline. ValueError: it is missing, or only there as a pickle."""
     if (home / file).is_file():
         return file_digest(home / file)
     source = _name(home) if _cached(home) else home
     raise ValueError(
-        f"{source} has no {file}, whole and of no variant; if it has a .bin, make a model of that, "
-        f"without running its code: crs-bench add {source} --family diffusers --name NAME"
+        f"{source} has no {file} as one file without a variant; if it has a .bin, make a model of "
+        f"that, which runs no code: crs-bench add {source} --family diffusers --name NAME"
     )
 
 
 def parts(card: Card) -> list[str]:
-    """The files of weights that a card names, from its folder."""
+    """The files of weights that a card names, as paths from its folder."""
     return [card.file, *([card.codec.file] if card.codec else [])]
 
 
 def drafted(home: Path) -> Card:
-    """The card of a pipeline's folder, from its configs alone: digests are still empty.
+    """Make the card of a pipeline's folder from its configs alone. Digests are still empty.
 
-    ValueError: a part or an option of one that is not supported.
+    ValueError: a part of the pipeline or an option is not supported.
     """
     kind = _pipeline(home)
     part = next((p for p in ("unet", "transformer") if (home / p / "config.json").is_file()), ".")
@@ -143,7 +142,7 @@ def drafted(home: Path) -> Card:
 
 
 def _name(home: Path) -> str:
-    """The folder's, or in the hub's cache the model's: models--owner--model/snapshots/<commit>."""
+    """The folder's name. In the hub's cache, models--owner--model/snapshots/<commit>, the hub id."""
     if _cached(home):
         return home.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
     return home.absolute().name
@@ -154,23 +153,23 @@ def _cached(home: Path) -> bool:
 
 
 def _pipeline(home: Path) -> str | None:
-    """The pipeline's name, None of a network alone; ValueError if it has parts that the bench does
-    not know: one of text, say."""
+    """The pipeline's class name. None: the folder holds a network alone. ValueError: the pipeline
+    has other parts, such as a text encoder."""
     if not (home / "model_index.json").is_file():
         return None
     index = _config(home / "model_index.json")
     present = {key for key, value in index.items() if isinstance(value, list) and value[-1]}
     if other := sorted(present - _PARTS):
         raise ValueError(
-            f"{home} is a {index.get('_class_name')} with {', '.join(other)}; supported are "
-            f"pipelines of {', '.join(sorted(_PARTS))} alone"
+            f"{home} is a {index.get('_class_name')} with {', '.join(other)}; a supported pipeline "
+            f"has no other parts than {', '.join(sorted(_PARTS))}"
         )
     return index["_class_name"]
 
 
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"{path} is missing; a pipeline of diffusers has one")
+        raise ValueError(f"{path} is missing; copy it from where the pipeline comes from")
     config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
         raise ValueError(f"{path} is no config of diffusers: it names no _class_name")
@@ -178,8 +177,8 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _arguments(kind: type, config: dict[str, Any]) -> dict[str, Any]:
-    """What the class takes of a config. Options of other versions are dropped where they are off,
-    as those of the many uses of Transformer2DModel; others are left for the class to refuse."""
+    """The arguments of a class that a config has. Options that the class does not know are dropped
+    if they are off, as Transformer2DModel has many. The class refuses those that are on."""
     known = inspect.signature(kind).parameters
     return {
         key: value
@@ -189,7 +188,7 @@ def _arguments(kind: type, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _network(part: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a card that the network alone decides."""
+    """The fields of a card that depend on the network alone."""
     from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
     from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -215,8 +214,7 @@ def _network(part: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse(where: Path, config: dict[str, Any], **supported: tuple[object, ...]) -> None:
-    """ValueError at the first option that has another value than those supported, the default
-    first."""
+    """Raise ValueError if an option has a value that is not supported. The default comes first."""
     for key, values in supported.items():
         if config.get(key, values[0]) not in values:
             raise ValueError(f"{where}: {key} {config[key]!r} is not supported, only "
@@ -224,7 +222,7 @@ def _refuse(where: Path, config: dict[str, Any], **supported: tuple[object, ...]
 
 
 def _process(where: Path, config: dict[str, Any]) -> VPCard:
-    """The betas of a scheduler that has them, by diffusers' defaults where it does not say."""
+    """The process of a scheduler. A value that the config lacks is diffusers' default."""
     if config["_class_name"] not in _SCHEDULERS:
         raise ValueError(f"{where}: {config['_class_name']} is not supported; supported: "
                          f"{', '.join(_SCHEDULERS)}")  # fmt: skip
@@ -252,7 +250,7 @@ def _prediction(where: Path, config: dict[str, Any]) -> str:
 
 
 def _clip(where: Path, config: dict[str, Any], latent: bool) -> bool:
-    """Whether E[x0|x] is kept within -1 .. 1; refused of latents, whose range is not known."""
+    """Whether E[x0|x] is clipped to -1..1. Latents have no known range, so they cannot be."""
     clip = bool(config.get("clip_sample", config["_class_name"] in _CLIPPING))
     if clip and latent:
         raise ValueError(f"{where}: clip_sample of latents is not supported; set it to false")
@@ -262,11 +260,11 @@ def _clip(where: Path, config: dict[str, Any], latent: bool) -> bool:
 
 
 def _codec(home: Path, network: dict[str, Any]) -> CodecCard | None:
-    """The autoencoder in `vae/` or `vqvae/`, of images as large as the network's state says.
+    """The autoencoder in `vae/` or `vqvae/`. The network's state decides the size of its images.
 
-    A VQModel's states are its latents where its config says no scaling_factor, as those of
-    published latent diffusion models: diffusers' default, an AutoencoderKL's 0.18215, gives such
-    models wrong images (huggingface/diffusers issue 6725).
+    A VQModel whose config has no scaling_factor has scale 1, as in published latent-diffusion
+    models. diffusers' default is 0.18215, AutoencoderKL's scale, which gives such models wrong
+    images (huggingface/diffusers issue 6725).
     """
     part = next((p for p in ("vae", "vqvae") if (home / p / "config.json").is_file()), None)
     if part is None:
@@ -280,9 +278,9 @@ def _codec(home: Path, network: dict[str, Any]) -> CodecCard | None:
     if kind not in kinds:
         raise ValueError(f"{home / part} is a {kind}; supported: {', '.join(kinds)}")
     _refuse(home / part, config, latents_mean=(None,), latents_std=(None,))
-    said = _arguments(kinds[kind], config)
+    options = _arguments(kinds[kind], config)
     vq = kind == "VQModel"
-    channels = (said.get("vq_embed_dim") if vq else None) or said.get(
+    channels = (options.get("vq_embed_dim") if vq else None) or options.get(
         "latent_channels", 3 + (not vq)
     )
     if channels != network["in_channels"]:
@@ -290,68 +288,10 @@ def _codec(home: Path, network: dict[str, Any]) -> CodecCard | None:
                          f"takes {network['in_channels']}")  # fmt: skip
     size = network["sample_size"]
     h, w = (size, size) if isinstance(size, int) else size
-    factor = 2 ** (len(said.get("block_out_channels", (64,))) - 1)
+    factor = 2 ** (len(options.get("block_out_channels", (64,))) - 1)
     return CodecCard(
-        kind=kind, network=said, file=f"{part}/{WEIGHTS}", weights_sha256="",
-        image=(said.get("out_channels", 3), h * factor, w * factor), state=(channels, h, w),
-        scale=said.get("scaling_factor") or (1.0 if vq else 0.18215),
-        shift=said.get("shift_factor") or 0.0,
+        kind=kind, network=options, file=f"{part}/{WEIGHTS}", weights_sha256="",
+        image=(options.get("out_channels", 3), h * factor, w * factor), state=(channels, h, w),
+        scale=options.get("scaling_factor") or (1.0 if vq else 0.18215),
+        shift=options.get("shift_factor") or 0.0,
     )  # fmt: skip
-
-
-def add_folder(source: str | Path, name: str, models: Path) -> Path:
-    """Make `models/name` of a pipeline's folder or hub id: its card, and its weights byte for byte,
-    so that it has the identity of the folder; of pickled ones their tensors, read without running
-    code. Every key and shape is checked.
-
-    ValueError: the folder is there already, one that is no pipeline or is not supported, weights
-    that are missing or not those of its configs.
-    """
-    home = models / name
-    check_free(name, home)
-    origin = _origin(source)
-    card = drafted(origin)
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=home.parent) as scratch:
-        new = Path(scratch) / name
-        new.mkdir()
-        said: dict[str, Any] = {"name": name, "file": MODEL_WEIGHTS}
-        said["weights_sha256"] = _taken(origin, card.file, new / MODEL_WEIGHTS)
-        said["training"] = {"source": card.name} | card.training
-        if card.codec:
-            sha256 = _taken(origin, card.codec.file, new / "codec.safetensors")
-            codec = {"file": "codec.safetensors", "weights_sha256": sha256}
-            said["codec"] = card.codec.model_copy(update=codec)
-        card = card.model_copy(update=said)
-        open_network(new, card)
-        if card.codec:
-            want = autoencoder(card.codec).state_dict()
-            read_strict(new / card.codec.file, name, card.codec.weights_sha256, want)
-        cards.write_card(new, card)
-        new.rename(home)
-    return home
-
-
-def _origin(source: str | Path) -> Path:
-    """The folder of a pipeline, fetched if it is a hub id's: weights pickled only if need be."""
-    if is_pipeline(Path(source)):
-        return Path(source)
-    if not is_hub_id(source):
-        raise ValueError(f"{source} is no folder of diffusers: it has no model_index.json, nor a "
-                         "config.json")  # fmt: skip
-    home = fetched(str(source))
-    if all((home / file).is_file() for file in parts(drafted(home))):
-        return home
-    return fetched(str(source), *_PICKLES)
-
-
-def _taken(origin: Path, file: str, to: Path) -> str:
-    """Copy weights, or rewrite pickled ones as safetensors; their SHA-256."""
-    pickled = (origin / file).with_name(PICKLED)
-    if not (origin / file).is_file() and pickled.is_file():
-        save_file({key: x.contiguous() for key, x in read_weights(pickled).items()}, to)
-        to.chmod(0o644)
-        return file_digest(to)
-    sha256 = _sha256(origin, file)
-    shutil.copyfile(origin / file, to)
-    return sha256

@@ -1,4 +1,4 @@
-"""Files of weights, read strictly: their digest, then every key and shape, before any use."""
+"""Files of weights, read strictly: the digest, every key and every shape are checked first."""
 
 import re
 from pathlib import Path
@@ -15,8 +15,8 @@ _NEW = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"
 
 
 def current(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under diffusers' names of today: its files of 2022, the autoencoders of
-    Stable Diffusion among them, have other names for attention."""
+    """Rename tensors to diffusers' names of today. Its files of 2022, such as the autoencoders of
+    Stable Diffusion, have other names for attention."""
     return {
         _OLD.sub(lambda found: f"{found[1]}.{_NEW[found[2]]}.{found[3]}", key): value
         for key, value in weights.items()
@@ -24,10 +24,18 @@ def current(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a safetensors file, float32, with exactly the keys and shapes of `want`.
+    """Read a safetensors file, as float32.
 
-    ValueError, naming the model: a missing or damaged file, another SHA-256, keys that are missing,
-    extra or mis-shaped.
+    Arguments:
+        path: the file.
+        name: the model's name, for messages.
+        sha256: the digest that the file must have.
+        want: a state dict whose keys and shapes the file must have.
+    Returns:
+        The state dict.
+    Raises:
+        ValueError: the file is missing or damaged, has another SHA-256, or has keys that are
+            missing, extra or mis-shaped.
     """
     if not path.is_file():
         raise ValueError(f"{name}: weights {path} are missing")
@@ -51,11 +59,11 @@ def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> 
 
 
 def write_half(path: Path, weights: dict[str, Tensor]) -> str:
-    """Write fp16 safetensors, whole; its SHA-256."""
+    """Write fp16 safetensors and return their SHA-256. The file appears when it is complete."""
     half = {key: value.detach().cpu().half().contiguous() for key, value in weights.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     save_file(half, temporary)
-    temporary.chmod(0o644)  # safetensors writes files that only their owner can read
+    temporary.chmod(0o644)  # safetensors lets only the owner read its files
     temporary.replace(path)
     return file_digest(path)

@@ -32,7 +32,9 @@ def list_(
         if kind in ("all", name):
             typer.echo(f"{name}: {', '.join(members)}")
     if kind == "models":
-        for line in checkpoints.preset_lines(where):
+        from bench.zoo.presets import preset_lines
+
+        for line in preset_lines(where):
             typer.echo(line)
     if kind in ("all", "extractors"):
         for name, why in sorted(extractors.items()):

@@ -33,30 +33,33 @@ def add(
     ],
     name: Annotated[str, typer.Option(help="of the model folder to make")],
     preset: Annotated[
-        str, typer.Option(help="lsun-256, dit-xl-2-256, ..., or a .json of flags; diffusers: none")
+        str, typer.Option(help="lsun-256, dit-xl-2-256, ..., or a .json file; diffusers needs none")
     ] = "",
     family: Annotated[
-        str, typer.Option(help="of networks, see: list models; or diffusers")
+        str, typer.Option(help="adm, edm, dit, ldm, diffusers, or module:Name of your own")
     ] = "adm",
     codec: Annotated[
-        Path | None, typer.Option(help="autoencoder: a diffusers or model folder, or SD's file")
+        Path | None,
+        typer.Option(help="autoencoder: a diffusers folder, a model folder, or SD's file"),
     ] = None,
     models: Models = None,
 ) -> None:
-    """Make a model of a published checkpoint; runs no code of the file and checks every key.
+    """Make a model of a published checkpoint. No code of the file runs. Every key is checked.
 
-    A pickle (.pkl, as EDM's) is refused, with the command that makes a .safetensors of it where its
-    publisher's own code is.
+    A pickle (.pkl, such as EDM's) is refused. The message has the command that converts it to
+    .safetensors in its publisher's environment.
     """
     from bench import checkpoints
+    from bench.zoo.add import add as add_file
+    from bench.zoo.folders import add_folder
 
     where = models or checkpoints.MODELS
     if family == "diffusers":
         if preset:
-            raise ValueError("--preset is not for diffusers: a folder says itself what it is")
-        typer.echo(checkpoints.add_folder(file, name, where))
+            raise ValueError("--preset is not for diffusers: its folder has configs; leave it out")
+        typer.echo(add_folder(file, name, where))
         return
-    typer.echo(checkpoints.add(file, preset, name, where, family, codec))
+    typer.echo(add_file(file, preset, name, where, family, codec))
 
 
 @app.command()
@@ -70,9 +73,12 @@ def fetch(
     models: Models = None,
 ) -> None:
     """Download a published checkpoint and make a model folder of it; or a reference batch, or an
-    extractor's weights. What was broken off goes on where it came to."""
+    extractor's weights. A download that was interrupted continues."""
     from bench import checkpoints, features
     from bench import fetch as downloads
+    from bench.zoo.add import add as add_file
+    from bench.zoo.add import check_free
+    from bench.zoo.presets import find_preset
 
     def get(address: str, usual: Path, sha256: str | None = None) -> Path:
         path = to / address.rpartition("/")[2] if to else usual
@@ -88,18 +94,18 @@ def fetch(
     if name in weights:
         weights[name].digest(str(get(weights[name].url, weights[name].cached)))
         return
-    family = checkpoints.family_of(name, [*features.PUBLISHED, *weights])
-    chosen, folder = checkpoints.PRESETS[name], models or checkpoints.MODELS
+    family, chosen = find_preset(name, [*features.PUBLISHED, *weights])
+    folder = models or checkpoints.MODELS
     if not chosen.address:
-        raise ValueError(f"preset {name} is of no one file: fetch one that it fits")
+        raise ValueError(f"preset {name} fits several files; fetch the preset of one file")
     if not only_file:
-        checkpoints.check_free(name, folder / name)
-        if chosen.how and codec is None:
-            raise ValueError(f"preset {name} needs{chosen.how}; or fetch it with --only-file")
+        check_free(name, folder / name)
+        if chosen.options and codec is None:
+            raise ValueError(f"preset {name} needs{chosen.options}; or fetch it with --only-file")
     usual = features.cache_folder() / "downloads" / chosen.file
     file = get(chosen.address, usual, chosen.sha256)
     if not only_file:
-        typer.echo(checkpoints.add(file, name, name, folder, family, codec))
+        typer.echo(add_file(file, name, name, folder, family, codec))
 
 
 def _weights() -> dict[str, Any]:

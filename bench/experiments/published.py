@@ -11,6 +11,7 @@ from bench.judge import extractor_of
 from bench.samplers import DDIM, DDPM, IPNDM, DPMpp2M, DPMpp3M, Heun, UniPC
 from bench.schedules import ConstantRate, Karras, LogSNR, Native
 from bench.types import Block, Experiment, Sampler, Scoring
+from bench.zoo.presets import find_preset
 
 NFES = (5, 6, 8, 10, 15, 20, 25, 50, 100, 250)
 MEASURED_ON = 64  # images of 256 x 256, at 101 levels in float32: minutes, and enough for v_x
@@ -21,7 +22,7 @@ SMOOTH = 0.3  # nats of sigma: networks jitter between neighbouring timesteps
 class Plan:
     """50,000 images a cell of a published checkpoint, at NFE 5 to 250, in its own protocol.
 
-    preset: of `checkpoints.PRESETS`, whose name its model folder has; model: another folder.
+    preset: a published checkpoint, whose name its model folder has; model: another folder.
     reference: a name, or an .npz. published: the data set in `results/published.csv`.
     """
 
@@ -74,10 +75,8 @@ class Plan:
         try:
             checkpoints.folder(self.home, models)
         except ValueError:
-            family = checkpoints.family_of(self.preset)
-            lacks["weights"] = checkpoints.PRESETS[self.preset].commands(
-                family, self.preset, self.home
-            )
+            family, chosen = find_preset(self.preset)
+            lacks["weights"] = chosen.commands(family, self.preset, self.home)
         try:
             extractor_of(self.extractor, "cpu")
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""The autoencoder of a latent model whose published file holds none: --codec of `add`."""
+"""The autoencoder of a latent model whose published file holds none: `crs-bench add --codec`."""
 
 import json
 import math
@@ -8,14 +8,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.checkpoints.card import CodecCard, complaint, read_codec
-from bench.checkpoints.presets.published import WantedCodec
 from bench.store import file_digest
+from bench.zoo.base import WantedCodec
 
 DIFFUSERS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-SCALE = 0.18215  # of a diffusers config that says none
+SCALE = 0.18215  # for a config of diffusers without scaling_factor
 
-# Stable Diffusion's first autoencoder (Rombach et al. 2022), eight pixels a latent's side: what a
-# file without a config is taken for
+# Stable Diffusion's first autoencoder (Rombach et al. 2022), with a latent of an eighth of the
+# image's size. A file without a config is read as this one.
 SD_VAE: dict[str, Any] = {
     "in_channels": 3, "out_channels": 3, "latent_channels": 4, "layers_per_block": 2,
     "block_out_channels": [128, 256, 512, 512], "norm_num_groups": 32, "act_fn": "silu",
@@ -24,12 +24,18 @@ SD_VAE: dict[str, Any] = {
 
 
 def codec_at(path: Path, wanted: WantedCodec) -> tuple[CodecCard, Path]:
-    """The card of a given codec, and its file of weights, which is read by others.
+    """Find the card and the file of weights of an autoencoder.
 
-    path: a folder in diffusers' layout (config.json of an AutoencoderKL or VQModel), a model or
-    codec folder of this project, or a file of weights of Stable Diffusion's first autoencoder with
-    diffusers' names; nothing in such a file tells it from SDXL's, of another scale.
-    ValueError: nothing of these, another scale, shift or state than wanted, a damaged file.
+    Arguments:
+        path: a folder in diffusers' layout (config.json of an AutoencoderKL or VQModel), a model
+            or codec folder of this project, or a file of weights of Stable Diffusion's first
+            autoencoder with diffusers' names. SDXL's file looks the same but has another scale.
+        wanted: the autoencoder that the model needs.
+    Returns:
+        The card, and the file. The file is not read here.
+    Raises:
+        ValueError: the path is none of these, the scale, shift or state is not the wanted one, or
+            the file is damaged.
     """
     if path.is_file():
         card, file = _card(path, {"_class_name": "AutoencoderKL", **SD_VAE}, wanted), path
@@ -80,14 +86,14 @@ def _weights(folder: Path) -> Path:
 
 
 def _card(path: Path, config: dict[str, Any], wanted: WantedCodec) -> CodecCard:
-    """A card of diffusers' config, for the state's size that the model wants."""
+    """Make a card from a config of diffusers, for the size of state that the model needs."""
     network = {
         key: value for key, value in config.items()
         if not key.startswith("_") and key not in ("scaling_factor", "shift_factor")
     }  # fmt: skip
     try:
         _, height, width = wanted.state
-        factor = 2 ** (len(network["block_out_channels"]) - 1)  # each level but the last halves
+        factor = 2 ** (len(network["block_out_channels"]) - 1)  # each level halves, except the last
         return CodecCard.model_validate({
             "kind": config["_class_name"], "network": network, "weights_sha256": "",
             "image": (network["out_channels"], factor * height, factor * width),

@@ -1,27 +1,39 @@
-"""The order of blocks that the U-Nets of guided-diffusion and of latent-diffusion share."""
+"""Parts that several published networks share: the embedding of time, the order of blocks."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+
+def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
+    """[n] -> [n, width]: cosines, then sines. Periods go from 2 pi to 2 pi 10000, the last left out."""
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float32, device=timestep.device)
+    angle = timestep.float()[:, None] * torch.exp(-math.log(10000) * steps / half)
+    return torch.cat([angle.cos(), angle.sin()], 1)
 
 
 @dataclass(frozen=True)
-class Levels:
-    """The levels of a U-Net, the highest resolution first.
+class UNetBlocks:
+    """The blocks of a U-Net, in the order of guided-diffusion and latent-diffusion.
 
-    widths: channels of each. stage: (level, channels that come in) -> its layers, which leave the
-    level's width. down, up: channels -> the layer between two levels.
+    widths: the channels of each level, the highest resolution first.
+    repeats: the stages of a level on the way down. The way up has one more.
+    stage: (level, channels of its input) -> the layers of a stage, whose output has the level's width.
+    down, up: channels -> the layer between two levels.
     """
 
     widths: tuple[int, ...]
-    repeats: int  # stages a level on the way down; one more on the way up
+    repeats: int
     stage: Callable[[int, int], list[nn.Module]]
     down: Callable[[int], nn.Module]
     up: Callable[[int], nn.Module]
 
     def input_blocks(self, first: nn.Module, channels: int) -> tuple[nn.ModuleList, list[int]]:
-        """From `first`, which leaves `channels`, to the lowest resolution, and what each leaves."""
+        """The blocks from `first` to the lowest resolution, and the channels of each output."""
         blocks, skips = [nn.ModuleList([first])], [channels]
         for level, width in enumerate(self.widths):
             for _ in range(self.repeats):
@@ -34,7 +46,7 @@ class Levels:
         return nn.ModuleList(blocks), skips
 
     def output_blocks(self, skips: list[int]) -> nn.ModuleList:
-        """Back to the highest resolution, each block fed with one skip, the last first."""
+        """The blocks back to the highest resolution. The last skip is taken first."""
         blocks, channels, rest = [], skips[-1], list(skips)
         for level in reversed(range(len(self.widths))):
             for index in range(self.repeats + 1):

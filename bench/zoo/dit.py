@@ -1,29 +1,35 @@
-"""The DiT network (Peebles and Xie 2023, arXiv 2212.09748), of adaLN-Zero blocks.
+"""DiT (Peebles and Xie 2023, arXiv 2212.09748): network of adaLN-Zero blocks, format and presets.
 
-Written from the paper, with the parameter names of the published files, so that they load strictly
-and as they are. Not diffusers' `DiTTransformer2DModel`: its embedding of time stretches 128
-frequencies to 1/10000 itself, where this one's last is one step short of it, as in ADM, so that it
-gives other outputs at any timestep but 0. Checked against a second writing of the paper and against
-diffusers' network with its frequencies changed, not against the authors' code or files.
+The network is written from the paper. Its parameters have the names of the published files, so that
+the files load strictly. It is not diffusers' `DiTTransformer2DModel`: there the 128 frequencies of
+the time's embedding reach 1/10000, here the last frequency is one step before it, as in ADM. So the
+outputs differ at every timestep but 0. The network was compared with a second writing of the paper,
+and with diffusers' network after a change of its frequencies.
+
+Addresses and licence: README of github.com/facebookresearch/DiT. FID: the paper, 50,000 images of
+250 DDPM steps with the learned variance, through the ft-EMA autoencoder, with guidance of the first
+three latent channels alone (see `DiTNet`). No SHA-256 is published, and weights are not shipped.
+Not tested, because the files were not at hand: that they load, and the scores.
 """
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from bench.checkpoints.card import Card, complaint
-from bench.checkpoints.output import Output, clock
+from bench.checkpoints.card import Card, VPCard
+from bench.checkpoints.family import Output, Shape
+from bench.zoo.base import Converted, Flags, Preset, PublishedFamily, WantedCodec
+from bench.zoo.layers import timestep_embedding
 
+_ADDRESS = "https://dl.fbaipublicfiles.com/DiT/models/"
 FREQUENCIES = 256  # sines and cosines of the timestep
 
 
-class DiTFlags(BaseModel):
-    """What decides a DiT network, by the published code's names."""
+class DiTFlags(Flags):
+    """The arguments of a DiT, by the names of the published code."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    input_size: int = Field(gt=0)  # of the state: for latents an eighth of the image
+    input_size: int = Field(gt=0)  # of the state; a latent has an eighth of the image's size
     patch_size: int = Field(gt=0)
     in_channels: int = Field(default=4, gt=0)
     hidden_size: int = Field(gt=0)
@@ -31,18 +37,31 @@ class DiTFlags(BaseModel):
     num_heads: int = Field(gt=0)
     mlp_ratio: float = Field(default=4.0, gt=0)
     num_classes: int = Field(default=1000, gt=0)
-    class_dropout_prob: float = Field(default=0.1, ge=0, lt=1)  # above 0: it has a row for no class
+    class_dropout_prob: float = Field(default=0.1, ge=0, lt=1)  # above 0: it has a null class
     learn_sigma: bool = True
 
     @property
     def null_class(self) -> bool:
-        """Whether class number num_classes stands for none."""
+        """Whether class number num_classes stands for no class."""
         return self.class_dropout_prob > 0
 
     @property
     def outputs(self) -> int:
-        """Channels of the output: eps, and the variance's v after it if it is learned."""
+        """Channels of the output: eps, followed by the variance's v if it is learned."""
         return self.in_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of a state."""
+        return self.in_channels, self.input_size, self.input_size
+
+    def disagreement(self, card: Card) -> str:
+        """Compare classes and learned variance."""
+        found = (card.classes, card.null_class, card.learned_variance)
+        if found == (self.num_classes, self.null_class, self.learn_sigma):
+            return ""
+        return ("classes, null_class and learned_variance must be the network's num_classes, "
+                "class_dropout_prob above 0 and learn_sigma")  # fmt: skip
 
     @model_validator(mode="after")
     def _fits(self) -> "DiTFlags":
@@ -53,29 +72,13 @@ class DiTFlags(BaseModel):
         return self
 
 
-def flags_of(card: Card) -> DiTFlags:
-    """The network's arguments of a card of family dit; ValueError if they, or what the card says of
-    classes and variance, do not make one."""
-    try:
-        flags = DiTFlags.model_validate(card.network)
-    except ValidationError as error:
-        raise ValueError(f"{card.name}: no DiT network: {complaint(error)}") from error
-    said = (card.classes, card.null_class, card.learned_variance)
-    if said != (flags.num_classes, flags.null_class, flags.learn_sigma):
-        raise ValueError(
-            f"{card.name}: classes, null_class and learned_variance must be the network's "
-            "num_classes, class_dropout_prob above 0 and learn_sigma"
-        )
-    return flags
-
-
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Normalised tokens [n, t, d], shifted and scaled by [n, d] each."""
+    """Normalise tokens [n, t, d], then shift and scale them by [n, d] each."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
 
 
 class _Attention(nn.Module):
-    """Self-attention over tokens; rows of qkv: all q, all k, all v, each head by head."""
+    """Self-attention over tokens. The rows of qkv are all q, all k, all v, each in order of heads."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -92,7 +95,7 @@ class _Attention(nn.Module):
 
 
 class _MLP(nn.Module):
-    """Two layers, the GELU between them of its tanh form."""
+    """Two layers with a GELU of the tanh form between them."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -133,14 +136,16 @@ class _Patches(nn.Module):
 
 
 class _Time(nn.Module):
-    """Timesteps [n], fractional ones too -> [n, d]."""
+    """Timesteps [n], which may be fractions -> [n, d]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, timestep: Tensor) -> Tensor:
-        return self.mlp(clock(timestep, FREQUENCIES).to(next(self.mlp.parameters()).dtype))
+        return self.mlp(
+            timestep_embedding(timestep, FREQUENCIES).to(next(self.mlp.parameters()).dtype)
+        )
 
 
 class _Classes(nn.Module):
@@ -168,20 +173,20 @@ class _Final(nn.Module):
         return self.linear(_modulated(x, *self.adaLN_modulation(condition).chunk(2, 1)))
 
 
-class DiT(nn.Module):
-    """x [n, c, h, w] at timesteps [n] and of class labels [n] -> eps, and the variance's v after
-    it if it is learned.
+class DiTNet(nn.Module):
+    """x [n, c, h, w], timesteps [n], class labels [n] -> eps, followed by the variance's v if it is
+    learned.
 
-    Guidance is outside, in `generate.Guided`, and of all channels, as in the paper; the published
-    sampling code guides the first three of the latent's four alone, so that guided images, and
-    their scores, are near the published ones and not the same.
+    `generate.Guided` guides all channels, as the paper says. The published sampling code guides
+    only the first three of four channels. So guided images and their scores are near the published
+    ones but not equal.
     """
 
     def __init__(self, flags: DiTFlags) -> None:
         super().__init__()
         self.flags = flags
         tokens = (flags.input_size // flags.patch_size) ** 2
-        # sines and cosines, but the files hold them, so that their order is theirs
+        # sines and cosines, which the files hold
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, flags.hidden_size))
         self.x_embedder = _Patches(flags)
         self.t_embedder = _Time(flags.hidden_size)
@@ -190,7 +195,7 @@ class DiT(nn.Module):
         self.final_layer = _Final(flags)
 
     def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Output:
-        """`Output` of [n, outputs, h, w]."""
+        """Return `Output` of [n, outputs, h, w]."""
         if class_labels is None:
             raise ValueError("a DiT needs class labels")
         condition = self.t_embedder(timestep) + self.y_embedder(class_labels)
@@ -200,9 +205,57 @@ class DiT(nn.Module):
         return Output(self._image(self.final_layer(tokens, condition)))
 
     def _image(self, tokens: Tensor) -> Tensor:
-        """[n, t, patch * patch * c] -> [n, c, h, w]; a token's numbers are its patch's rows."""
+        """[n, t, patch * patch * c] -> [n, c, h, w]. A token holds the rows of its patch."""
         size, side = self.flags.patch_size, self.flags.input_size // self.flags.patch_size
         patches = tokens.reshape(len(tokens), side, side, size, size, self.flags.outputs)
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(
             len(tokens), self.flags.outputs, side * size, side * size
         )
+
+
+class DiTPreset(Preset):
+    """A checkpoint of facebookresearch/DiT."""
+
+    flags: DiTFlags
+    autoencoder: str | None = "https://huggingface.co/stabilityai/sd-vae-ft-ema"  # None: pixels
+    scale: float = 0.18215  # of the latents
+    guided: tuple[float, float] | None = None  # scale of guidance and its FID; None: unknown
+
+    @property
+    def codec(self) -> WantedCodec | None:
+        """The autoencoder, which is another file."""
+        if self.autoencoder is None:
+            return None
+        size = self.flags.input_size
+        return WantedCodec(self.autoencoder, (self.flags.in_channels, size, size), self.scale)
+
+    def record(self) -> dict[str, object]:
+        """The source and the FID with guidance."""
+        return super().record() | {"published_fid_guided": self.guided}
+
+    def converted(self, name: str, tensors: dict[str, Tensor]) -> Converted:
+        """The file already has the network's keys."""
+        flags = self.flags
+        card = self.card(
+            name, "dit", flags, process=VPCard.model_validate({"kind": "vp"}), prediction="eps",
+            learned_variance=flags.learn_sigma, clip=self.autoencoder is None,
+            classes=flags.num_classes, null_class=flags.null_class,
+        )  # fmt: skip
+        return Converted(card, tensors)
+
+
+def _xl(image: int, fid: float, guided_fid: float) -> DiTPreset:
+    flags = DiTFlags(input_size=image // 8, patch_size=2, hidden_size=1152, depth=28, num_heads=16)
+    return DiTPreset(
+        flags=flags, address=f"{_ADDRESS}DiT-XL-2-{image}x{image}.pt",
+        data="imagenet-ilsvrc-2012", licence="CC-BY-NC-4.0", fid=fid, guided=(1.5, guided_fid),
+        fid_source=f"arXiv 2212.09748, table of ImageNet {image}, DiT-XL/2 and DiT-XL/2-G (1.50)",
+    )  # fmt: skip
+
+
+PRESETS: dict[str, DiTPreset] = {
+    "dit-xl-2-256": _xl(256, 9.62, 2.27),
+    "dit-xl-2-512": _xl(512, 12.03, 3.04),
+}
+
+FAMILY = PublishedFamily(DiTFlags, DiTNet, DiTPreset, PRESETS)

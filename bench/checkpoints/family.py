@@ -1,0 +1,137 @@
+"""A family of networks: everything that the loader must know about one kind of network.
+
+A card names its family. A plain name such as `adm` is a built-in family, whose module is imported
+only when a card asks for it. `module:Name` is a family of the user, in a module that lies in the
+working folder or is installed. Importing that module runs its code.
+"""
+
+import importlib
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from bench.checkpoints.card import Card
+from bench.names import attribute, nearest
+from bench.process import Process
+
+Shape = tuple[int, int, int]
+
+_ALWAYS_HERE = ("unet2d", "dit2d", "oracle")  # modules of this room; all others are of bench.zoo
+
+
+@dataclass(frozen=True)
+class Output:
+    """The result of a network, in the form that diffusers' networks have."""
+
+    sample: Tensor
+
+
+class Family:
+    """One kind of network. A new family overrides `network` and `shape`, and seldom the rest.
+
+    A network is called as diffusers' networks are: net(x, timestep, class_labels=labels).sample.
+    x is [n, c, h, w]; timestep and labels are [n]. Labels are given only if the card has classes.
+    """
+
+    has_weights: bool = True
+    """False if the card alone decides the network, so that no file is read."""
+
+    def network(self, card: Card) -> nn.Module:
+        """Make the network that a card describes.
+
+        Arguments:
+            card: a card whose `family` is this one.
+        Returns:
+            The network without trained weights, on the CPU or on the meta device.
+        Raises:
+            ValueError: the card describes no network of this family.
+        """
+        raise NotImplementedError
+
+    def shape(self, card: Card) -> Shape:
+        """Give the shape of the state that the network denoises.
+
+        Arguments:
+            card: a card whose `family` is this one.
+        Returns:
+            Channels, height and width.
+        Raises:
+            ValueError: the card describes no network of this family.
+        """
+        raise NotImplementedError
+
+    def cast(self, net: nn.Module, dtype: torch.dtype) -> nn.Module:
+        """Convert the network's weights for sampling in a dtype.
+
+        Arguments:
+            net: a network of this family, with float32 weights.
+            dtype: float32, float16 or bfloat16.
+        Returns:
+            The same network. By default all weights have the dtype.
+        """
+        return nn.Module.to(net, dtype)
+
+    def inputs(
+        self, x: Tensor, sigma: float, process: Process, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Convert a noisy state into the first two arguments of the network.
+
+        Arguments:
+            x: x0 + sigma noise, [n, c, h, w].
+            sigma: the noise level.
+            process: the process of the card.
+            dtype: the dtype in which the network samples.
+        Returns:
+            x as the process scales it, and the process's timestep [n].
+        """
+        index = float(process.timestep(torch.tensor(sigma)))
+        timestep = torch.full((len(x),), index, device=x.device)
+        scaled = (x * process.scale(sigma)).to(dtype)
+        return scaled.contiguous(memory_format=torch.channels_last), timestep
+
+
+def find_family(name: str) -> Family:
+    """Find a family by the name that a card or `--family` gives.
+
+    Arguments:
+        name: a built-in family, or `module:Name` of the user's own `Family` object.
+    Returns:
+        The family.
+    Raises:
+        ValueError: there is no such family. The message has the nearest name.
+    """
+    return _own(name) if ":" in name else _built_in(name)
+
+
+def _own(name: str) -> Family:
+    found = attribute(name)
+    if not isinstance(found, Family):
+        raise ValueError(f"family {name} is a {type(found).__name__}: it must be a Family object")
+    return found
+
+
+@cache
+def _built_in(name: str) -> Family:
+    if name in _ALWAYS_HERE:
+        return importlib.import_module(f"bench.checkpoints.{name}").FAMILY
+    from bench import zoo  # this holds names alone
+
+    if name not in zoo.FAMILIES:
+        known = nearest(name, [*_ALWAYS_HERE, *zoo.FAMILIES])
+        raise ValueError(f"no family {name!r}{known}; a family of your own is module:Name")
+    return importlib.import_module(f"bench.zoo.{name}").FAMILY
+
+
+def for_sampling(net: nn.Module, device: str) -> nn.Module:
+    """Put a network on a device, channels last and frozen.
+
+    Arguments:
+        net: a network that already has its dtype.
+        device: a name that torch knows.
+    Returns:
+        The same network.
+    """
+    net = nn.Module.to(nn.Module.to(net, device), memory_format=torch.channels_last)
+    return net.eval().requires_grad_(False)

@@ -1,0 +1,49 @@
+"""Family unet2d: diffusers' `UNet2DModel`, whose arguments are the card's network."""
+
+from typing import Any
+
+from torch import nn
+
+from bench.checkpoints.card import Card
+from bench.checkpoints.family import Family, Shape
+
+
+def network(config: dict[str, Any]) -> nn.Module:
+    """Make a `UNet2DModel`.
+
+    Arguments:
+        config: the arguments of that class.
+    Returns:
+        The network with random weights, on the CPU.
+    Raises:
+        ValueError: diffusers refuses the arguments.
+    """
+    from diffusers.models.unets.unet_2d import UNet2DModel  # the import takes seconds
+
+    try:
+        return UNet2DModel(**config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"UNet2DModel refuses the card's network: {error}") from error
+
+
+class _UNet2D(Family):
+    def network(self, card: Card) -> nn.Module:
+        return network(card.network)
+
+    def shape(self, card: Card) -> Shape:
+        missing = {"sample_size", "in_channels"} - card.network.keys()
+        if missing:
+            raise ValueError(f"network must have {', '.join(sorted(missing))}")
+        channels, size = card.network["in_channels"], card.network["sample_size"]
+        outputs = channels * (2 if card.learned_variance else 1)
+        if (found := card.network.get("out_channels", 3)) != outputs:
+            raise ValueError(
+                f"a network of {channels} channels "
+                f"{'with' if card.learned_variance else 'without'} learned_variance has {outputs} "
+                f"out_channels, not {found}"
+            )
+        height, width = (size, size) if isinstance(size, int) else size
+        return channels, height, width
+
+
+FAMILY = _UNet2D()

@@ -1,0 +1,320 @@
+"""ADM (Dhariwal and Nichol 2021, arXiv 2105.05233): network, format and presets.
+
+The network is written from the description of the architecture. Its parameters have the names of
+the published files, so that the files load strictly. It is not diffusers' `UNet2DModel`, which has
+heads of one width at all levels, where ImageNet 128 has four heads at each level. Norms, embeddings
+and the last layer stay float32 in half precision, as published. The network has only the options
+of the published diffusion models: residual up- and downsampling, scale-shift norms.
+
+Flags and addresses: README of github.com/openai/guided-diffusion. FID: the paper, without guidance,
+50,000 images, 250 steps (LSUN: 1000). OpenAI publishes no SHA-256. The SHA-256 below is the one
+that users of the file give. Weights are not shipped.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from bench.checkpoints.card import Card, VPCard
+from bench.checkpoints.family import Output, Shape
+from bench.zoo.base import Converted, Flags, Preset, PublishedFamily
+from bench.zoo.layers import UNetBlocks, timestep_embedding
+
+_ADDRESS = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
+
+
+class ADMFlags(Flags):
+    """The flags of openai/guided-diffusion, for models with resblock_updown and
+    use_scale_shift_norm."""
+
+    image_size: int = Field(gt=0)
+    in_channels: int = Field(3, gt=0)
+    num_channels: int = Field(gt=0)
+    channel_mult: tuple[float, ...] = Field(min_length=1)
+    num_res_blocks: int = Field(gt=0)
+    attention_resolutions: tuple[int, ...]
+    num_head_channels: int = Field(0, ge=0)  # channels of a head; 0: num_heads decides
+    num_heads: int = Field(0, ge=0)  # heads at every level; 0: num_head_channels decides
+    num_classes: int = Field(default=0, ge=0)  # 0: unconditional
+    learn_sigma: bool = True
+    use_new_attention_order: bool = False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, the image's own resolution first."""
+        return tuple(int(mult * self.num_channels) for mult in self.channel_mult)
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of an image."""
+        return self.in_channels, self.image_size, self.image_size
+
+    def disagreement(self, card: Card) -> str:
+        """Compare learned variance and classes."""
+        if self.learn_sigma != card.learned_variance:
+            return "learned_variance must be the network's learn_sigma"
+        return "" if self.num_classes == card.classes else "classes must be its num_classes"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ADMFlags":
+        if bool(self.num_head_channels) == bool(self.num_heads):
+            raise ValueError("give num_head_channels or num_heads, one of the two")
+        if self.image_size % 2 ** (len(self.widths) - 1):
+            raise ValueError(f"image_size {self.image_size} cannot be halved between all levels")
+        if wrong := [c for c in (self.num_channels, *self.widths) if c == 0 or c % 32]:
+            raise ValueError(f"channels of each level must be multiples of 32, not {wrong[0]}")
+        levels = [w for i, w in enumerate(self.widths) if self._attends(i)]
+        if wrong := [w for w in levels if w % (self.num_head_channels or self.num_heads)]:
+            raise ValueError(f"{wrong[0]} channels do not divide into heads")
+        return self
+
+    def _attends(self, level: int) -> bool:
+        last = level == len(self.widths) - 1  # the middle block always attends
+        return last or self.image_size >> level in self.attention_resolutions
+
+
+class _Norm(nn.GroupNorm):
+    """A norm of 32 groups, in float32, with the scale and shift of an embedding.
+
+    The statistics of a group come from those of its channels: var = E[var of channels] +
+    var[mean of channels]. With channels-last memory this reads the memory in order.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(32, channels, eps=1e-5)
+
+    def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
+        """x [n, c, h, w]; embedded [n, 2 c], scale then shift: norm(x) (1 + scale) + shift."""
+        var, mean = (
+            part.unflatten(1, (32, -1)) for part in torch.var_mean(x.float(), (2, 3), correction=0)
+        )  # [n, 32, c / 32]
+        between, centre = torch.var_mean(mean, 2, correction=0, keepdim=True)
+        gain = (var.mean(2, keepdim=True) + between + self.eps).rsqrt().expand_as(mean).flatten(1)
+        gain = gain * self.weight
+        offset = self.bias - centre.expand_as(mean).flatten(1) * gain
+        if embedded is not None:
+            scale, shift = embedded.chunk(2, 1)
+            gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
+        return (x.float() * gain[:, :, None, None] + offset[:, :, None, None]).to(x.dtype)
+
+
+class _Residual(nn.Module):
+    """[n, channels, h, w] -> [n, out, h', w']. Both branches are resampled, as in BigGAN."""
+
+    def __init__(
+        self, channels: int, out: int, embedding: int, resample: Literal["", "up", "down"] = ""
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        first = nn.Conv2d(channels, out, 3, padding=1)
+        last = nn.Conv2d(out, out, 3, padding=1)
+        self.in_layers = nn.Sequential(_Norm(channels), nn.SiLU(), first)
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * out))
+        # the third layer is dropout in training
+        self.out_layers = nn.Sequential(_Norm(out), nn.SiLU(), nn.Identity(), last)
+        self.skip_connection = nn.Identity() if out == channels else nn.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        norm, activation, first = self.in_layers
+        h = first(self._resampled(activation(norm(x))))
+        norm, activation, _, last = self.out_layers
+        h = last(activation(norm(h, self.emb_layers(embedding))))
+        return self.skip_connection(self._resampled(x)) + h
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample == "up":
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        return F.avg_pool2d(x, 2) if self.resample == "down" else x
+
+
+class _Attention(nn.Module):
+    """Self-attention over pixels. In the legacy order of the files, the rows of qkv are q, k, v of
+    each head in turn. In the new order they are all q, all k, all v."""
+
+    def __init__(self, channels: int, heads: int, new_order: bool) -> None:
+        super().__init__()
+        self.heads, self.new_order = heads, new_order
+        self.norm = _Norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, height, width = x.shape
+        tokens = self.norm(x).permute(0, 2, 3, 1).reshape(n, -1, c)  # memory is channels last
+        qkv = F.linear(tokens, self.qkv.weight[:, :, 0], self.qkv.bias)  # [n, t, 3c]
+        order, axis = ((3, self.heads), 2) if self.new_order else ((self.heads, 3), 3)
+        parts = qkv.reshape(n, -1, *order, c // self.heads)
+        q, k, v = (part.transpose(1, 2) for part in parts.unbind(axis))  # [n, heads, t, c / heads]
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, -1, c)
+        h = F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
+        return x + h.reshape(n, height, width, c).permute(0, 3, 1, 2)
+
+
+class ADMNet(nn.Module):
+    """x [n, c, h, w], timesteps [n] or [], class labels [n] -> eps, followed by the variance's v if
+    it is learned."""
+
+    def __init__(self, flags: ADMFlags) -> None:
+        super().__init__()
+        self.flags = flags
+        width, embedding = flags.num_channels, 4 * flags.num_channels
+        self.time_embed = nn.Sequential(
+            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        if flags.num_classes:
+            self.label_emb = nn.Embedding(flags.num_classes, embedding)
+        blocks, first = _blocks(flags), flags.widths[0]
+        entry = nn.Conv2d(flags.in_channels, first, 3, padding=1)
+        self.input_blocks, skips = blocks.input_blocks(entry, first)
+        widest = skips[-1]
+        self.middle_block = nn.ModuleList([
+            _Residual(widest, widest, embedding), _attention(flags, widest),
+            _Residual(widest, widest, embedding),
+        ])  # fmt: skip
+        self.output_blocks = blocks.output_blocks(skips)
+        outputs = flags.in_channels * (2 if flags.learn_sigma else 1)
+        self.out = nn.Sequential(
+            _Norm(flags.widths[0]), nn.SiLU(), nn.Conv2d(flags.widths[0], outputs, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Output:
+        """Return `Output` of float32 [n, outputs, h, w]."""
+        timestep = timestep.expand(len(x))  # diffusers' loops give one timestep for all
+        embedding = self.time_embed(timestep_embedding(timestep, self.flags.num_channels))
+        if (class_labels is None) == bool(self.flags.num_classes):
+            raise ValueError("a network with num_classes needs labels; another takes none")
+        if class_labels is not None:
+            embedding = embedding + self.label_emb(class_labels)
+        x, skips = x.to(next(self.input_blocks.parameters()).dtype), []  # the convolutions'
+        for block in self.input_blocks:
+            x = _through(block, x, embedding)
+            skips.append(x)
+        x = _through(self.middle_block, x, embedding)
+        for block in self.output_blocks:
+            x = _through(block, torch.cat([x, skips.pop()], 1), embedding)
+        return Output(self.out(x.float()))
+
+    def cast(self, dtype: torch.dtype) -> "ADMNet":
+        """Convert the convolutions of all blocks. The rest stays float32, as with `use_fp16`."""
+        for blocks in (self.input_blocks, self.middle_block, self.output_blocks):
+            for module in blocks.modules():
+                if isinstance(module, nn.Conv1d | nn.Conv2d):
+                    module.to(dtype)
+        return self
+
+
+def _through(block: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+    for layer in block.children():
+        x = layer(x, embedding) if isinstance(layer, _Residual) else layer(x)
+    return x
+
+
+def _attention(flags: ADMFlags, channels: int) -> _Attention:
+    heads = flags.num_heads or channels // flags.num_head_channels
+    return _Attention(channels, heads, flags.use_new_attention_order)
+
+
+def _stage(flags: ADMFlags, level: int, channels: int) -> list[nn.Module]:
+    """A residual block to the level's width, then attention if the level has it."""
+    out = flags.widths[level]
+    layers: list[nn.Module] = [_Residual(channels, out, 4 * flags.num_channels)]
+    if flags.image_size >> level in flags.attention_resolutions:
+        layers.append(_attention(flags, out))
+    return layers
+
+
+def _blocks(flags: ADMFlags) -> UNetBlocks:
+    embedding = 4 * flags.num_channels
+    return UNetBlocks(
+        flags.widths, flags.num_res_blocks,
+        stage=lambda level, channels: _stage(flags, level, channels),
+        down=lambda channels: _Residual(channels, channels, embedding, "down"),
+        up=lambda channels: _Residual(channels, channels, embedding, "up"),
+    )  # fmt: skip
+
+
+class ADMPreset(Preset):
+    """A checkpoint of openai/guided-diffusion."""
+
+    flags: ADMFlags
+    betas: Literal["linear", "cosine"] = "linear"
+    timesteps: int = 1000
+    dropout: float | None = None  # in training
+
+    def record(self) -> dict[str, object]:
+        """The source and the dropout."""
+        return super().record() | {"dropout": self.dropout}
+
+    def converted(self, name: str, tensors: dict[str, Tensor]) -> Converted:
+        """The file already has the network's keys."""
+        process = {"kind": "vp", "betas": self.betas, "timesteps": self.timesteps}
+        card = self.card(
+            name, "adm", self.flags, process=VPCard.model_validate(process), prediction="eps",
+            quantiser="floor", learned_variance=self.flags.learn_sigma,
+            classes=self.flags.num_classes,
+        )  # fmt: skip
+        return Converted(card, tensors)
+
+
+def _flags(image_size: int, channel_mult: tuple[float, ...], **other: object) -> ADMFlags:
+    fields = {
+        "image_size": image_size, "channel_mult": channel_mult, "num_channels": 256,
+        "num_res_blocks": 2, "attention_resolutions": (32, 16, 8), "num_head_channels": 64,
+    }  # fmt: skip
+    return ADMFlags.model_validate(fields | other)
+
+
+_MULT_256 = (1, 1, 2, 2, 4, 4)
+_LSUN = ADMPreset(flags=_flags(256, _MULT_256), data="lsun", licence="MIT")
+
+
+def _lsun(kind: str, file: str, dropout: float, fid: float, row: str) -> ADMPreset:
+    return _LSUN.model_copy(update={
+        "data": f"lsun-{kind}", "address": _ADDRESS + file, "dropout": dropout, "fid": fid,
+        "fid_source": f"arXiv 2105.05233, table of sample quality, {row}",
+    })  # fmt: skip
+
+
+def _imagenet(flags: ADMFlags, file: str, fid: float, row: str, **other: object) -> ADMPreset:
+    return ADMPreset.model_validate({
+        "flags": flags, "data": "imagenet-ilsvrc-2012", "licence": "MIT",
+        "address": _ADDRESS + file, "fid": fid, "fid_source": f"arXiv 2105.05233, {row}",
+    } | {"dropout": 0.0} | other)  # fmt: skip
+
+
+PRESETS: dict[str, ADMPreset] = {
+    "lsun-256": _LSUN,  # any of the four
+    "lsun-bedroom": _lsun("bedroom", "lsun_bedroom.pt", 0.1, 1.90, "ADM (dropout)"),
+    "lsun-cat": _lsun("cat", "lsun_cat.pt", 0.1, 5.57, "ADM (dropout)"),
+    "lsun-horse": _lsun("horse", "lsun_horse.pt", 0.1, 2.57, "ADM (dropout)"),
+    "lsun-horse-nodropout": _lsun("horse", "lsun_horse_nodropout.pt", 0.0, 2.95, "ADM"),
+    "imagenet-64": _imagenet(
+        _flags(64, (1, 2, 3, 4), num_channels=192, num_res_blocks=3, num_classes=1000,
+               use_new_attention_order=True),
+        "64x64_diffusion.pt", 2.07, "table of sample quality, ADM (dropout)", dropout=0.1,
+        betas="cosine",
+    ),
+    "imagenet-128": _imagenet(
+        _flags(128, (1, 1, 2, 3, 4), num_head_channels=0, num_heads=4, num_classes=1000),
+        "128x128_diffusion.pt", 5.91, "table of sample quality, ADM",
+    ),
+    "imagenet-256": _imagenet(
+        _flags(256, _MULT_256, num_classes=1000),
+        "256x256_diffusion.pt", 10.94, "table of sample quality, ADM",
+    ),
+    "imagenet-256-uncond": _imagenet(
+        _flags(256, _MULT_256),
+        "256x256_diffusion_uncond.pt", 26.21, "table of classifier guidance, neither",
+        sha256="a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1",
+    ),
+    "imagenet-512": _imagenet(
+        _flags(512, (0.5, 1, 1, 2, 2, 4, 4), num_classes=1000),
+        "512x512_diffusion.pt", 23.24, "table of sample quality, ADM",
+    ),
+}  # fmt: skip
+
+
+FAMILY = PublishedFamily(ADMFlags, ADMNet, ADMPreset, PRESETS, ADMNet.cast)
