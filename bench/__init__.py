@@ -9,8 +9,7 @@ Read `bench/run.py` first: it is that line as code. The rooms:
     process      VP / VE: alpha, timestep <-> sigma; eps / v / x0 -> E[x0|x]
     schedules    Native, LogSNR, Karras, ConstantRate: steps -> grid
     curves       a measured rate as a smooth positive function
-    rates        DataPrediction, NoisePrediction, FeatureFrechet, ... -> Rate; stored as a file
-    costs        GITS, KLUB -> Costs of single steps between levels; stored as a file
+    measures     DataPrediction, FeatureFrechet, GITS, ... -> a Rate or Costs, kept in a file
     samplers     DDIM, DPMpp2M: (denoise, x, grid, noise) -> x
     checkpoints  a model folder -> a network behind one Denoiser
     zoo          published formats: a file of weights -> a model folder
@@ -33,9 +32,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "schedules", "samplers", "rates", "costs", "metrics", "features", "checkpoints",
+    "schedules", "samplers", "measures", "metrics", "features", "checkpoints",
     "process", "experiments", "report", "store", "training", "data", "zoo",
 )  # fmt: skip
+_ALIASES = {"rates": "measures", "costs": "measures"}  # earlier names of a room
 _NAMES = {
     "load": "bench.checkpoints",
     "sample": "bench.generate",
@@ -51,6 +51,7 @@ _NAMES = {
 
 def __getattr__(name: str) -> Any:
     """Rooms and public names load on first use, so that reports run without torch."""
+    name = _ALIASES.get(name, name)
     if name in _ROOMS:
         return importlib.import_module(f"bench.{name}")
     if name in _NAMES:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench import benchmarks, cli
-from bench.benchmarks import Reading, Trial, fitting, measure, table, untrained
+from bench.benchmarks import Reading, Trial, fitting, table, time_samplers, untrained
 from bench.benchmarks.untrained import network_of
 from bench.checkpoints import Checkpoint, compiled
 from bench.samplers import DDIM, Heun
@@ -64,7 +64,7 @@ def test_another_network_is_read_beside_the_first_and_compared_with_it() -> None
 
     trial = Trial(untrained("tiny"), nfe=4, batch=3, repeats=1)
     for prepare, differs in ((lambda model: model, False), (moved, True)):
-        *_, alone, ddim, heun = measure(trial, prepare, (DDIM(), Heun()))
+        *_, alone, ddim, heun = time_samplers(trial, prepare, (DDIM(), Heun()))
         assert (alone.by, ddim.by, heun.by) == ("compiled network",) + ("compiled bench",) * 2
         assert alone.difference is None and alone.overhead is None
         assert (ddim.calls, heun.calls) == (4, 3)
@@ -75,7 +75,7 @@ def test_another_network_is_read_beside_the_first_and_compared_with_it() -> None
 @pytest.mark.slow
 def test_the_compiled_network_makes_the_same_states() -> None:
     trial = Trial(untrained("tiny"), nfe=3, batch=2, repeats=1)
-    *_, line = measure(trial, compiled, (DDIM(),))
+    *_, line = time_samplers(trial, compiled, (DDIM(),))
     assert line.by == "compiled bench" and line.difference <= 1e-3
 
 
@@ -122,7 +122,9 @@ def test_wrong_words_are_one_line(
 def test_several_networks_are_read_in_one_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmarks, "measure", lambda trial, compiled: [Reading("network", "x", 1)])
+    monkeypatch.setattr(
+        benchmarks, "time_samplers", lambda trial, compiled: [Reading("network", "x", 1)]
+    )
     out = tmp_path / "readings.json"
     words = "--network", "tiny", "--network", "tiny", "--batch", "3", "--device", "cpu", "--json"
     assert bench(monkeypatch, "sampler", *words, str(out)) == 0

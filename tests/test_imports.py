@@ -13,9 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / "bench"
 
 ROOMS = {
-    "types", "process", "schedules", "rates", "samplers", "checkpoints", "data", "generate",
+    "types", "process", "schedules", "measures", "samplers", "checkpoints", "data", "generate",
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
-    "cli", "__main__", "fetch", "judge", "lab", "curves", "costs", "benchmarks", "zoo",
+    "cli", "__main__", "fetch", "judge", "curves", "benchmarks", "zoo", "plan",
+    "records", "shards", "share", "machine", "rescore",
 }  # fmt: skip
 
 # room -> the rooms that it may import
@@ -28,8 +29,16 @@ ALLOWED: dict[str, set[str]] = {
     "samplers": {"types", "process", "noise"},
     "metrics": {"types", "process", "noise"},
     "features": {"types", "process", "data", "store"},
-    "rates": {"curves", "types", "process", "features", "metrics", "data", "noise", "store"},
-    "costs": {"types", "features", "noise", "rates", "samplers", "schedules", "store"},
+    "measures": {
+        "types",
+        "curves",
+        "features",
+        "metrics",
+        "noise",
+        "samplers",
+        "schedules",
+        "store",
+    },
     "checkpoints": {"types", "process", "names", "store"},
     "zoo": {"types", "process", "names", "store", "checkpoints"},
     "data": {"types"},

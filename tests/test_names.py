@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench.rates import DataPrediction
 
 from bench import costs, metrics, names, rates, samplers, schedules
-from bench.rates import DataPrediction
 from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import ConstantRate, Karras, LogSNR, Native, Snapped
 from bench.training import OnlineConstantRate, laws, weighting

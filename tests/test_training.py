@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from bench.rates import DataPrediction, NoisePrediction
 from safetensors.torch import load_file
 from test_rates import closed_form
 from torch import Tensor
@@ -19,7 +20,6 @@ from bench import checkpoints, rates
 from bench.checkpoints.card import VECard, VPCard
 from bench.data import FashionMNIST
 from bench.process import VE, VP, target
-from bench.rates import DataPrediction, NoisePrediction
 from bench.schedules import ConstantRate, Cosine, Karras, Laplace, Linear, LogNormal, LogSNR, Native
 from bench.training import (
     EDM,

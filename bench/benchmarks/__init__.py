@@ -1,12 +1,12 @@
 """What the bench itself costs: time beside the network's own, measured on one machine."""
 
 from bench.benchmarks.fitting import fitting
-from bench.benchmarks.sampling import Reading, Trial, content, measure, table
+from bench.benchmarks.sampling import Reading, Trial, content, table, time_samplers
 from bench.benchmarks.scoring import score_lines, score_table
 from bench.benchmarks.throughput import throughput, throughput_table
 from bench.benchmarks.untrained import NETWORKS, untrained
 
 __all__ = [
-    "NETWORKS", "Reading", "Trial", "content", "fitting", "measure", "score_lines", "score_table",
-    "table", "throughput", "throughput_table", "untrained",
+    "NETWORKS", "Reading", "Trial", "content", "fitting", "score_lines", "score_table", "table",
+    "throughput", "throughput_table", "time_samplers", "untrained",
 ]  # fmt: skip

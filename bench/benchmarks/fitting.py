@@ -18,9 +18,9 @@ def fitting(
 ) -> Trial:
     """A trial of `batch` images (0: 500 on a GPU, 4 on a CPU), fewer where it must be.
 
-    Halved until the network and samplers with a past fit in memory, and a whole `measure` takes
-    about `seconds` at most (inf: any time). A batch that is asked for by number, with any time, is
-    left as it is. ValueError where one image takes longer; RuntimeError where it does not fit.
+    Halved until the network and samplers with a past fit in memory, and a whole `time_samplers`
+    takes about `seconds` at most (inf: any time). A batch that is asked for by number, with any
+    time, is left as it is. ValueError where one image takes longer; RuntimeError where it does not fit.
     """
     gpu = model.device.startswith("cuda")
     trial = Trial(model, nfe, batch or (LARGEST if gpu else LARGEST_ON_CPU), repeats)
@@ -47,7 +47,7 @@ def fitting(
 
 
 def network_calls(trial: Trial, compiled: bool) -> int:
-    """Of a whole `measure`, warm-up included."""
+    """Of a whole `time_samplers`, warm-up included."""
     ours, turns = len(SAMPLERS), trial.repeats + 1
     runs = turns * (1 + ours + len(schedulers()))
     if compiled:  # the network and ours again, and a last state of both to compare

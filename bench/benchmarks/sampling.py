@@ -156,7 +156,7 @@ def schedulers() -> dict[str, Any]:
     }
 
 
-def measure(
+def time_samplers(
     trial: Trial,
     compiled: Callable[[Checkpoint], Checkpoint] | None = None,
     samplers: tuple[Sampler, ...] = SAMPLERS,

@@ -44,7 +44,7 @@ def bench_sampler(
         model = benchmarks.untrained(name, where, dtype or ("float16" if gpu else "float32"))
         left = start + seconds / len(todo) - time.monotonic() if seconds else math.inf
         trial = benchmarks.fitting(model, nfe, batch, repeats, compile, left)
-        lines = benchmarks.measure(trial, checkpoints.compiled if compile else None)
+        lines = benchmarks.time_samplers(trial, checkpoints.compiled if compile else None)
         typer.echo(benchmarks.table(trial, lines))
         found.append(benchmarks.content(trial, lines))
     if json:

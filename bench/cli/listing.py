@@ -13,17 +13,14 @@ def list_(
     kind: Annotated[str, typer.Argument(help="models, experiments, samplers, ...")] = "all",
     models: Models = None,
 ) -> None:
-    """What there is: models, experiments, samplers, schedules, measures of rates and of costs,
-    metrics, extractors."""
+    """List models, experiments, samplers, schedules, measures, metrics and extractors."""
     from bench import checkpoints, judge, names
 
     where = models or checkpoints.MODELS
     found = {
         "models": sorted(path.parent.name for path in where.glob("*/card.json")),
         "experiments": list(experiments_here()),
-    } | {
-        room: _inhabitants(room) for room in ("samplers", "schedules", "rates", "costs", "metrics")
-    }
+    } | {room: _inhabitants(room) for room in ("samplers", "schedules", "measures", "metrics")}
     extractors = judge.extractors()
     found["extractors"] = sorted(name for name, why in extractors.items() if not why)
     if kind != "all" and kind not in found:

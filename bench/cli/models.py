@@ -15,7 +15,6 @@ from bench.cli.options import (
     RatesOf,
     Seeds,
     app,
-    batches,
     device_of,
     pictures,
     print_json,
@@ -153,46 +152,44 @@ def measure(
     measure: Annotated[
         str, typer.Option(help="DataPrediction, NoisePrediction, GITS, KLUB, module:Mine()")
     ],
-    levels: Annotated[int | None, typer.Option(help="noise levels; 101, of costs 61")] = None,
-    images: Annotated[int, typer.Option(help="training images, evenly spaced")] = 1024,
+    levels: Annotated[
+        int | None, typer.Option(help="number of noise levels; default: 101, of costs 61")
+    ] = None,
+    images: Annotated[int, typer.Option(help="number of training images, evenly spaced")] = 1024,
     batch: Annotated[int, typer.Option(help="images at once", min=1)] = 256,
-    name: Annotated[str, typer.Option(help="of the rate; default: the measure's own")] = "",
+    name: Annotated[
+        str, typer.Option(help="name of the result and its file; default: the measure's name")
+    ] = "",
     data: Annotated[
         Path | None,
         typer.Option(help="IDX files of Fashion-MNIST; or a folder, zip or array of images"),
     ] = None,
     preprocess: Annotated[
-        str, typer.Option(help="of --data: none, adm-lsun, ldm, 'ldm(size=128)'")
+        str, typer.Option(help="how --data is prepared: none, adm-lsun, ldm, 'ldm(size=128)'")
     ] = "none",
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Measure a rate, or costs of steps, on a checkpoint; writes models/MODEL/rates/NAME.json or
-    costs/NAME.json. A rate that is stopped and started again goes on at the levels it had come to,
-    some ten at a time. A rate measured otherwise is not overwritten: give another --name."""
-    from bench import checkpoints, costs, features, names, rates, schedules
-    from bench.store import digest
+    """Measure a rate, or costs of steps, and write models/MODEL/measures/NAME.json.
+
+    The same command after a stop continues where a rate was stopped. A file that was measured
+    otherwise is not overwritten: give another --name.
+    """
+    from bench import checkpoints, features, measures, names, schedules
+    from bench.types import digest
 
     where = models or checkpoints.MODELS
-    what = names.build(measure, (rates, costs, features, schedules))
+    what = names.build(measure, (measures, features, schedules))
     checkpoint = checkpoints.load(model, device_of(device), models=where)
-    home = checkpoints.folder(model, where)
-    how = {} if levels is None else {"levels": levels}
-    if isinstance(what, costs.CostMeasure):
-        if name:
-            raise ValueError("--name is for rates: costs have their measure's")
-        found = costs.measure(checkpoint, what, batches(data, images, batch, preprocess), **how)
-        typer.echo(costs.save_costs(home / "costs" / f"{found.name}.json", found))
-        return
-    real = pictures(data, images, preprocess)
-    said = {"measure": repr(what), "model_digest": checkpoint.digest, "images": images}
-    rates.check_free(home, name or getattr(what, "name", ""), said)
-    kept, start = home / "rates" / f".{digest(measure)}.partial", time.monotonic()
-    rate = rates.measure(checkpoint, what, real, batch=batch, partial=kept, **how)
+    planned = measures.planned(checkpoint, what, levels, images)
+    name = name or what.name
+    path = measures.check_free(checkpoints.folder(model, where), name, planned)
+    kept, start = path.with_name(f".{digest(planned)}.partial"), time.monotonic()
+    found = measures.measure(
+        checkpoint, what, lambda: pictures(data, images, preprocess), levels, batch, kept
+    )
     typer.echo(f"measured in {time.monotonic() - start:.1f} s", err=True)
-    rate = replace(rate, name=name or rate.name)
-    rates.check_free(home, rate.name, said)
-    typer.echo(rates.save_rate(home / "rates" / f"{rate.name}.json", rate))
+    typer.echo(measures.save(path, replace(found, name=name)))
 
 
 @app.command("schedule")

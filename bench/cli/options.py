@@ -1,7 +1,6 @@
 """What the verbs share: options, and how their texts are read."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +19,7 @@ Data = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST IDX fil
 RatesOf = Annotated[
     str,
     typer.Option(
-        "--rates", help="model whose measured rates and costs schedules may name; its own"
+        "--rates", help="model whose rates and costs the schedule may name; default: the same"
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto")]
@@ -64,21 +63,26 @@ def seeds_of(text: str) -> list[int]:
 
 
 def schedule_of(text: str, folder: Path, *others: Any) -> Any:
-    """A schedule by name, with the rates and costs measured in `folder`, or an exported JSON.
+    """A schedule from its written form, or from an exported JSON file.
 
-    others: modules beside `schedules` that are looked through, as `laws` of training.
+    Arguments:
+        folder: of a model; the text may name its rates and costs.
+        others: modules beside `schedules` whose classes the text may name, such as `laws`.
+
+    Raises:
+        ValueError: the text is no schedule.
     """
-    from bench import costs, names, rates, schedules
+    from bench import measures, names, schedules
     from bench.types import Costs, Rate
 
     if text.endswith(".json"):
         return schedules.load(text)
-    known = {**rates.measured(folder), **costs.measured(folder), "mix": rates.mix}
+    known = {**measures.measured(folder), "mix": measures.mix}
     found = names.build(text, (schedules, *others), known)
     if isinstance(found, Rate | Costs):
-        of = "ConstantRate" if isinstance(found, Rate) else "CheapestPath"
-        raise ValueError(f"{text} is measured, not a schedule: write {of}({text})")
-    if found is rates.mix or not (callable(found) or others):
+        kind = "ConstantRate" if isinstance(found, Rate) else "CheapestPath"
+        raise ValueError(f"{text} is a measurement, not a schedule: write {kind}({text})")
+    if found is measures.mix or not (callable(found) or others):
         raise ValueError(f"{text} is no schedule: it is not called with (steps, process)")
     return found
 
@@ -101,11 +105,6 @@ def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
     if not 0 < images <= len(real):
         raise ValueError(f"--images must lie between 1 and {len(real)}, not {images}")
     return real[:: len(real) // images][:images]
-
-
-def batches(data: Path | None, images: int, batch: int, preprocess: str) -> Iterator[Any]:
-    """The same in batches, read when the first is asked for: some costs need no images."""
-    yield from pictures(data, images, preprocess).split(batch)
 
 
 def write_images(out: Path, images: Any, seeds: list[int]) -> None:

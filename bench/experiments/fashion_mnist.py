@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from bench import costs, rates
+from bench import measures
 from bench.checkpoints import folder, read_card
 from bench.samplers import (
     DDIM,
@@ -45,7 +45,7 @@ GPU = Scoring(
 
 
 def _rate(models: Path, model: str, name: str) -> Rate:
-    return rates.load_rate(models / model / "rates" / f"{name}.json")
+    return measures.load_rate(measures.path_of(models / model, name))
 
 
 def _crs(rate: Rate, xi: float, coordinate: Coordinate = "angle") -> ConstantRate:
@@ -209,7 +209,7 @@ def ablation(models: Path) -> Experiment:
     model = "fmnist-pixel"
     v_x, v_eps, v_fid = (_rate(models, model, name) for name in ("v_x", "v_eps", "v_fid"))
     process = read_card(folder(model, models)).process.build()
-    v_cos = rates.of_schedule(Cosine(), process)
+    v_cos = measures.of_schedule(Cosine(), process)
     whole: dict[str, Schedule] = {"native": Native(), "Karras(rho=7)": Karras(7.0)}
     for rate in (v_x, v_eps, v_fid):
         whole |= _variants(rate)
@@ -218,7 +218,7 @@ def ablation(models: Path) -> Experiment:
         for top in (40.0, 20.0)  # of the process's 80
         for line, schedule in whole.items()
     }
-    mixes = (rates.mix({v_x: 0.5, v_cos: 0.5}), rates.mix({v_x: 0.5, v_fid: 0.5}))
+    mixes = (measures.mix({v_x: 0.5, v_cos: 0.5}), measures.mix({v_x: 0.5, v_fid: 0.5}))
     whole |= {f"CRS({v.name}, xi={xi:g}, angle)": _crs(v, xi) for v in mixes for xi in (0.5, 1.0)}
     return Experiment(
         name="ablation",
@@ -255,7 +255,7 @@ def samplers(models: Path) -> Experiment:
     model = "fmnist-pixel"
     v_x, v_score = _rate(models, model, "v_x"), _rate(models, model, "v_score")
     gits, klub = (
-        CheapestPath(costs.load_costs(models / model / "costs" / f"{name}.json"))
+        CheapestPath(measures.load_costs(measures.path_of(models / model, name)))
         for name in ("gits", "klub")
     )
     return Experiment(

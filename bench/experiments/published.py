@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import checkpoints, data, rates
+from bench import checkpoints, data, measures
 from bench.features import PUBLISHED, known_references, reference_images, reference_path
 from bench.judge import extractor_of
 from bench.samplers import DDIM, DDPM, IPNDM, DPMpp2M, DPMpp3M, Heun, UniPC
@@ -112,7 +112,8 @@ class Plan:
         model = checkpoints.load(self.home, device, models=models)
         images = data.spaced(pictures, self._measured_on)
         kept = path.with_name(f".{path.stem}.partial")
-        rates.save_rate(path, rates.measure(model, rates.DataPrediction(), images, partial=kept))
+        what = measures.DataPrediction()
+        measures.save(path, measures.measure(model, what, images, partial=kept))
 
     def __call__(self, models: Path) -> Experiment:
         """ValueError if anything is missing."""
@@ -120,7 +121,7 @@ class Plan:
         path = self._rate(models)
         if not self._is_measured(models):
             raise ValueError(f"{path} is not measured yet; crs-bench run {self.name} does it")
-        v_x = rates.load_rate(path)
+        v_x = measures.load_rate(path)
         return Experiment(
             name=self.name,
             title=self.title,
@@ -149,7 +150,7 @@ class Plan:
         return self.extractor.partition("(")[0]
 
     def _rate(self, models: Path) -> Path:
-        return checkpoints.folder(self.home, models) / "rates" / "v_x.json"
+        return measures.path_of(checkpoints.folder(self.home, models), "v_x")
 
     @property
     def _measured_on(self) -> int:
@@ -159,7 +160,7 @@ class Plan:
         """Whether there is a rate, of as many images as are wanted: a trial's may be of fewer."""
         path = self._rate(models)
         return path.is_file() and (
-            rates.load_rate(path).provenance.get("images", 0) >= self._measured_on
+            measures.load_rate(path).provenance.get("images", 0) >= self._measured_on
         )
 
     def _reference_is_here(self) -> bool:

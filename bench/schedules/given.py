@@ -127,8 +127,8 @@ class AlignYourSteps(Schedule):
 
     It is stretched affinely in log sigma to the process's ends, by next to nothing for the model it
     was made for. On any other process it is off its model: levels that were optimal elsewhere. To
-    optimise for a model of one's own, measure `costs.KLUB` and take `CheapestPath`. Numbers as in
-    diffusers' `AysSchedules`, the last level as on the authors' page.
+    optimise for a model of one's own, measure `measures.KLUB` and take `CheapestPath`. Numbers as
+    in diffusers' `AysSchedules`, the last level as on the authors' page.
     """
 
     table: Literal["sd15", "sdxl", "svd"] = "sd15"

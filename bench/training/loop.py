@@ -16,8 +16,8 @@ from bench import checkpoints, data
 from bench import process as processes
 from bench.checkpoints.card import Card, CodecCard, Data, VECard, VPCard
 from bench.features import full_float32
+from bench.measures import path_of, save
 from bench.process import VE, Process
-from bench.rates import save_rate
 from bench.schedules import Native
 from bench.store import write_json
 from bench.training.laws import Clock, Law, OnlineConstantRate, clock, draw_sigmas
@@ -190,7 +190,7 @@ def _export(run: _Run, dataset: data.FashionMNIST, images: Tensor, out: Path) ->
     names = [name for name, _ in run.net.named_parameters()]
     weights = dict(zip(names, run.ema, strict=True))
     if rate := run.law.final():
-        save_rate(out / "rates" / f"{rate.name}.json", rate)
+        save(path_of(out, rate.name), rate)
         write_json(out / "law.json", {
             "law": repr(run.recipe.law), "sigma": run.law.edges.tolist(),
             "steps": [step for step, _ in run.law.history], "v": [v for _, v in run.law.history],

@@ -320,6 +320,10 @@ class CostMeasure(Measure):
     whole_range: ClassVar[bool] = True
     default_levels: ClassVar[int] = 61
 
+    def levels(self, count: int, process: NoiseProcess) -> Tensor:
+        """As of `Measure`, but decreasing."""
+        return super().levels(count, process).flip(0)
+
     @abstractmethod
     def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Costs:
         """As of `Measure`; gives `Costs` over `sigmas`."""

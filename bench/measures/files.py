@@ -1,0 +1,159 @@
+"""Rates and costs as small JSON files: `models/MODEL/measures/NAME.json`."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import store
+from bench.types import Costs, Rate
+
+_EXACT, _SHORT = 17, 6  # significant digits: every bit of a float64; of replicates and costs
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """The file of a rate or of costs in a model folder."""
+    return folder / "measures" / f"{name}.json"
+
+
+def _written(values: Tensor, digits: int = _EXACT) -> list[Any]:
+    """Nested numbers; None stands for infinity, which JSON does not have."""
+    if values.ndim > 1:
+        return [_written(row, digits) for row in values]
+    return [float(f"{v:.{digits}g}") if math.isfinite(v) else None for v in values.tolist()]
+
+
+def _tensor(values: list[Any]) -> Tensor:
+    def read(value: Any) -> Any:
+        if isinstance(value, list):
+            return [read(one) for one in value]
+        return math.inf if value is None else value
+
+    return torch.tensor(read(values), dtype=torch.float64)
+
+
+def to_json(found: Rate | Costs, digits: int = _EXACT) -> dict[str, Any]:
+    """A rate or costs as JSON content.
+
+    Arguments:
+        digits: significant digits of replicates and costs; all other numbers keep every bit.
+    """
+    content: dict[str, Any] = {"kind": type(found).__name__.lower(), "name": found.name}
+    content |= {"sigma": _written(found.sigma)}
+    if isinstance(found, Costs):
+        rows = [_written(row[i + 1 :], digits) for i, row in enumerate(found.cost[:-1])]
+        content |= {"coefficient": found.coefficient, "cost": rows}
+    else:
+        content |= {"v": _written(found.v)}
+        if found.replicates is not None:
+            content |= {"replicates": _written(found.replicates, digits)}
+    return content | {"provenance": found.provenance}
+
+
+def from_json(content: Any) -> Rate | Costs:
+    """The inverse of `to_json`. Content without a "kind" is recognised by its fields.
+
+    Raises:
+        KeyError, TypeError, AttributeError, ValueError: the content is no rate and no costs.
+    """
+    kind = content.get("kind", "costs" if "cost" in content else "rate")
+    name, sigma, provenance = (content[key] for key in ("name", "sigma", "provenance"))
+    if kind == "rate":
+        rows = content.get("replicates")
+        v, replicates = _tensor(content["v"]), _tensor(rows) if rows else None
+        return Rate(name, _tensor(sigma), v, provenance, replicates)
+    if kind != "costs":
+        raise ValueError(f"unknown kind {kind!r}; known: rate, costs")
+    rows, n = content["cost"], len(sigma)
+    if [len(row) for row in rows] != list(range(n - 1, 0, -1)):
+        raise ValueError(f"{len(rows)} rows are no triangle over {n} levels")
+    cost = _tensor([[0.0] * (i + 1) + row for i, row in enumerate(rows)] + [[0.0] * n])
+    return Costs(name, _tensor(sigma), cost, float(content["coefficient"]), provenance)
+
+
+def save(path: Path, found: Rate | Costs) -> Path:
+    """Write a rate or costs. Replicates and costs are rounded to six digits.
+
+    Returns:
+        The path.
+    """
+    return store.write_json(path, to_json(found, _SHORT))
+
+
+def load(path: Path) -> Rate | Costs:
+    """Read a rate or costs.
+
+    Raises:
+        ValueError: the file is missing, or it holds something else.
+    """
+    path = Path(path)
+    again = f"crs-bench measure {path.parent.parent.name} --measure {path.stem}"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; measure it first: {again}")
+    content = store.read_json(path)
+    try:
+        return from_json(content)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path} holds no rate and no costs ({error}); delete it and measure again: {again}"
+        ) from error
+
+
+def load_rate(path: Path) -> Rate:
+    """`load` for a file that must hold a rate."""
+    found = load(path)
+    if not isinstance(found, Rate):
+        raise ValueError(f"{path} holds costs, not a rate; read it with load_costs")
+    return found
+
+
+def load_costs(path: Path) -> Costs:
+    """`load` for a file that must hold costs."""
+    found = load(path)
+    if not isinstance(found, Costs):
+        raise ValueError(f"{path} holds a rate, not costs; read it with load_rate")
+    return found
+
+
+def measured(folder: Path) -> dict[str, Rate | Costs]:
+    """All rates and costs of a model folder, by name.
+
+    Raises:
+        ValueError: two files hold the same name, or a file holds something else.
+    """
+    found: dict[str, Rate | Costs] = {}
+    for path in sorted((folder / "measures").glob("*.json")):
+        one = load(path)
+        if one.name in found:
+            raise ValueError(f"{path} holds {one.name!r}, and so does another file of this folder; "
+                             "delete one of them")  # fmt: skip
+        found[one.name] = one
+    return found
+
+
+def check_free(folder: Path, name: str, provenance: dict[str, Any]) -> Path:
+    """The file for a new measurement, which overwrites no measurement that was made otherwise.
+
+    Arguments:
+        folder: of the model.
+        provenance: as of `planned`, what the new file will be measured from.
+
+    Raises:
+        ValueError: the name is no plain name; or the file exists and was measured otherwise.
+    """
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError(f"{name!r} is no name for a rate or for costs: write letters, digits and "
+                         "_ . + - only")  # fmt: skip
+    path = path_of(folder, name)
+    if not path.is_file():
+        return path
+    old = load(path).provenance
+    other = [f"{key} is {old.get(key)}, not {value}" for key, value in provenance.items()
+             if old.get(key) != value]  # fmt: skip
+    if other:
+        raise ValueError(f"{path} exists and was measured otherwise ({'; '.join(other)}): write "
+                         "the new one beside it with --name NAME, or delete the file")  # fmt: skip
+    return path

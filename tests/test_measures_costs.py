@@ -1,0 +1,363 @@
+"""Costs of single steps against closed forms, and the cheapest path against every path."""
+
+import json
+import math
+import struct
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bench.costs import GITS, KLUB, measures
+from console import crs
+from oracles import Gaussian
+from scipy.integrate import quad
+from torch import Tensor
+
+from bench import checkpoints, costs, lab, names, schedules, training
+from bench.checkpoints.card import Card, Data, VPCard
+from bench.process import VE
+from bench.schedules import Between, CheapestPath, Karras, KLOptimal, LogSNR, Native
+from bench.types import CostMeasure, Costs, Denoiser, NoiseProcess, Schedule
+
+
+def made(sigma: Tensor, seed: int = 0, coefficient: float = 1.0) -> Costs:
+    """Random costs, some below 0, over given levels."""
+    generator = torch.Generator().manual_seed(seed)
+    cost = torch.randn(len(sigma), len(sigma), generator=generator, dtype=torch.float64)
+    return Costs("made", sigma, cost, coefficient, {"model": "any"})
+
+
+def fine(process: NoiseProcess, levels: int) -> Tensor:
+    return LogSNR()(levels, process)[:-1]
+
+
+@pytest.mark.parametrize("coefficient", [0.8, 1.0, 1.15])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_other_path_is_cheaper(seed: int, coefficient: float) -> None:
+    process, n = VE(0.1, 10.0), 9
+    found = made(fine(process, n), seed, coefficient)
+
+    def total(path: tuple[int, ...]) -> float:
+        steps = enumerate(pairwise(path))
+        return sum(coefficient**k * float(found.cost[i, j]) for k, (i, j) in steps)
+
+    for steps in range(2, n + 1):
+        paths = [(0, *inner, n - 1) for inner in combinations(range(1, n - 1), steps - 2)]
+        grid = CheapestPath(found)(steps, process)
+        assert grid[:-1].tolist() == found.sigma[list(min(paths, key=total))].tolist()
+
+
+def test_one_step_starts_at_the_noise_end() -> None:
+    process = VE(0.1, 10.0)
+    assert CheapestPath(made(fine(process, 5)))(1, process).tolist() == [10.0, 0.0]
+
+
+def test_requests_that_the_costs_cannot_meet_are_refused() -> None:
+    process = VE(0.1, 10.0)
+    cheapest = CheapestPath(made(fine(process, 5)))
+    with pytest.raises(ValueError, match="at least 1 step"):
+        cheapest(0, process)
+    with pytest.raises(ValueError, match="made.*5 levels, too few for 6.*--levels"):
+        cheapest(6, process)
+    with pytest.raises(ValueError, match="measured from sigma 10 to 0.1, the process needs 20 to"):
+        cheapest(3, VE(0.1, 20.0))
+    with pytest.raises(ValueError, match="measure it over that range"):
+        Between(cheapest, 5.0)(3, process)
+    with pytest.raises(ValueError, match="needs measured Costs"):
+        CheapestPath("gits")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sigma": torch.tensor([3.0, 2.0])}, r"must be \[n\]"),
+        ({"sigma": torch.tensor([3.0]), "cost": torch.zeros(1, 1)}, "at least 2"),
+        ({"sigma": torch.tensor([1.0, 2.0, 3.0])}, "strictly decreasing"),
+        ({"sigma": torch.tensor([3.0, 2.0, 0.0])}, "positive"),
+        ({"sigma": torch.tensor([math.inf, 2.0, 1.0])}, "infinite"),
+        ({"cost": torch.full((3, 3), math.nan)}, "NaN"),
+        ({"coefficient": 0.0}, "coefficient"),
+        ({"coefficient": math.nan}, "coefficient"),
+    ],
+)
+def test_bad_costs_are_refused_by_name(change: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=f"costs made.*{says}"):
+        replace(made(torch.tensor([3.0, 2.0, 1.0])), **change)
+
+
+def test_what_lies_below_the_diagonal_is_ignored() -> None:
+    cost = torch.full((3, 3), math.nan).tril() + torch.ones(3, 3).triu(1)
+    found = Costs("made", torch.tensor([3.0, 2.0, 1.0]), cost)
+    assert found.cost.tolist() == [[0, 1, 1], [0, 0, 1], [0, 0, 0]]
+    assert repr(CheapestPath(found)) == "CheapestPath(made)"
+
+
+# KLUB: for data N(0, c^2) the change of x0_hat is that of m = c^2 sigma^2 / (c^2 + sigma^2)
+
+
+def exact_klub(sigma: Tensor, c: float) -> Tensor:
+    """Integral of (m_i - m) / sigma^3 in closed form; q is the share of noise in x."""
+    q = sigma**2 / (c**2 + sigma**2)
+    ratio = q[:, None] / q[None, :]
+    return ((ratio - 1 - ratio.log()) / 2).triu(1)
+
+
+@pytest.mark.parametrize("pair", [(0, 5), (3, 4), (2, 6)])
+def test_the_closed_form_is_the_integral(pair: tuple[int, int]) -> None:
+    sigma, c = fine(VE(0.1, 10.0), 7), 0.4
+    (i, j), m = pair, lambda s: c**2 * s**2 / (c**2 + s**2)
+    want = quad(lambda s: (m(float(sigma[i])) - m(s)) / s**3, float(sigma[j]), float(sigma[i]))[0]
+    assert float(exact_klub(sigma, c)[i, j]) == pytest.approx(want, rel=1e-6)
+
+
+def pictures(c: float, n: int) -> Tensor:
+    z = torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    return Gaussian(c).decode(c * z)
+
+
+@pytest.mark.parametrize("c", [0.1, 0.25])
+def test_klub_of_a_gaussian(c: float) -> None:
+    oracle = Gaussian(c, process=VE(0.05, 20.0), shape=(1, 8, 8))
+    found = costs.measure(oracle, KLUB(), pictures(c, 500).split(100), levels=41)
+    want = exact_klub(found.sigma, c)
+    for reach, rtol in ((8, 0.03), (1, 0.15)):  # 32,000 pixels: 1 to 2 %; and m bends
+        ahead = torch.ones_like(want, dtype=torch.bool).triu(reach)
+        torch.testing.assert_close(found.cost[ahead], want[ahead], rtol=rtol, atol=0)
+    assert found.coefficient == 1 and found.name == "klub"
+    torch.testing.assert_close(found.sigma, fine(oracle.process, 41))
+
+
+def test_integrals_are_exact_where_the_change_is_linear_in_the_square() -> None:
+    sigma = fine(VE(0.1, 10.0), 7)
+    change = sigma[:, None] ** 2 - sigma[None, :] ** 2  # of d sigma^2 / sigma^3
+    want = (sigma[:, None] ** 2 / sigma[None, :] ** 2 - 1) / 2 - (
+        sigma[:, None].log() - sigma[None, :].log()
+    )
+    torch.testing.assert_close(measures._integrals(sigma, change).triu(1), want.triu(1))
+
+
+@pytest.mark.parametrize("steps", [5, 10, 20])
+@pytest.mark.parametrize("c", [0.3, 1.0])
+def test_the_best_klub_of_a_gaussian_is_entropic_time(c: float, steps: int) -> None:
+    """A step costs f(log q_i - log q_j), f convex: equal steps of log q are best. Section 3.1 of
+    Align Your Steps speaks of Euler's steps of the probability flow, whose best grid is another."""
+    process = VE(0.02, 80.0)
+    sigma = fine(process, 801)
+
+    def places(schedule: Schedule) -> Tensor:  # 0 .. steps - 1, by log q
+        square = schedule(steps, process)[:-1] ** 2
+        at = (square / (c**2 + square)).log()
+        return (at[0] - at) / (at[0] - at[-1]) * (steps - 1)
+
+    best = places(CheapestPath(Costs("klub", sigma, exact_klub(sigma, c))))
+    even = torch.arange(steps, dtype=torch.float64)
+    assert (best - even).abs().max() < 0.05  # levels are the fine grid's
+    assert (places(KLOptimal(c)) - even).abs().max() > 0.5
+
+
+# GITS
+
+
+@dataclass(frozen=True)
+class Diagonal(Gaussian):
+    """Data N(0, diag(c_k^2)) with deviations from 0.05 to 1 over the pixels."""
+
+    def deviations(self) -> Tensor:
+        return torch.logspace(math.log10(0.05), 0, 16).view(1, 4, 4)
+
+    def denoiser(self, labels: Tensor | None = None) -> Denoiser:
+        c2 = self.deviations() ** 2
+        return lambda x, sigma: c2 / (c2 + sigma**2) * x
+
+
+def deviation(y: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Distance of y from the line through start and end, each [n, pixels]."""
+    line = (end - start) / (end - start).norm(dim=1, keepdim=True)
+    away = end - y
+    return (away - (away * line).sum(1, keepdim=True) * line).norm(dim=1)
+
+
+def test_gits_of_a_gaussian_with_a_spectrum() -> None:
+    """The flow scales every pixel by s / s_max, s^2 = c^2 + sigma^2; slopes are sigma x / s^2."""
+    oracle = Diagonal(process=VE(0.02, 10.0))
+    found = costs.measure(oracle, GITS(trajectories=40), (), levels=121)
+    sigma, c = found.sigma, oracle.deviations().flatten().double()
+    s = (c**2 + sigma[:, None] ** 2).sqrt()  # [levels, pixels]
+    seeds = torch.arange(40) + 2**40
+    start = 10 * measures.normal(seeds, 0, (16,)).double()
+    x = start * (s / s[0])[:, None]  # [levels, n, pixels]
+    for i, j in ((0, 30), (20, 60), (50, 51), (40, 119), (90, 120)):
+        jump = x[i] + (sigma[j] - sigma[i]) * x[i] * sigma[i] / s[i] ** 2
+        want = deviation(jump, x[0], x[-1]) - deviation(x[j], x[0], x[-1])
+        assert found.cost[i, j] == pytest.approx(float(want.mean()), rel=0.02, abs=2e-3)
+    assert found.coefficient == 1.15
+    torch.testing.assert_close(sigma, Karras()(121, oracle.process)[:-1])
+
+
+def test_gits_of_straight_trajectories_is_nothing() -> None:
+    """Of isotropic data every state lies on the line through the ends."""
+    found = costs.measure(Gaussian(0.5), GITS(trajectories=5), (), levels=11)
+    assert found.cost.abs().max() < 1e-3  # of states of norm 300, float32
+
+
+def test_deviations_are_those_of_the_definition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 9, generator=generator, dtype=torch.float64)
+    d = torch.randn(5, 9, generator=generator, dtype=torch.float64)
+    sigma = fine(VE(0.1, 10.0), 6)
+    found = measures._deviations(x, d, sigma)
+    for i, j in combinations(range(6), 2):
+        ys = torch.stack([x[i] + (sigma[j] - sigma[i]) * d[i], x[j]])
+        jump, teacher = deviation(ys, x[:1].expand(2, -1), x[-1:].expand(2, -1))
+        assert float(found[i, j]) == pytest.approx(float(jump - teacher), abs=1e-12)
+
+
+# Files, names, the command line
+
+
+def card(name: str) -> Card:
+    return Card(
+        name=name, network=training.unet((8, 16), 1), prediction="v", training={},
+        process=VPCard(kind="vp", betas="cosine", timesteps=1000, sigma_min=0.01, sigma_max=80),
+        data=Data(name="none", digest="", licence="none"), weights_sha256="",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with one random checkpoint, and Fashion-MNIST of 12 random pictures."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    net = checkpoints.network(training.unet((8, 16), 1))
+    checkpoints.save(folder / "tiny", card("tiny"), net.state_dict())
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 28, 28), dtype=np.uint8)
+    (folder / "train-images-idx3-ubyte").write_bytes(
+        struct.pack(">IIII", 0x803, *pixels.shape) + pixels.tobytes()
+    )
+    return folder
+
+
+def test_results_do_not_depend_on_the_batch(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = checkpoints.load("tiny", models=models)
+    images = torch.randint(0, 256, (7, 1, 28, 28), dtype=torch.uint8)
+    klub = [costs.measure(model, KLUB(), images.split(k), levels=6) for k in (7, 7, 3, 1)]
+    gits = []
+    for at_once in (64, 64, 2):
+        monkeypatch.setattr(measures, "_AT_ONCE", at_once)
+        gits.append(costs.measure(model, GITS(trajectories=5), (), levels=6))
+    for one, *others in (klub, gits):
+        assert one.cost.abs().max() > 0
+        for other in others:
+            assert torch.equal(one.cost, other.cost) and one.provenance == other.provenance
+
+
+def test_provenance_says_what_they_were_measured_from() -> None:
+    oracle, images = Gaussian(0.2, shape=(1, 8, 8)), pictures(0.2, 5)
+    found = costs.measure(oracle, KLUB(), images.split(2), levels=5).provenance
+    assert found["images"] == 5 and found["levels"] == 5 and len(found["data_digest"]) == 64
+    assert found["model_digest"] == oracle.digest and found["first_seed"] == 2**40
+    assert found["measure"] == "KLUB(fine=LogSNR())"
+    found = costs.measure(oracle, GITS(3), (), levels=5).provenance
+    assert found["trajectories"] == 3 and "images" not in found
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: GITS(trajectories=0), "at least 1 trajectory"),
+        (lambda: GITS(coefficient=0.0), "coefficient > 0"),
+        (lambda: GITS(coefficient=math.nan), "coefficient > 0"),
+        (lambda: costs.measure(Gaussian(), KLUB(), (), levels=5), "klub: no images"),
+        (lambda: costs.measure(Gaussian(), GITS(), (), levels=2), "at least 3 levels"),
+    ],
+)
+def test_bad_requests_are_refused(make, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_files_keep_levels_exactly_and_six_digits_of_costs(tmp_path: Path) -> None:
+    found = made(fine(VE(), 61), coefficient=1.15)
+    path = costs.save_costs(tmp_path / "m" / "costs" / "made.json", found)
+    again = costs.load_costs(path)
+    assert torch.equal(again.sigma, found.sigma) and again.coefficient == 1.15
+    torch.testing.assert_close(again.cost, found.cost, rtol=1e-5, atol=0)
+    assert again.provenance == found.provenance and again.name == "made"
+    assert path.stat().st_size < 40_000
+    text = path.read_text()
+    assert costs.save_costs(path, again).read_text() == text
+    assert json.loads(text)["cost"][-1] == [pytest.approx(float(found.cost[-2, -1]), rel=1e-5)]
+    assert list(costs.measured(tmp_path / "m")) == ["made"]
+    assert costs.measured(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"name": "made"}', '{"name": "made", "coefficient": 1, "sigma": [3, 2, 1], '
+     '"cost": [[1, 2]], "provenance": {}}'],
+)  # fmt: skip
+def test_broken_files_are_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "made.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="made.json"):
+        costs.load_costs(path)
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="crs-bench measure mine --measure gits"):
+        costs.load_costs(tmp_path / "mine" / "costs" / "gits.json")
+
+
+def test_measures_of_costs_are_told_from_those_of_rates() -> None:
+    rooms = (names.importlib.import_module("bench.rates"), costs, schedules)
+    assert names.build("gits", rooms) == GITS() and names.build("KLUB()", rooms) == KLUB()
+    assert names.build("GITS(64, fine=LogSNR())", rooms) == GITS(64, fine=LogSNR())
+    assert isinstance(GITS(), CostMeasure) and isinstance(KLUB(), CostMeasure)
+    assert not isinstance(names.build("v_x", rooms), CostMeasure)
+
+
+def test_costs_of_other_weights_are_refused() -> None:
+    stale = {"model": "gaussian", "model_digest": "another", "measure": "KLUB()"}
+    found = replace(made(fine(VE(0.02, 80.0), 5)), provenance=stale)
+    with pytest.raises(ValueError, match="costs made .* crs-bench measure gaussian --measure KLUB"):
+        lab._check_measured(CheapestPath(found), Gaussian())
+    lab._check_measured(CheapestPath(found), replace(Gaussian(), name="another model"))
+    assert lab.rate_of(CheapestPath(found)) is None
+
+
+def test_from_the_command_line(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    where = ["--models", str(models)]
+    how = ["--levels", "7", *where, "--device", "cpu"]
+    # GITS asks for no pictures: a folder without any is no matter
+    gits = "GITS(trajectories=3, coefficient=1)"
+    assert crs(monkeypatch, "measure", "tiny", "--measure", gits, "--data", "no", *how) == 0
+    data = ["--data", str(models), "--images", "5", "--batch", "2"]
+    assert crs(monkeypatch, "measure", "tiny", "--measure", "klub", *data, *how) == 0
+    capsys.readouterr()
+    found = costs.measured(models / "tiny")
+    assert sorted(found) == ["gits", "klub"] and found["klub"].provenance["images"] == 5
+    for name in found:
+        form = f"CheapestPath({name})"
+        assert crs(monkeypatch, "schedule", "tiny", "--schedule", form, "--nfe", "5", *where) == 0
+        assert len(capsys.readouterr().out.strip().splitlines()) == 7
+    form = ["--schedule", "Snapped(CheapestPath(gits))", "--nfe", "3", "--seeds", "0-1"]
+    out = str(tmp_path / "out.npz")
+    assert crs(monkeypatch, "sample", "tiny", out, *form, *where, "--device", "cpu") == 0
+    form = ["--schedule", "CheapestPath(gits)", "--nfe", "8"]
+    assert crs(monkeypatch, "schedule", "tiny", *form, *where) == 2
+    assert "--levels" in capsys.readouterr().err
+    assert crs(monkeypatch, "measure", "tiny", "--measure", "klub", "--data", "no", *how) == 2
+    assert "dataset-fashion-mnist" in capsys.readouterr().err
+    assert crs(monkeypatch, "list", "costs") == 0
+    assert capsys.readouterr().out == "costs: GITS, KLUB\n"
+
+
+def test_a_grid_of_a_checkpoints_own_clock() -> None:
+    """`fine` may be any schedule."""
+    found = costs.measure(Gaussian(0.2), GITS(2, fine=Native()), (), levels=9)
+    torch.testing.assert_close(found.sigma, Native()(9, Gaussian().process)[:-1])
