@@ -1,4 +1,4 @@
-"""Inception Score in both of its forms, and KID's standard error, against their definitions."""
+"""Inception Score in both of its forms, and the error of KID, against their definitions."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench import metrics, names
 from bench.features import Features
-from bench.metrics import KID, InceptionScore, KIDError
+from bench.metrics import KID, InceptionScore
 from bench.metrics.banks import Rows
 
 
@@ -16,7 +16,7 @@ def logits(n: int, seed: int = 0, classes: int = 12) -> Tensor:
 
 
 def score(one: InceptionScore, rows: Tensor) -> float:
-    return one(fake=Rows(rows), real=Rows(rows[:0]))
+    return one(fake=Rows(rows), real=Rows(rows[:0])).value
 
 
 def adm(rows: np.ndarray, split_size: int) -> float:
@@ -36,9 +36,9 @@ def test_it_is_torch_fidelitys(splits: int, seed: int) -> None:
     peer = pytest.importorskip("torch_fidelity.metric_isc")
     rows = logits(107)  # splits of unequal sizes
     theirs = peer.isc_features_to_metric(rows, splits, True, seed)
-    value, spread = InceptionScore(splits, seed=seed).estimate(fake=Rows(rows))
-    assert value == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
-    assert spread == pytest.approx(theirs["inception_score_std"], abs=1e-12)
+    found = InceptionScore(splits, seed=seed)(fake=Rows(rows), real=Rows(rows))
+    assert found.value == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
+    assert found.error == pytest.approx(theirs["inception_score_std"], abs=1e-12)
     in_order = peer.isc_features_to_metric(rows, splits, False, seed)["inception_score_mean"]
     assert score(InceptionScore(splits, seed=None), rows) == pytest.approx(in_order, rel=1e-12)
     assert InceptionScore() == InceptionScore(10, None, 2020, "logits_unbiased")  # theirs, too
@@ -62,17 +62,17 @@ def test_its_range_is_one_to_the_number_of_classes() -> None:
 
 def test_it_is_of_every_image_and_says_if_some_are_missing() -> None:
     rows = logits(60)
-    with pytest.raises(ValueError, match="the bank holds 50 of 60; keep all"):
-        InceptionScore().estimate(fake=Features.of(rows, keep=50))
-    assert InceptionScore().estimate(fake=Features.of(rows, keep=60))[0] > 1
-    with pytest.raises(ValueError, match="needs 20 images, not 19"):
+    with pytest.raises(ValueError, match="the bank holds 50 of 60; keep all of them"):
+        InceptionScore()(fake=Features.of(rows, keep=50), real=Rows(rows))
+    assert InceptionScore()(fake=Features.of(rows, keep=60), real=Rows(rows)).value > 1
+    with pytest.raises(ValueError, match="needs at least 20 images for its splits, not 19"):
         score(InceptionScore(), rows[:19])
-    with pytest.raises(ValueError, match="needs 2 images, not 1"):
+    with pytest.raises(ValueError, match="needs at least 2 images for its splits, not 1"):
         score(InceptionScore(split_size=5), rows[:1])
     with pytest.raises(ValueError, match="NaN"):
         score(InceptionScore(), rows / 0)
     for bad in ({"splits": 0}, {"split_size": 1}):
-        with pytest.raises(ValueError, match="at least 1 split, of 2 images"):
+        with pytest.raises(ValueError, match="at least 1 split with at least 2 images"):
             InceptionScore(**bad)
 
 
@@ -83,23 +83,21 @@ def test_its_written_forms() -> None:
     assert names.build("is(5, layer='logits')", metrics).layer == "logits"
 
 
-def test_the_standard_error_of_kid_is_a_metric() -> None:
+def test_the_error_of_kid_is_its_standard_error_over_subsets() -> None:
     fake, real = Rows(logits(90)), Rows(logits(80, 1) + 0.3)
-    value, error = KID(7, 40, 3).estimate(fake=fake, real=real)
-    assert KIDError(7, 40, 3)(fake=fake, real=real) == error > 0
-    assert KID(7, 40, 3)(fake=fake, real=real) == value
-    subsets = KID(7, 40, 3).values(fake=fake, real=real)
-    assert subsets.shape == (7,) and error == pytest.approx(np.std(subsets, ddof=1) / 7**0.5)
-    assert KID(7, 40, 3).values(fake=fake, real=real) is subsets  # not found twice
-    assert (KIDError.name, KIDError.higher_is_better) == ("kid_error", False)
-    assert names.build("kid_error(7, 40, 3)", metrics) == KIDError(7, 40, 3)
-    with pytest.raises(ValueError, match="at least 2 subsets"):
-        KIDError(1)
+    found = KID(7, 40, 3)(fake=fake, real=real)
+    draw, subsets = np.random.RandomState(3), []
+    for _ in range(7):
+        parts = [one.bank[draw.choice(one.n, 40, replace=False)] for one in (fake, real)]
+        subsets.append(KID(1, 40)(fake=Rows(parts[0]), real=Rows(parts[1])).value)
+    assert found.value == pytest.approx(np.mean(subsets))
+    assert found.error == pytest.approx(np.std(subsets, ddof=1) / 7**0.5)
     with pytest.raises(ValueError, match="but fake has 90"):
-        KIDError()(fake=fake, real=real)
+        KID()(fake=fake, real=real)
 
 
-def test_more_subsets_are_surer() -> None:
+def test_more_subsets_have_a_smaller_error() -> None:
     fake, real = Rows(logits(400)), Rows(logits(400, 1))
-    few, many = (KIDError(subsets, 50)(fake=fake, real=real) for subsets in (20, 500))
+    few, many = (KID(subsets, 50)(fake=fake, real=real).error for subsets in (20, 500))
+    assert few is not None and many is not None
     assert few / many == pytest.approx(5, rel=0.5)  # as 1 / sqrt(subsets)

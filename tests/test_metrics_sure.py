@@ -12,7 +12,7 @@ from bench import metrics as room
 from bench import names
 from bench.metrics import KID, FIDInfinity, FrechetDistance, Precision, interval, paired_interval
 from bench.metrics.banks import Rows
-from bench.types import FeatureStatistics, Metric
+from bench.types import FeatureStatistics, Metric, Score
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +36,14 @@ class Law:
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Metric):
     """The mean of the first feature: everything about its interval is known."""
 
     name: ClassVar[str] = "mean"
     higher_is_better: ClassVar[bool] = True
 
-    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
-        return float(fake.mean[0])
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> Score:
+        return Score(float(fake.mean[0]))
 
 
 def normal(n: int, dim: int, seed: int) -> Tensor:
@@ -57,8 +57,8 @@ def test_extrapolation_takes_the_bias_of_few_images_away() -> None:
     dim, shift = 12, 0.3
     truth = dim * shift**2
     draws = [Rows(normal(300, dim, i) + shift) for i in range(40)]
-    plain = [FrechetDistance()(fake=x, real=Law(dim)) - truth for x in draws]
-    found = [FIDInfinity()(fake=x, real=Law(dim)) - truth for x in draws]
+    plain = [FrechetDistance()(fake=x, real=Law(dim)).value - truth for x in draws]
+    found = [FIDInfinity()(fake=x, real=Law(dim)).value - truth for x in draws]
     error = np.std(found) / 40**0.5
     assert np.mean(plain) > 5 * error
     assert abs(np.mean(found)) < min(3 * error, np.mean(plain) / 4)
@@ -68,19 +68,19 @@ def test_extrapolation_is_the_intercept_of_its_curve() -> None:
     fake, one = Rows(normal(200, 3, 0) + 1), FIDInfinity(points=5, smallest=0.2, seed=3)
     sizes, distances = one.curve(fake=fake, real=Law(3))
     assert sizes.tolist() == [40, 80, 120, 160, 200]
-    whole = FrechetDistance()(fake=fake, real=Law(3))
+    whole = FrechetDistance()(fake=fake, real=Law(3)).value
     assert distances[-1] == pytest.approx(whole, rel=1e-12)
     slope, intercept = np.linalg.lstsq(np.stack([1 / sizes, np.ones(5)], 1), distances, rcond=None)[
         0
     ]
-    assert one(fake=fake, real=Law(3)) == pytest.approx(intercept, rel=1e-10)
+    assert one(fake=fake, real=Law(3)).value == pytest.approx(intercept, rel=1e-10)
     assert one(fake=fake, real=Law(3)) == one(fake=fake, real=Law(3))  # seeded
     assert one(fake=fake, real=Law(3)) != FIDInfinity(5, 0.2, 4)(fake=fake, real=Law(3))
 
 
 def test_extrapolation_of_a_set_to_itself_is_about_zero() -> None:
     same = Rows(normal(2000, 4, 0))
-    assert FIDInfinity()(fake=same, real=same) == pytest.approx(0, abs=0.01)
+    assert FIDInfinity()(fake=same, real=same).value == pytest.approx(0, abs=0.01)
     assert (FIDInfinity.name, FIDInfinity.higher_is_better) == ("fd_infinity", False)
     assert names.build("fd_infinity", room) == names.build("FIDInfinity(15)", room) == FIDInfinity()
 
@@ -88,13 +88,13 @@ def test_extrapolation_of_a_set_to_itself_is_about_zero() -> None:
 def test_collapse_is_far_also_at_infinity() -> None:
     real = Rows(normal(500, 4, 0))
     collapsed = Rows(real.bank[:1] + 1e-3 * normal(400, 4, 1))
-    near = FIDInfinity()(fake=Rows(normal(400, 4, 2)), real=real)
-    assert FIDInfinity()(fake=collapsed, real=real) > 1 > near
+    near = FIDInfinity()(fake=Rows(normal(400, 4, 2)), real=real).value
+    assert FIDInfinity()(fake=collapsed, real=real).value > 1 > near
 
 
 @pytest.mark.parametrize("n", [0, 1, 12, 36])
 def test_extrapolation_needs_parts_larger_than_their_dimensions(n: int) -> None:
-    with pytest.raises(ValueError, match="keep about 44 or raise smallest"):
+    with pytest.raises(ValueError, match="keep about 44 features or raise smallest"):
         FIDInfinity()(fake=Rows(normal(n, 12, 0)), real=Law(12))
 
 
@@ -129,7 +129,7 @@ def test_interval_of_the_distance_covers_as_often_as_it_says(level: float) -> No
     # of its mean over sets of 300 images, bias in N included
     dim, n, trials = 2, 300, 400
     real, shift = Law(dim), 0.5
-    many = [FrechetDistance()(fake=Rows(normal(n, dim, i) + shift), real=real)
+    many = [FrechetDistance()(fake=Rows(normal(n, dim, i) + shift), real=real).value
             for i in range(10_000, 14_000)]  # fmt: skip
     truth = float(np.mean(many))
     hits = 0
@@ -145,11 +145,11 @@ def test_interval_of_the_distance_covers_as_often_as_it_says(level: float) -> No
 def test_interval_holds_the_score_where_repeated_rows_shift_it() -> None:
     # many dimensions: plain percentiles lie wholly above the score
     fake, real = Rows(normal(60, 30, 0)), Law(30)
-    score = FrechetDistance()(fake=fake, real=real)
+    score = FrechetDistance()(fake=fake, real=real).value
     draw = torch.Generator().manual_seed(0)
     again = [
-        FrechetDistance()(fake=Rows(fake.bank[torch.randint(60, (60,), generator=draw)]), real=real)
-        for _ in range(100)
+        FrechetDistance()(fake=Rows(fake.bank[rows]), real=real).value
+        for rows in (torch.randint(60, (60,), generator=draw) for _ in range(100))
     ]
     assert min(again) > score
     low, high = interval(FrechetDistance(), fake, real, 100)
@@ -167,7 +167,8 @@ def test_pairs_shrink_the_interval_of_nearly_equal_cells(metric: Metric) -> None
     alone = [interval(metric, cell, real, 60, seed) for seed, cell in enumerate(cells)]
     widths = [b - a for a, b in alone]
     assert high - low < 0.5 * float(np.hypot(*widths))
-    assert low <= metric(fake=cells[0], real=real) - metric(fake=cells[1], real=real) <= high
+    first, second = (metric(fake=cell, real=real).value for cell in cells)
+    assert low <= first - second <= high
 
 
 def test_pairs_of_one_cell_differ_by_nothing() -> None:

@@ -1,17 +1,17 @@
-"""Scores of generated against real features: Frechet and kernel distance, nearest neighbours,
-Inception Score.
+"""Scores of generated features against real ones.
 
-A metric is a frozen dataclass called with `fake=` and `real=`, and sees only what
-`FeatureStatistics` has, so that it serves every extractor.
+The metrics are Frechet distance, kernel distance, nearest neighbours and the Inception Score. Each
+derives from `bench.types.Metric` and reads only what `FeatureStatistics` offers, so that it works
+with every extractor.
 
-`interval` says how sure a score is, and `paired_interval` the difference of two.
+`interval` gives the uncertainty of one score. `paired_interval` gives that of a difference.
 """
 
 from bench.metrics.bootstrap import interval, paired_interval
 from bench.metrics.frechet import SFID, FrechetDistance, Gaussian, frechet_distance
 from bench.metrics.inception import InceptionScore
 from bench.metrics.infinity import FIDInfinity
-from bench.metrics.kernel import KID, KIDError
+from bench.metrics.kernel import KID
 from bench.metrics.neighbours import (
     ADMPrecision,
     ADMRecall,
@@ -34,7 +34,6 @@ __all__ = [
     "FrechetDistance",
     "Gaussian",
     "InceptionScore",
-    "KIDError",
     "Precision",
     "Recall",
     "density_coverage",

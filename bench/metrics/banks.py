@@ -1,4 +1,4 @@
-"""Banks of features: what every metric that reads them asks of them, and parts of them."""
+"""Banks, which are features of single images: their statistics, and the check of a pair of them."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Statistics of features that are all kept: some rows of a bank, say."""
+    """Statistics of a set whose features are all in its bank, such as a part of another bank."""
 
     bank: Tensor = field(repr=False)  # float [n, dim]
 
@@ -24,7 +24,11 @@ class Rows:
 
     @property
     def cov(self) -> Tensor:
-        """Unbiased covariance, float64 [dim, dim]."""
+        """Unbiased covariance, float64 [dim, dim].
+
+        Raises:
+            ValueError: fewer than 2 features.
+        """
         if self.n < 2:
             raise ValueError(f"a covariance needs at least 2 features, not {self.n}; add images")
         centred = self.bank.double() - self.mean
@@ -32,16 +36,22 @@ class Rows:
 
 
 def check_banks(fake: Tensor, real: Tensor) -> None:
-    """ValueError unless both banks are finite floats [n, dim] of one dim."""
+    """Check that both banks are finite floats [n, dim] and have the same dim.
+
+    Raises:
+        ValueError: they are not.
+    """
     for name, bank in (("fake", fake), ("real", real)):
         if bank.ndim != 2 or not bank.is_floating_point():
             raise ValueError(
                 f"{name} features must be float [n, dim], not {bank.dtype} {list(bank.shape)}"
             )
         if not torch.isfinite(bank).all():
-            raise ValueError(f"{name} features have NaN or infinite entries; look at the images")
+            raise ValueError(
+                f"{name} features have NaN or infinite entries; check the images that they are of"
+            )
     if fake.shape[1] != real.shape[1]:
         raise ValueError(
-            f"fake features have {fake.shape[1]} dimensions and real {real.shape[1]}; "
-            "use one extractor for both"
+            f"fake features have {fake.shape[1]} dimensions and real features {real.shape[1]}; "
+            "use the same extractor for both"
         )

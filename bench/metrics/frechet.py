@@ -1,4 +1,4 @@
-"""Frechet distance between Gaussians fitted to the features."""
+"""Frechet distance between Gaussians that are fitted to the features."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import lapack
 from torch import Tensor
 
-from bench.types import FeatureStatistics
+from bench.types import FeatureStatistics, Metric, Score
 
 
 def _float64(values: Tensor | ArrayLike, what: str) -> np.ndarray:
@@ -18,23 +18,33 @@ def _float64(values: Tensor | ArrayLike, what: str) -> np.ndarray:
         values = values.detach().cpu().numpy()
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
-        raise ValueError(f"{what} has NaN or infinite entries; look at the features it came from")
+        raise ValueError(
+            f"{what} has NaN or infinite entries; check the features that it is computed from"
+        )
     return array
 
 
 class Gaussian:
-    """Mean [dim] and covariance [dim, dim] of features, float64 on the CPU, and the covariance's
-    root, found once: a reference meets every cell of a run.
+    """A mean and a covariance of features, float64 on the CPU.
 
-    ValueError: NaN or infinite entries, shapes that do not fit.
+    It keeps the root of its covariance, because one reference is compared with many cells.
     """
 
     def __init__(self, mean: Tensor | ArrayLike, cov: Tensor | ArrayLike, which: str = ""):
+        """
+        Arguments:
+            mean: [dim].
+            cov: [dim, dim], symmetric.
+            which: a suffix for messages, which call the two "mu" and "cov".
+
+        Raises:
+            ValueError: NaN or infinite entries, or shapes that do not fit.
+        """
         self.mean, covariance = _float64(mean, f"mu{which}"), _float64(cov, f"cov{which}")
         if self.mean.ndim != 1 or covariance.shape != (len(self.mean), len(self.mean)):
             raise ValueError(
                 f"mu{which} {list(self.mean.shape)} and cov{which} {list(covariance.shape)} must "
-                "be [dim] and [dim, dim] of one dim"
+                "be [dim] and [dim, dim] with the same dim"
             )
         self.cov = (covariance + covariance.T) / 2
 
@@ -42,9 +52,10 @@ class Gaussian:
     def root(self) -> np.ndarray:
         """L [dim, rank] with L L^T = cov.
 
-        numpy's Cholesky first: it lets other threads run meanwhile, which scipy's dpstrf does not.
-        Where it fails, or a pivot is within a thousand times of rounding, the covariance may be
-        singular, and its rank is cut by Cholesky with pivots: a root of noise of 1e-17 is 3e-9.
+        numpy's Cholesky is tried first, because it releases the GIL, and scipy's dpstrf does not.
+        If it fails, or if a pivot is below a thousand times rounding, the covariance may be
+        singular. Then Cholesky with pivots finds the rank. Without the cut of the rank, noise of
+        1e-17 in the covariance would become 3e-9 in the root.
         """
         rounding = len(self.cov) * np.finfo(np.float64).eps * self.cov.diagonal().max(initial=0)
         try:
@@ -59,39 +70,42 @@ class Gaussian:
         return root
 
     def distance(self, other: "Gaussian") -> float:
-        """Squared Frechet distance: see `frechet_distance`."""
+        """Squared Frechet distance; see `frechet_distance`."""
         if self.mean.shape != other.mean.shape:
             raise ValueError(
-                f"mu1 has {len(self.mean)} dimensions and mu2 {len(other.mean)}; use one extractor "
-                "for both"
+                f"mu1 has {len(self.mean)} dimensions and mu2 {len(other.mean)}; use the same "
+                "extractor for both"
             )
         shift = float(np.square(self.mean - other.mean).sum())
         traces = float(np.trace(self.cov) + np.trace(other.cov))
         value = shift + traces - 2 * _trace_root(self.root, other.root)
-        return max(value, 0.0)  # equal covariances round to -1e-12
+        return max(value, 0.0)  # equal covariances can give -1e-12
 
 
 def _trace_root(root1: np.ndarray, root2: np.ndarray) -> float:
-    """tr (S1 S2)^(1/2) = the sum of the singular values of L1^T L2, where S = L L^T.
+    """tr (S1 S2)^(1/2), which is the sum of the singular values of L1^T L2, where S = L L^T.
 
-    S1 S2 and (L1^T L2)(L1^T L2)^T share their nonzero eigenvalues. No root is taken of a
+    S1 S2 and (L1^T L2)(L1^T L2)^T have the same nonzero eigenvalues. This avoids the root of a
     non-symmetric matrix, which fails near singular covariances.
     """
     inner = root1.T @ root2  # [rank1, rank2]
     found = _singular_values(inner, root1, root2)
     if found is None:
-        # numpy's, not scipy's: it lets other threads sample the next cell meanwhile
+        # numpy releases the GIL here, so that another thread can sample the next cell
         found = np.linalg.svd(inner, compute_uv=False) if inner.size else np.zeros(0)
     return float(found.sum())
 
 
 def _singular_values(inner: np.ndarray, root1: np.ndarray, root2: np.ndarray) -> np.ndarray | None:
-    """Those of inner = L1^T L2 as roots of the eigenvalues of inner^T inner, a quarter of an SVD's
-    time; None where rounding has reached the small ones.
+    """Singular values of inner = L1^T L2, as roots of the eigenvalues of inner^T inner.
 
-    The root of an eigenvalue turns a rounding of 1e-17 into 3e-9. Triangular factors shrink along
-    their diagonals, and inner^T inner with them, which keeps small eigenvalues exact in most cases;
-    that it did is seen in their product, det(S1) det(S2), which the factors know by themselves.
+    This takes a quarter of the time of an SVD, but the root turns a rounding of 1e-17 into 3e-9.
+    Triangular factors get smaller along their diagonals, and so does inner^T inner, which keeps
+    small eigenvalues exact in most cases. The product of the eigenvalues checks this: it must be
+    det(S1) det(S2), which the diagonals of the factors give.
+
+    Returns:
+        The values, or None if the check fails or does not apply.
     """
     if inner.shape[0] != inner.shape[1] or not inner.size:
         return None
@@ -100,7 +114,7 @@ def _singular_values(inner: np.ndarray, root1: np.ndarray, root2: np.ndarray) ->
     if squares[0] <= 0 or diagonal.min() <= 0:
         return None
     off = np.log(squares).sum() - 2 * np.log(diagonal).sum()
-    return np.sqrt(squares) if abs(off) < 1e-6 else None  # 1e-6: distances within 1e-11
+    return np.sqrt(squares) if abs(off) < 1e-6 else None  # 1e-6 keeps distances within 1e-11
 
 
 def frechet_distance(
@@ -111,43 +125,52 @@ def frechet_distance(
 ) -> float:
     """Squared Frechet (Wasserstein-2) distance between N(mu1, cov1) and N(mu2, cov2).
 
-    |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)   (Dowson and Landau 1982; FID: Heusel et
-    al. 2017, eq. 6). Float64 on the CPU, whatever comes in: float32 here costs 1e-4 to 3e-2.
+    |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)  (Dowson and Landau 1982; FID is Heusel et
+    al. 2017, eq. 6). It is computed in float64 on the CPU. Float32 would be wrong by 1e-4 to 3e-2.
+
+    Arguments:
+        mu1, mu2: [dim], of any float type.
+        cov1, cov2: [dim, dim].
+
+    Raises:
+        ValueError: NaN or infinite entries, or shapes that do not fit.
     """
     return Gaussian(mu1, cov1, "1").distance(Gaussian(mu2, cov2, "2"))
 
 
 @dataclass(frozen=True)
-class FrechetDistance:
-    """Frechet distance between Gaussians fitted to the features; named after its extractor."""
+class FrechetDistance(Metric):
+    """Frechet distance between Gaussians that are fitted to the features (`frechet_distance`).
+
+    Reports call it after the extractor, FID for example.
+    """
 
     name: ClassVar[str] = "fd"
-    higher_is_better: ClassVar[bool] = False
 
-    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
-        return gaussian_of(fake).distance(gaussian_of(real))
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> Score:
+        return Score(gaussian_of(fake).distance(gaussian_of(real)))
 
 
 @dataclass(frozen=True)
-class SFID:
-    """Frechet distance on features that keep their place in the image (Nash et al. 2021, sFID).
+class SFID(FrechetDistance):
+    """Frechet distance of features that keep their place in the image (Nash et al. 2021, sFID).
 
-    Of the layer `spatial`, as the ADM evaluator takes it: see `features.InceptionV3Compat`.
+    It reads the layer `spatial`, which holds the ADM evaluator's features; see
+    `features.InceptionV3Compat`.
     """
 
     name: ClassVar[str] = "sfid"
-    higher_is_better: ClassVar[bool] = False
-    layer: ClassVar[str] = "spatial"
 
-    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
-        return gaussian_of(fake).distance(gaussian_of(real))
+    @property
+    def reads_layer(self) -> str:
+        return "spatial"
 
 
 _GAUSSIANS: WeakKeyDictionary[FeatureStatistics, Gaussian] = WeakKeyDictionary()
 
 
 def gaussian_of(features: FeatureStatistics) -> Gaussian:
-    """The Gaussian of a set of features, fitted once as long as the set lives."""
+    """The Gaussian of a set of features. It is kept as long as the set exists."""
     if features not in _GAUSSIANS:
         _GAUSSIANS[features] = Gaussian(features.mean, features.cov)
     return _GAUSSIANS[features]

@@ -8,37 +8,39 @@ import torch
 
 from bench.metrics.banks import Rows, check_banks
 from bench.metrics.frechet import gaussian_of
-from bench.types import FeatureStatistics
+from bench.types import FeatureStatistics, Metric, Score
 
 
 @dataclass(frozen=True)
-class FIDInfinity:
+class FIDInfinity(Metric):
     """Frechet distance without the bias of few fake images (Chong and Forsyth 2020, sec. 4).
 
-    The bias falls as 1/N: the distance of random parts of the fake bank, at `points` sizes N evenly
-    from `smallest` of the bank to all of it, is fitted by a line in 1/N, whose value at 0 is the
-    answer. The real side stays whole; its own bias stays in. The answer spreads more than the plain
-    distance of the bank, and may fall below 0 where the sets are of one law.
+    The bias is proportional to 1/N. The distance is computed for random parts of the fake bank, at
+    `points` sizes N. A line in 1/N is fitted to these distances, and its value at 1/N = 0 is the
+    score. The bias of the real set remains. The score varies more than the plain distance of the
+    bank. It can be below 0 if both sets come from the same distribution.
 
-    smallest: a share. Lower gives less spread but leaves the range where the bias is 1/N.
+    points: number of sizes, at equal distances up to the whole bank.
+    smallest: the smallest size as a share of the bank. A lower share gives less variation, but
+        the bias of small parts is not proportional to 1/N.
     """
 
     points: int = 15
     smallest: float = 0.3
     seed: int = 0
     name: ClassVar[str] = "fd_infinity"
-    higher_is_better: ClassVar[bool] = False
+    reads_rows: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.points < 2 or not 0 < self.smallest < 1:
             raise ValueError(
-                f"a line needs points >= 2 and 0 < smallest < 1, not {self.points} and "
-                f"{self.smallest}; choose others"
+                f"fd_infinity needs points >= 2 and 0 < smallest < 1, not points={self.points}, "
+                f"smallest={self.smallest}"
             )
 
-    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> Score:
         sizes, distances = self.curve(fake=fake, real=real)
-        return float(np.polyfit(1 / sizes, distances, 1)[1])
+        return Score(float(np.polyfit(1 / sizes, distances, 1)[1]))
 
     def curve(
         self, *, fake: FeatureStatistics, real: FeatureStatistics
@@ -59,8 +61,8 @@ class FIDInfinity:
         if sizes[0] <= dim or len(set(sizes.tolist())) < self.points:
             need = max(self.points, int(np.ceil((dim + 1) / self.smallest)))
             raise ValueError(
-                f"the smallest of {self.points} parts must have more features than their {dim} "
-                f"dimensions, but a bank of {n} gives {sizes[0]}; keep about {need} or raise "
-                "smallest"
+                f"the smallest of {self.points} parts must have more features than the {dim} "
+                f"dimensions, but it has {sizes[0]} of a bank of {n}; keep about {need} features "
+                "or raise smallest"
             )
         return sizes

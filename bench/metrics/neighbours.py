@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.metrics.banks import check_banks
 from bench.metrics.points import Points, bounds_of, centre_of, distances, kinds, measured
-from bench.types import FeatureStatistics
+from bench.types import FeatureStatistics, Metric, Score
 
 _EXTRA = 16  # candidates beyond the k-th neighbour that are rechecked
 _BUDGET = 1024  # candidates a point, beyond which each row is looked at by itself
@@ -273,51 +273,55 @@ def _share_of(queries: FeatureStatistics, manifold: FeatureStatistics, k: int) -
     return _share(Points.of(queries.bank, centre), points, known[k])
 
 
-class _Neighbours:
+class _Neighbours(Metric):
+    reads_rows: ClassVar[bool] = True
     k: int
 
     @property
-    def least_bank(self) -> int:
-        """Real features that it needs: a point has k others."""
-        return self.k + 1
+    def least_rows(self) -> int:
+        return self.k + 1  # a point has k others
 
 
 @dataclass(frozen=True)
 class Precision(_Neighbours):
-    """Share of fake features among the real ones: quality. Higher is better. See
-    `precision_recall`.
+    """Share of fake features among the real ones, a measure of quality; see `precision_recall`.
 
-    Symmetric where both banks are of one size; of 10,000 real features and all fake ones it is
-    ADM's (Dhariwal and Nichol 2021), which `ADMPrecision` makes sure of.
+    With banks of the same size it is symmetric to `Recall`. With 10,000 real features and all fake
+    ones it is that of the ADM evaluator (Dhariwal and Nichol 2021), for which `ADMPrecision` keeps
+    the whole fake bank.
     """
 
     k: int = 3
     name: ClassVar[str] = "precision"
     higher_is_better: ClassVar[bool] = True
 
-    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> Score:
         check_neighbours(fake.bank, real.bank, self.k)
-        return _share_of(fake, real, self.k)
+        return Score(_share_of(fake, real, self.k))
 
 
 @dataclass(frozen=True)
 class Recall(_Neighbours):
-    """Share of real features among the fake ones: variety. Higher is better. See
-    `precision_recall`, and `Precision` for the sizes of the banks."""
+    """Share of real features among the fake ones, a measure of variety; see `precision_recall`.
+
+    `Precision` tells what the sizes of the banks mean.
+    """
 
     k: int = 3
     name: ClassVar[str] = "recall"
     higher_is_better: ClassVar[bool] = True
 
-    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> Score:
         check_neighbours(fake.bank, real.bank, self.k)
-        return _share_of(real, fake, self.k)
+        return Score(_share_of(real, fake, self.k))
 
 
 @dataclass(frozen=True)
 class ADMPrecision(Precision):
-    """`Precision` of all fake features, as the ADM evaluator takes it, whose references keep 10,000
-    real ones."""
+    """`Precision` of all fake features, as the ADM evaluator computes it.
+
+    The evaluator's references keep 10,000 real features.
+    """
 
     name: ClassVar[str] = "precision_adm"
     whole_bank: ClassVar[bool] = True
@@ -325,7 +329,7 @@ class ADMPrecision(Precision):
 
 @dataclass(frozen=True)
 class ADMRecall(Recall):
-    """`Recall` by the balls of all fake features: see `ADMPrecision`."""
+    """`Recall` with the balls of all fake features; see `ADMPrecision`."""
 
     name: ClassVar[str] = "recall_adm"
     whole_bank: ClassVar[bool] = True
@@ -333,25 +337,29 @@ class ADMRecall(Recall):
 
 @dataclass(frozen=True)
 class Density(_Neighbours):
-    """Real balls around a fake feature, over k: quality, blind to outliers of the real set. Higher
-    is better. See `density_coverage`."""
+    """Number of real balls that contain a fake feature, over k; see `density_coverage`.
+
+    It is a measure of quality. A single outlier of the real set changes it little.
+    """
 
     k: int = 5
     name: ClassVar[str] = "density"
     higher_is_better: ClassVar[bool] = True
 
-    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
-        return density_coverage(fake=fake.bank, real=real.bank, k=self.k)[0]
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> Score:
+        return Score(density_coverage(fake=fake.bank, real=real.bank, k=self.k)[0])
 
 
 @dataclass(frozen=True)
 class Coverage(_Neighbours):
-    """Share of real features with a fake one beside them: variety. Higher is better. See
-    `density_coverage`."""
+    """Share of real balls that contain a fake feature, a measure of variety.
+
+    See `density_coverage`.
+    """
 
     k: int = 5
     name: ClassVar[str] = "coverage"
     higher_is_better: ClassVar[bool] = True
 
-    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> float:
-        return density_coverage(fake=fake.bank, real=real.bank, k=self.k)[1]
+    def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> Score:
+        return Score(density_coverage(fake=fake.bank, real=real.bank, k=self.k)[1])
