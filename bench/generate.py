@@ -49,8 +49,9 @@ class CountedVariance(VarianceDenoiser):
 
 def counted(denoise: Denoiser) -> Counted | CountedVariance:
     """The denoiser with a counter; it predicts a variance if the denoiser does."""
-    kind = CountedVariance if isinstance(denoise, VarianceDenoiser) else Counted
-    return kind(denoise)
+    if isinstance(denoise, VarianceDenoiser):
+        return CountedVariance(denoise)
+    return Counted(denoise)
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ def _denoiser(model: Model, seeds: Tensor, guidance: float | None) -> Denoiser:
     given = model.denoiser(labels_of(seeds, model.classes) if model.classes else None)
     if guidance is None:
         return given
-    kind = GuidedVariance if isinstance(given, VarianceDenoiser) else Guided
-    return kind(given, model.denoiser(), guidance)
+    if isinstance(given, VarianceDenoiser):
+        return GuidedVariance(given, model.denoiser(), guidance)
+    return Guided(given, model.denoiser(), guidance)
 
 
 def check_fits(model: Model, sampler: Sampler, guidance: float | None = None) -> None:

@@ -113,7 +113,7 @@ class Judge:
     def protocol(self, metric: Metric) -> dict[str, Any]:
         """What a score depends on beside the images."""
         real = self.real.get(metric.reads_layer) if metric.needs_real else None
-        found = {"metric": metric.spec(), "text": repr(metric), "features": self.extractor.name,
+        found: dict[str, Any] = {"metric": metric.spec(), "text": repr(metric), "features": self.extractor.name,
                  "features_digest": self.extractor.digest}  # fmt: skip
         if real is not None:
             found |= {"reference": real.name, "reference_digest": real.digest,

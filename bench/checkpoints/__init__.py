@@ -3,21 +3,20 @@
 from bench.checkpoints.card import Card, read_codec, write_card
 from bench.checkpoints.family import Family, Output, Shape, find_family, for_sampling
 from bench.checkpoints.model import (
-    MODELS,
     Checkpoint,
     codec_for,
     compiled,
-    folder,
     load,
     load_codec,
     open_network,
     save,
 )
 from bench.checkpoints.pipelines import read_card
+from bench.checkpoints.places import Models, models_of
 from bench.checkpoints.unet2d import network
 
 __all__ = [
-    "MODELS", "Card", "Checkpoint", "Family", "Output", "Shape", "codec_for", "compiled",
-    "find_family", "folder", "for_sampling", "load", "load_codec", "network", "open_network",
+    "Card", "Checkpoint", "Family", "Models", "Output", "Shape", "codec_for", "compiled",
+    "find_family", "for_sampling", "load", "load_codec", "models_of", "network", "open_network",
     "read_card", "read_codec", "save", "write_card",
 ]  # fmt: skip

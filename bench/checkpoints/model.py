@@ -13,14 +13,12 @@ from bench import process as processes
 from bench.checkpoints.card import Card, CodecCard, complaint, read_codec, write_card
 from bench.checkpoints.codecs import Codec, Latents, Pixels, autoencoder, in_chunks
 from bench.checkpoints.family import Shape, find_family, for_sampling
-from bench.checkpoints.pipelines import fetched, is_hub_id, is_pipeline, read_card
+from bench.checkpoints.pipelines import read_card
+from bench.checkpoints.places import Models, models_of
 from bench.checkpoints.weights import WEIGHTS, read_strict, write_half
-from bench.names import nearest
 from bench.process import VE, Process
 from bench.store import digest
-from bench.types import Denoiser
-
-MODELS = Path(__file__).resolve().parents[2] / "models"
+from bench.types import Denoiser, Model, VarianceDenoiser
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class Varying(Plain):
+class Varying(Plain, VarianceDenoiser):
     """A denoiser whose network also predicts the variance of a step, from -1 to 1."""
 
     def with_variance(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
@@ -45,7 +43,7 @@ class Varying(Plain):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Model):
     """A model: its network behind a denoiser, and the codec between its state and images."""
 
     name: str
@@ -67,6 +65,11 @@ class Checkpoint:
     def quantiser(self) -> str:
         """How grey levels become whole numbers: round, or floor."""
         return self.card.quantiser
+
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether the network predicts the variance of a step."""
+        return self.card.learned_variance
 
     def denoiser(self, labels: Tensor | None = None) -> Denoiser:
         """Make the denoiser: E[x0|x] of x = x0 + sigma eps, x [n, c, h, w] on the model's device.
@@ -150,28 +153,9 @@ class Checkpoint:
         return self.codec.decode(x)
 
 
-def folder(name: str | Path, models: Path = MODELS) -> Path:
-    """Find the folder of a model.
-
-    Arguments:
-        name: a path, a name in `models`, or a hub id, which is fetched to the hub's own cache.
-        models: the folder that holds one folder a model.
-    Returns:
-        The folder.
-    Raises:
-        ValueError: there is no such model. The message has the nearest known name.
-    """
-    for path in (Path(name), models / name):
-        if (path / "card.json").is_file() or is_pipeline(path):
-            return path
-    if is_hub_id(name):
-        return fetched(str(name))
-    known = sorted(path.parent.name for path in models.glob("*/card.json"))
-    raise ValueError(f"no model {str(name)!r} in {models}{nearest(str(name), known)}")
-
-
 def load(
-    name: str | Path, device: str = "cpu", dtype: str = "float32", models: Path = MODELS
+    name: str | Path, device: str = "cpu", dtype: str = "float32",
+    models: Models | Path | None = None,
 ) -> Checkpoint:
     """Open a model for sampling. Weights are safetensors and are read strictly.
 
@@ -188,7 +172,7 @@ def load(
     """
     if dtype not in ("float32", "float16", "bfloat16"):
         raise ValueError(f"unknown dtype {dtype!r}; known: float32, float16, bfloat16")
-    home = folder(name, models)
+    home = models_of(models).folder(name)
     card = read_card(home)
     net, shape = open_network(home, card)
     kind = getattr(torch, dtype)

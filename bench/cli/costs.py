@@ -76,7 +76,7 @@ def bench_network(
     opened = (
         benchmarks.untrained(model, where, dtype)
         if model in benchmarks.NETWORKS
-        else checkpoints.load(model, where, dtype, models or checkpoints.MODELS)
+        else checkpoints.load(model, where, dtype, models)
     )
     made = checkpoints.compiled if compile else None
     rates = list(benchmarks.throughput(opened, sizes, seconds, made))

@@ -36,21 +36,21 @@ def run(
     from bench import checkpoints, experiments
     from bench.run import run as main_path
 
-    folder, made = models or checkpoints.MODELS, _experiment(experiment)
+    where, made = checkpoints.models_of(models), _experiment(experiment)
     if isinstance(made, experiments.Plan):
         made = made.altered(
             model, reference, images, numbers(nfe, "--nfe") if nfe else (), features
         )
-        made.prepare(folder, device_of(device))
+        made.prepare(where, device_of(device))
     elif model or reference or images or nfe or features:
         raise ValueError(f"{experiment} is of no published checkpoint: --model, --reference, "
                          "--images, --nfe and --features change those alone")  # fmt: skip
-    plan = made(folder)
+    plan = made(where)
     changes: dict[str, Any] = {"batch": batch} if batch else {}
     changes |= {"keep": keep} if keep else {}
     plan = replace(plan, scoring=replace(plan.scoring, **changes))
     prepare = checkpoints.compiled if compile else _as_is
-    for path in main_path(plan, results, folder, device_of(device), prepare, _share(share)):
+    for path in main_path(plan, results, where, device_of(device), prepare, _share(share)):
         typer.echo(path)
 
 

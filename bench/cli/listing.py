@@ -16,9 +16,9 @@ def list_(
     """List models, experiments, samplers, schedules, measures, metrics and extractors."""
     from bench import checkpoints, judge, names
 
-    where = models or checkpoints.MODELS
+    where = checkpoints.models_of(models)
     found = {
-        "models": sorted(path.parent.name for path in where.glob("*/card.json")),
+        "models": where.names(),
         "experiments": list(experiments_here()),
     } | {room: _inhabitants(room) for room in ("samplers", "schedules", "measures", "metrics")}
     extractors = judge.extractors()

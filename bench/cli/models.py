@@ -52,7 +52,7 @@ def add(
     from bench.zoo.add import add as add_file
     from bench.zoo.folders import add_folder
 
-    where = models or checkpoints.MODELS
+    where = checkpoints.models_of(models).target
     if family == "diffusers":
         if preset:
             raise ValueError("--preset is not for diffusers: its folder has configs; leave it out")
@@ -94,7 +94,7 @@ def fetch(
         weights[name].digest(str(get(weights[name].url, weights[name].cached)))
         return
     family, chosen = find_preset(name, [*features.PUBLISHED, *weights])
-    folder = models or checkpoints.MODELS
+    folder = checkpoints.models_of(models).target
     if not chosen.address:
         raise ValueError(f"preset {name} fits several files; fetch the preset of one file")
     if not only_file:
@@ -136,10 +136,10 @@ def sample(
     """Images of a model under a schedule: one PNG a seed, or an .npz with arr_0."""
     from bench import checkpoints, generate, names, samplers
 
-    where = models or checkpoints.MODELS
+    where = checkpoints.models_of(models)
     walk = names.build(sampler, samplers)
     checkpoint = checkpoints.load(model, device_of(device), dtype, where)
-    law = schedule_of(schedule, checkpoints.folder(rates_of or model, where))
+    law = schedule_of(schedule, where.homes(rates_of or model))
     wanted = seeds_of(seeds)
     made = generate.sample(checkpoint, walk, law, nfe, wanted, batch, guidance)
     write_images(out, made, wanted)
@@ -170,20 +170,20 @@ def measure(
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Measure a rate, or costs of steps, and write models/MODEL/measures/NAME.json.
+    """Measure a rate, or costs of steps, and write MODEL/measures/NAME.json.
 
     The same command after a stop continues where a rate was stopped. A file that was measured
     otherwise is not overwritten: give another --name.
     """
     from bench import checkpoints, features, measures, names, schedules
-    from bench.types import digest
+    from bench.store import digest
 
-    where = models or checkpoints.MODELS
+    where = checkpoints.models_of(models)
     what = names.build(measure, (measures, features, schedules))
     checkpoint = checkpoints.load(model, device_of(device), models=where)
     planned = measures.planned(checkpoint, what, levels, images)
     name = name or what.name
-    path = measures.check_free(checkpoints.folder(model, where), name, planned)
+    path = measures.check_free(where.writable(model), name, planned)
     kept, start = path.with_name(f".{digest(planned)}.partial"), time.monotonic()
     found = measures.measure(
         checkpoint, what, lambda: pictures(data, images, preprocess), levels, batch, kept
@@ -212,10 +212,10 @@ def schedule_(
     from bench import checkpoints
     from bench.process import alpha
 
-    where = models or checkpoints.MODELS
-    card = checkpoints.read_card(checkpoints.folder(model, where))
+    where = checkpoints.models_of(models)
+    card = checkpoints.read_card(where.folder(model))
     process = card.process.build()
-    grid = schedule_of(schedule, checkpoints.folder(rates_of or model, where))(nfe, process)
+    grid = schedule_of(schedule, where.homes(rates_of or model))(nfe, process)
     columns = {
         "sigma": grid, "alpha": alpha(grid), "lambda": -torch.log(grid),
         "timestep": process.timestep(grid.clamp(min=process.sigma_min)),

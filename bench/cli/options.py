@@ -62,28 +62,28 @@ def seeds_of(text: str) -> list[int]:
         raise ValueError(f"--seeds {text!r}: write 7, or 0-9999") from error
 
 
-def schedule_of(text: str, folder: Path, *others: Any) -> Any:
+def schedule_of(text: str, folders: list[Path], *others: Any) -> Any:
     """A schedule from its written form, or from an exported JSON file.
 
     Arguments:
-        folder: of a model; the text may name its rates and costs.
+        folders: that may hold measurements of a model, which the text may name.
         others: modules beside `schedules` whose classes the text may name, such as `laws`.
 
     Raises:
         ValueError: the text is no schedule.
     """
     from bench import measures, names, schedules
-    from bench.types import Costs, Rate
+    from bench.types import Costs, Rate, Schedule
 
     if text.endswith(".json"):
         return schedules.load(text)
-    known = {**measures.measured(folder), "mix": measures.mix}
+    known = {**measures.measured(*folders), "mix": measures.mix}
     found = names.build(text, (schedules, *others), known)
     if isinstance(found, Rate | Costs):
         kind = "ConstantRate" if isinstance(found, Rate) else "CheapestPath"
         raise ValueError(f"{text} is a measurement, not a schedule: write {kind}({text})")
-    if found is measures.mix or not (callable(found) or others):
-        raise ValueError(f"{text} is no schedule: it is not called with (steps, process)")
+    if not (isinstance(found, Schedule) or others):
+        raise ValueError(f"{text} is no schedule: derive its class from bench.Schedule")
     return found
 
 

@@ -52,7 +52,8 @@ def train(
     from bench.training import weighting as weightings
 
     dataset = FashionMNIST() if data is None else FashionMNIST(folder=data)
-    known = checkpoints.folder(rates_of, models or checkpoints.MODELS) if rates_of else out
+    where = checkpoints.models_of(models)
+    known = where.homes(rates_of) if rates_of else [out]
     latents = checkpoints.codec_for(out, codec) if codec else None
     c, size, _ = latents.state if latents else (1, 28, 28)
     recipe = training.Recipe(
@@ -117,7 +118,7 @@ def reconstruct(
 
     home = Path(model)
     if not (home / "codec.json").is_file():
-        home = checkpoints.folder(model, models or checkpoints.MODELS)
+        home = checkpoints.models_of(models).folder(model)
     codec = checkpoints.load_codec(
         home, checkpoints.read_codec(home), device_of(device), torch.float32
     )

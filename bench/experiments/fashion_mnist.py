@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 from bench import measures
-from bench.checkpoints import folder, read_card
+from bench.checkpoints import Models, models_of, read_card
 from bench.samplers import (
     DDIM,
     DDPM,
@@ -44,15 +43,15 @@ GPU = Scoring(
 )
 
 
-def _rate(models: Path, model: str, name: str) -> Rate:
-    return measures.load_rate(measures.path_of(models / model, name))
+def _rate(models: Models, model: str, name: str) -> Rate:
+    return measures.find(models_of(models).homes(model), name)
 
 
 def _crs(rate: Rate, xi: float, coordinate: Coordinate = "angle") -> ConstantRate:
     return ConstantRate(rate, xi, coordinate, smooth=SMOOTH)
 
 
-def quick(models: Path) -> Experiment:
+def quick(models: Models) -> Experiment:
     """Minutes on a laptop: 500 images a cell of the small pixel model, four schedules; 250 of the
     latent model, two."""
     v_x, v_latent = (_rate(models, name, "v_x") for name in ("fmnist-pixel-small", "fmnist-latent"))
@@ -82,7 +81,7 @@ def quick(models: Path) -> Experiment:
     )
 
 
-def fmnist(models: Path) -> Experiment:
+def fmnist(models: Models) -> Experiment:
     """NFE 5 to 250 on a GPU: xi and rho tuned on one block of seeds, scored on others."""
     model = "fmnist-pixel"
     v_x, v_eps = _rate(models, model, "v_x"), _rate(models, model, "v_eps")
@@ -115,7 +114,7 @@ def fmnist(models: Path) -> Experiment:
     )
 
 
-def fmnist_224(models: Path) -> Experiment:
+def fmnist_224(models: Models) -> Experiment:
     """Headline rows of `fmnist` again, scored on features of images resized to 224 px."""
     plan, v_x = fmnist(models), _rate(models, "fmnist-pixel", "v_x")
     return replace(
@@ -140,7 +139,7 @@ def fmnist_224(models: Path) -> Experiment:
     )
 
 
-def training(models: Path) -> Experiment:
+def training(models: Models) -> Experiment:
     """The 2 x 2: {baseline, constant-rate} training x {baseline, constant-rate} sampling."""
     lines: dict[str, Schedule | Tuned | On] = {}
     for trained, model in (("uniform-t", "fmnist-pixel"), ("CRS", "fmnist-pixel-crs")):
@@ -167,7 +166,7 @@ def training(models: Path) -> Experiment:
     )
 
 
-def fmnist_latent(models: Path) -> Experiment:
+def fmnist_latent(models: Models) -> Experiment:
     """The latent model and its twin that was trained under constant rate, NFE 5 to 250."""
     model, twin = "fmnist-latent", "fmnist-latent-crs"
     v_x, v_twin = _rate(models, model, "v_x"), _rate(models, twin, "v_x")
@@ -204,11 +203,11 @@ def fmnist_latent(models: Path) -> Experiment:
     )  # fmt: skip
 
 
-def ablation(models: Path) -> Experiment:
+def ablation(models: Models) -> Experiment:
     """Measure x xi x coordinate x sigma_max, and mixes: what a constant-rate grid owes to each."""
     model = "fmnist-pixel"
     v_x, v_eps, v_fid = (_rate(models, model, name) for name in ("v_x", "v_eps", "v_fid"))
-    process = read_card(folder(model, models)).process.build()
+    process = read_card(models_of(models).folder(model)).process.build()
     v_cos = measures.of_schedule(Cosine(), process)
     whole: dict[str, Schedule] = {"native": Native(), "Karras(rho=7)": Karras(7.0)}
     for rate in (v_x, v_eps, v_fid):
@@ -250,12 +249,12 @@ def _variants(rate: Rate) -> dict[str, ConstantRate]:
     return made
 
 
-def samplers(models: Path) -> Experiment:
+def samplers(models: Models) -> Experiment:
     """Every sampler crossed with ours and the rival schedules, NFE 5 to 50."""
     model = "fmnist-pixel"
     v_x, v_score = _rate(models, model, "v_x"), _rate(models, model, "v_score")
     gits, klub = (
-        CheapestPath(measures.load_costs(measures.path_of(models / model, name)))
+        CheapestPath(measures.find(models_of(models).homes(model), name))
         for name in ("gits", "klub")
     )
     return Experiment(

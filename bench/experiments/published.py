@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import checkpoints, data, measures
+from bench.checkpoints import Models
 from bench.features import PUBLISHED, known_references, reference_images, reference_path
 from bench.judge import extractor_of
 from bench.samplers import DDIM, DDPM, IPNDM, DPMpp2M, DPMpp3M, Heun, UniPC
 from bench.schedules import ConstantRate, Karras, LogSNR, Native
-from bench.types import Block, Experiment, Sampler, Scoring
+from bench.types import Block, Experiment, Rate, Sampler, Scoring
 from bench.zoo.presets import find_preset
 
 NFES = (5, 6, 8, 10, 15, 20, 25, 50, 100, 250)
@@ -69,11 +70,11 @@ class Plan:
         """Its model folder, by name or path."""
         return self.model or self.preset
 
-    def missing(self, models: Path) -> dict[str, str]:
+    def missing(self, models: Models) -> dict[str, str]:
         """What a run lacks -> where it comes from, and the command that puts it in its place."""
         lacks: dict[str, str] = {}
         try:
-            checkpoints.folder(self.home, models)
+            models.folder(self.home)
         except ValueError:
             family, chosen = find_preset(self.preset)
             lacks["weights"] = chosen.commands(family, self.preset, self.home)
@@ -86,26 +87,26 @@ class Plan:
             published = PUBLISHED.get(self.reference, "its maker")
             source = self.source or f"crs-bench fetch {self.reference}, from {published}"
             lacks["reference"] = f"{source}; or give it as --reference FILE.npz, or as {there}"
-        elif not lacks and not self._is_measured(models) and not self._pictures():
+        elif not lacks and not self._measured(models) and not self._pictures():
             lacks["rate v_x"] = (
                 f"the reference holds no images to measure it on: crs-bench measure {self.home} "
                 f"--measure DataPrediction --images {self._measured_on} --data FOLDER"
             )
         return lacks
 
-    def check(self, models: Path) -> None:
+    def check(self, models: Models) -> None:
         """ValueError, a line for each thing that is missing."""
         lacks = self.missing(models)
         if lacks:
             lines = [f"  {what}: {how}" for what, how in lacks.items()]
             raise ValueError(f"{self.name} cannot run yet; it lacks\n" + "\n".join(lines))
 
-    def prepare(self, models: Path, device: str) -> None:
+    def prepare(self, models: Models, device: str) -> None:
         """Measure the rate that its schedules need, once, on images of the reference, and keep it
         beside the model; ValueError if anything is missing."""
         self.check(models)
         path = self._rate(models)
-        if self._is_measured(models):
+        if self._measured(models):
             return
         pictures = self._pictures()
         assert pictures is not None  # or it were missing
@@ -115,13 +116,13 @@ class Plan:
         what = measures.DataPrediction()
         measures.save(path, measures.measure(model, what, images, partial=kept))
 
-    def __call__(self, models: Path) -> Experiment:
+    def __call__(self, models: Models) -> Experiment:
         """ValueError if anything is missing."""
         self.check(models)
-        path = self._rate(models)
-        if not self._is_measured(models):
-            raise ValueError(f"{path} is not measured yet; crs-bench run {self.name} does it")
-        v_x = measures.load_rate(path)
+        v_x = self._measured(models)
+        if v_x is None:
+            raise ValueError(f"{self._rate(models)} is not measured yet; crs-bench run {self.name} "
+                             "does it")  # fmt: skip
         return Experiment(
             name=self.name,
             title=self.title,
@@ -149,19 +150,19 @@ class Plan:
         """The extractor's name, without its arguments."""
         return self.extractor.partition("(")[0]
 
-    def _rate(self, models: Path) -> Path:
-        return measures.path_of(checkpoints.folder(self.home, models), "v_x")
+    def _rate(self, models: Models) -> Path:
+        """The file that the rate is written to."""
+        return measures.path_of(models.writable(self.home), "v_x")
 
     @property
     def _measured_on(self) -> int:
         return min(MEASURED_ON, self.images)
 
-    def _is_measured(self, models: Path) -> bool:
-        """Whether there is a rate, of as many images as are wanted: a trial's may be of fewer."""
-        path = self._rate(models)
-        return path.is_file() and (
-            measures.load_rate(path).provenance.get("images", 0) >= self._measured_on
-        )
+    def _measured(self, models: Models) -> Rate | None:
+        """The measured rate, if it was measured on enough images. A trial measures on fewer."""
+        found = measures.measured(*models.homes(self.home)).get("v_x")
+        enough = found is not None and found.provenance.get("images", 0) >= self._measured_on
+        return found if isinstance(found, Rate) and enough else None
 
     def _reference_is_here(self) -> bool:
         if self.reference.endswith(".npz"):

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +119,42 @@ def load_costs(path: Path) -> Costs:
     return found
 
 
-def measured(folder: Path) -> dict[str, Rate | Costs]:
-    """All rates and costs of a model folder, by name.
+def measured(*folders: Path) -> dict[str, Rate | Costs]:
+    """All rates and costs of a model, by name.
+
+    Arguments:
+        folders: that may hold measurements of it; a name is taken from the first that has it.
 
     Raises:
-        ValueError: two files hold the same name, or a file holds something else.
+        ValueError: two files of a folder hold the same name, or a file holds something else.
     """
     found: dict[str, Rate | Costs] = {}
-    for path in sorted((folder / "measures").glob("*.json")):
-        one = load(path)
-        if one.name in found:
-            raise ValueError(f"{path} holds {one.name!r}, and so does another file of this folder; "
-                             "delete one of them")  # fmt: skip
-        found[one.name] = one
+    for folder in reversed(folders):
+        here: dict[str, Rate | Costs] = {}
+        for path in sorted((folder / "measures").glob("*.json")):
+            one = load(path)
+            if one.name in here:
+                raise ValueError(f"{path} holds {one.name!r}, and so does another file of this "
+                                 "folder; delete one of them")  # fmt: skip
+            here[one.name] = one
+        found |= here
     return found
+
+
+def find(folders: Sequence[Path], name: str) -> Any:
+    """The rate or costs of a model by name.
+
+    Arguments:
+        folders: that may hold measurements of it, as of `checkpoints.Models.homes`.
+
+    Raises:
+        ValueError: none of that name.
+    """
+    known = measured(*folders)
+    if name not in known:
+        raise ValueError(f"nothing called {name!r} is measured for {folders[0].name} (known: "
+                         f"{', '.join(known) or 'none'}); see crs-bench measure --help")  # fmt: skip
+    return known[name]
 
 
 def check_free(folder: Path, name: str, provenance: dict[str, Any]) -> Path:

@@ -40,6 +40,7 @@ class Described:
         name = kind.__name__ if kind.__module__.startswith(_HOME) else _elsewhere(kind)
         fields: dict[str, Any] = {}
         known = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        field: dataclasses.Field[Any]
         for field in known:
             value = vars(self)[field.name]
             if field.compare and not _is_default(value, field):

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from bench.checkpoints.card import complaint, read_card
 from bench.checkpoints.family import find_family
+from bench.checkpoints.places import Models
 from bench.checkpoints.weights import WEIGHTS
 from bench.names import nearest
 from bench.zoo import FAMILIES
@@ -83,11 +84,11 @@ def preset_of(name: str, family: str) -> Preset:
         ) from error
 
 
-def preset_lines(models: Path) -> list[str]:
+def preset_lines(models: Models) -> list[str]:
     """Describe each preset on a line: the models made of it, or how to get it.
 
     Arguments:
-        models: the folder that holds one folder a model.
+        models: where models are looked for.
     Returns:
         First a line for each model whose card cannot be read, then a line for each preset.
     """
@@ -104,11 +105,11 @@ def preset_lines(models: Path) -> list[str]:
     return lines
 
 
-def _made_of(models: Path) -> tuple[dict[tuple[str, str], list[str]], list[str]]:
+def _made_of(models: Models) -> tuple[dict[tuple[str, str], list[str]], list[str]]:
     """(Family, preset or file) -> the models made of it; and a line for each broken card."""
     made: dict[tuple[str, str], list[str]] = {}
     broken = []
-    for home in sorted(path.parent for path in models.glob("*/card.json")):
+    for home in map(models.folder, models.names()):
         try:
             card = read_card(home)
         except ValueError as error:

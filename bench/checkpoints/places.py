@@ -1,0 +1,90 @@
+"""Where models lie: --models, ./models, the user's data folder, then the models that are shipped."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from bench.checkpoints.pipelines import fetched, is_hub_id, is_pipeline
+from bench.names import nearest
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped() -> Path:
+    """The models that come with the project: in the package, or beside it in a checkout."""
+    inside = _PACKAGE / "shipped" / "models"
+    return inside if inside.is_dir() else _PACKAGE.parent / "models"
+
+
+def data_folder() -> Path:
+    """The user's data folder: CRS_BENCH_DATA, or the usual one of the system."""
+    set_by_user = os.environ.get("CRS_BENCH_DATA")
+    return Path(set_by_user) if set_by_user else platformdirs.user_data_path("crs-bench")
+
+
+@dataclass(frozen=True)
+class Models:
+    """The folders that hold models, one folder a model. given: searched first; `--models`.
+
+    `models / "name"` is the folder of a model, in the first place that has it.
+    """
+
+    given: Path | None = None
+
+    @property
+    def places(self) -> list[Path]:
+        """All folders that are searched, the first one first."""
+        first = [self.given] if self.given else []
+        every = [*first, Path("models"), data_folder() / "models", shipped()]
+        return list({path.resolve(): path for path in reversed(every)}.values())[::-1]
+
+    def names(self) -> list[str]:
+        """Names of the models that are there, sorted."""
+        return sorted({path.parent.name for place in self.places
+                       for path in place.glob("*/card.json")})  # fmt: skip
+
+    def __truediv__(self, name: str | Path) -> Path:
+        return self.folder(name)
+
+    def folder(self, name: str | Path) -> Path:
+        """Where a model lies.
+
+        Arguments:
+            name: the path of a model folder or of a diffusers pipeline, a name in one of the
+                places, or a hub id, which is downloaded to the hub's own cache.
+
+        Raises:
+            ValueError: none of these. The message has the nearest known name.
+        """
+        for path in (Path(name), *(place / name for place in self.places)):
+            if (path / "card.json").is_file() or is_pipeline(path):
+                return path
+        if is_hub_id(name):
+            return fetched(str(name))
+        where = self.places[0] if self.given else "./models and among the shipped ones"
+        raise ValueError(f"no model {str(name)!r} in {where}{nearest(str(name), self.names())}")
+
+    def homes(self, name: str | Path) -> list[Path]:
+        """All folders that may hold measurements of a model, the first one first."""
+        return [self.folder(name), *(place / name for place in self.places)]
+
+    def writable(self, name: str | Path) -> Path:
+        """The folder for new measurements of a model: its own, but of a shipped model the one of
+        that name in the user's data folder."""
+        home = self.folder(name)
+        inside = home.resolve().is_relative_to(_PACKAGE)
+        return data_folder() / "models" / home.name if inside else home
+
+    @property
+    def target(self) -> Path:
+        """The folder for new models: `given`, else ./models if there is such a folder, else that of
+        the user's data folder."""
+        usual = Path("models") if Path("models").is_dir() else data_folder() / "models"
+        return self.given or usual
+
+
+def models_of(models: "Models | Path | None") -> Models:
+    """Places to search, of a folder that is to be searched first, if any."""
+    return models if isinstance(models, Models) else Models(models)
