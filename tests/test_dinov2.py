@@ -159,10 +159,12 @@ def test_other_weights_are_refused_when_it_is_built(tmp_path: Path) -> None:
         name = next(iter(change))
         odd = {key: value for key, value in (state | change).items() if value is not None}
         torch.save(odd, path := tmp_path / f"odd{len(odd)}.pth")
-        with pytest.raises(ValueError, match=f"holds no weights of vit_small.* .{name} differs"):
+        with pytest.raises(
+            ValueError, match=f"does not hold the weights of vit_small.* .{name} differs"
+        ):
             DINOv2ViTS14(str(path))
     torch.save(state, path := tmp_path / "small.pth")
-    with pytest.raises(ValueError, match="small.pth holds no weights of vit_giant"):
+    with pytest.raises(ValueError, match="small.pth does not hold the weights of vit_giant"):
         DINOv2ViTG14(str(path))
     text = f"dinov2-vits14(weights={str(path)!r})"
     assert lab.extractor_of(text, "cpu") == DINOv2ViTS14(str(path), "cpu")

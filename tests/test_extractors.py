@@ -23,7 +23,6 @@ from bench.features import (
     Clean,
     Features,
     InceptionV3Compat,
-    clean,
     fidelity,
     references,
 )
@@ -84,7 +83,7 @@ def clean_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nothing_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No published weights on this machine: -> the checkpoints folder of torch.hub's cache."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(clean, "_INCEPTION", replace(clean._INCEPTION, folders=()))
+    monkeypatch.setattr(Clean, "published", replace(Clean.published, folders=()))
     return tmp_path / "hub" / "checkpoints"
 
 
@@ -114,7 +113,7 @@ def test_inception_scores_equal_torch_fidelity(inception_file: Path, tmp_path: P
         for folder in folders
     )
     pair = {"fake": fake["features"], "real": real["features"]}
-    fd, kid = metrics.FrechetDistance()(**pair), metrics.KID(10, 15)(**pair)
+    fd, kid = metrics.FrechetDistance()(**pair).value, metrics.KID(10, 15)(**pair).value
     assert fd == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
     assert fd > 1e-3 * float(pair["real"].cov.trace())  # it compares more than rounding
     # theirs computes the kernel, which is about 1, in float32, unless the features are float64
@@ -125,12 +124,15 @@ def test_inception_scores_equal_torch_fidelity(inception_file: Path, tmp_path: P
     )  # fmt: skip
     assert kid == pytest.approx(again["kernel_inception_distance_mean"], rel=1e-9)
     # theirs are float32 means: the same to the last sample
-    assert metrics.Precision()(**pair) * 20 == round(theirs["precision"] * 20, 4)
-    assert metrics.Recall()(**pair) * 24 == round(theirs["recall"] * 24, 4)
-    score, spread = metrics.InceptionScore(3).estimate(fake=fake["logits_unbiased"])
-    assert score == pytest.approx(theirs["inception_score_mean"], rel=1e-6) and score > 1.1
+    assert metrics.Precision()(**pair).value * 20 == round(theirs["precision"] * 20, 4)
+    assert metrics.Recall()(**pair).value * 24 == round(theirs["recall"] * 24, 4)
+    logits = {"fake": fake["logits_unbiased"], "real": real["logits_unbiased"]}
+    found = metrics.InceptionScore(3)(**logits)
+    want = theirs["inception_score_mean"]
+    assert found.value == pytest.approx(want, rel=1e-6) and found.value > 1.1
     # of three near equal numbers, which makes rounding of the features several times larger
-    assert spread == pytest.approx(theirs["inception_score_std"], rel=1e-5) and spread > 1e-3
+    want = theirs["inception_score_std"]
+    assert found.error == pytest.approx(want, rel=1e-5) and want > 1e-3
 
 
 class _Pixels(FeatureExtractorBase):
@@ -168,11 +170,12 @@ def test_scores_equal_torch_fidelitys_where_images_outnumber_dimensions(tmp_path
     fake, real = (Features.of(one[:, :, 3:6, 3:6].flatten(1).double() / 255, 300) for one in images)
     pair = {"fake": fake, "real": real}
     want = theirs["frechet_inception_distance"]
-    assert metrics.FrechetDistance()(**pair) == pytest.approx(want, rel=1e-6) and want > 0.1
+    assert metrics.FrechetDistance()(**pair).value == pytest.approx(want, rel=1e-6) and want > 0.1
     want = theirs["kernel_inception_distance_mean"]
-    assert metrics.KID(10, 100)(**pair) == pytest.approx(want, rel=1e-6) and want > 1e-2
-    assert metrics.Precision()(**pair) * 300 == pytest.approx(theirs["precision"] * 300, abs=1e-3)
-    assert metrics.Recall()(**pair) * 280 == pytest.approx(theirs["recall"] * 280, abs=1e-3)
+    assert metrics.KID(10, 100)(**pair).value == pytest.approx(want, rel=1e-6) and want > 1e-2
+    precision, recall = metrics.Precision()(**pair).value, metrics.Recall()(**pair).value
+    assert precision * 300 == pytest.approx(theirs["precision"] * 300, abs=1e-3)
+    assert recall * 280 == pytest.approx(theirs["recall"] * 280, abs=1e-3)
 
 
 def test_layers_of_one_pass_are_torch_fidelitys_and_adms(inception_file: Path) -> None:
@@ -323,7 +326,7 @@ def test_missing_weights_say_what_goes_where(
     label: str, kind: Any, file: str, nothing_published: Path
 ) -> None:
     with pytest.raises(
-        ValueError, match=f"no weights for {label}: crs-bench fetch {label}, or .*{file}"
+        ValueError, match=f"no weights for {label}: run crs-bench fetch {label}, or .*{file}"
     ) as told:
         lab.extractor_of(label, "cpu")
     assert str(nothing_published / file) in str(told.value)
@@ -341,17 +344,17 @@ def test_published_weights_are_found_and_verified(
     if kind is Clean:
         assert lab.extractor_of(label, "cpu").name == label
         path.write_bytes(clean_file.read_bytes()[:-100])
-        with pytest.raises(ValueError, match="not a whole TorchScript file"):
+        with pytest.raises(ValueError, match="not a complete TorchScript file"):
             kind()
     elif file.startswith("dinov2"):  # Meta's names tell no digest: the weights are looked at
         path.write_bytes(b"")
-        with pytest.raises(ValueError, match=f"{file} is no plain state dict"):
+        with pytest.raises(ValueError, match=f"{file} is not a plain state dict"):
             kind()
         torch.save({"cls_token": torch.zeros(1, 1, 8)}, path)
-        with pytest.raises(ValueError, match=f"{file} holds no weights of vit_.* differs"):
+        with pytest.raises(ValueError, match=f"{file} does not hold the weights of vit_.* differs"):
             kind()
     else:
-        with pytest.raises(ValueError, match="is not the file that its name says .* again"):
+        with pytest.raises(ValueError, match="is damaged or was changed: .* again"):
             kind()
 
 

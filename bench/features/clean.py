@@ -1,64 +1,54 @@
-"""clean-fid's features (Parmar et al. 2022): PIL's resize and its inception, by its functions."""
+"""The features of clean-fid (Parmar et al. 2022), by its own resize and inception."""
 
 import functools
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.features.images import check_images, full_float32, in_batches
-from bench.features.weights import Published
+from bench.features.weights import Published, PublishedExtractor
 
 _FILE = "inception-2015-12-05.pt"
-_INCEPTION = Published(
-    "clean",
-    _FILE,
-    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + _FILE,
-    ("/tmp",),  # where clean-fid itself downloads it to
-)
 
 
 @dataclass(frozen=True)
-class Clean:
-    """The 2048 pooled features of Inception behind a resize that is free of aliasing.
+class Clean(PublishedExtractor):
+    """The 2048 pooled features of Inception after a resize without aliasing: clean-fid's `clean`.
 
-    Each channel is resized to 299 by PIL's antialiased bicubic in float and clipped to 0..255;
-    clean-fid's mode `clean`.
-    weights: NVIDIA's TorchScript file, under its own name; without one, the file in torch.hub's
-    cache or where clean-fid downloads it.
+    PIL resizes each channel to 299 x 299 by antialiased bicubic interpolation in float. The result
+    is clipped to 0..255.
+
+    weights: NVIDIA's TorchScript file, with its original name. Without it the file is searched in
+        torch.hub's cache and in /tmp, where clean-fid downloads it.
     """
 
-    weights: str = ""
-    device: str = "cpu"
-    published: ClassVar[Published] = _INCEPTION
+    published = Published(
+        "clean",
+        _FILE,
+        "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + _FILE,
+        ("/tmp",),
+    )
 
     def __post_init__(self) -> None:
-        _ = self.digest  # missing weights are found now, not after sampling
-        if not zipfile.is_zipfile(path := _INCEPTION.find(self.weights)):
+        super().__post_init__()
+        if not zipfile.is_zipfile(path := self.published.find(self.weights)):
             raise ValueError(
-                f"{path} is not a whole TorchScript file; delete it and download it again"
+                f"{path} is not a complete TorchScript file; delete it and download it again"
             )
         if path.name != _FILE:
-            raise ValueError(f"clean-fid reads only files called {_FILE}: rename {path}")
-
-    @property
-    def name(self) -> str:
-        return _INCEPTION.extractor
-
-    @property
-    def digest(self) -> str:
-        return _INCEPTION.digest(self.weights)  # SHA-256 of the weights file
+            raise ValueError(f"clean-fid reads only files with the name {_FILE}: rename {path}")
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 2048] on `device`; grey is repeated."""
         check_images(images)
-        network = _network(_INCEPTION.find(self.weights), self.device)
-        batch = 16 if self.device == "cpu" else 256  # of 299 x 299: fits in caches, or in 8 GiB
+        network = _network(self.published.find(self.weights), self.device)
+        batch = 16 if self.device == "cpu" else 256  # 299 x 299 pixels: 16 fit in caches
         with full_float32():
             parts = in_batches(lambda x: network(_resize(x).to(self.device)), images, batch, "cpu")
         return torch.cat(parts)
@@ -82,6 +72,6 @@ def _network(path: Path, device: str) -> Any:
         return InceptionV3W(str(path.parent), download=False).to(device).eval()
     except (RuntimeError, AttributeError) as error:
         first = str(error).splitlines()[0]
-        raise ValueError(f"{path} holds no inception of clean-fid's ({first}); delete it "
-                         "and download it again"
-                         ) from None  # fmt: skip
+        raise ValueError(
+            f"{path} is not clean-fid's inception ({first}); delete it and download it again"
+        ) from None

@@ -1,7 +1,7 @@
-"""DINOv2 (Oquab et al. 2023) as torch-fidelity takes it, of a weights file that is given or found.
+"""The features of torch-fidelity's DINOv2 (Oquab et al. 2023), from a weights file on this machine.
 
-torch-fidelity 0.4 builds these networks of code that torch.hub downloads, and refuses a path. Here
-timm's own build of them reads the published file, and stands in torch-fidelity's class.
+torch-fidelity 0.4 builds these networks from code that torch.hub downloads, and accepts no path.
+Here timm builds them and reads the published file. torch-fidelity's class does the rest.
 """
 
 import functools
@@ -14,33 +14,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.features.fidelity import through
-from bench.features.weights import Published, check_tensors
+from bench.features.weights import Published, PublishedExtractor, check_tensors
 
-_SIDE = 224 // 14  # patches along torch-fidelity's input; the published grids have 37
+_SIDE = 224 // 14  # patches on a side of torch-fidelity's input; Meta's grids have 37
 
 
 @dataclass(frozen=True)
-class _DINOv2:
-    """The class token after the last norm, behind torch-fidelity's TensorFlow-1 bilinear resize to
-    224. weights: Meta's state dict; without one, the published file in torch.hub's cache."""
+class _DINOv2(PublishedExtractor):
+    """The class token after the last norm.
 
-    weights: str = ""
-    device: str = "cpu"
-    published: ClassVar[Published]
+    torch-fidelity's TensorFlow-1 bilinear resize brings the images to 224 x 224.
+
+    weights: Meta's state dict; without it, the published file in torch.hub's cache.
+    """
+
     network: ClassVar[str]  # timm's name
 
     def __post_init__(self) -> None:
-        _ = self.digest  # missing or other weights are found now, not after sampling
+        super().__post_init__()
         path = self.published.find(self.weights)
         _check(path, path.stat().st_mtime_ns, self.network)
-
-    @property
-    def name(self) -> str:
-        return self.published.extractor
-
-    @property
-    def digest(self) -> str:
-        return self.published.digest(self.weights)  # SHA-256 of the weights file
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, dim] on `device`; grey is repeated."""
@@ -74,7 +67,7 @@ class DINOv2ViTB14(_DINOv2):
 class DINOv2ViTL14(_DINOv2):
     """The 1024 features of DINOv2's ViT-L/14: torch-fidelity's `dinov2-vit-l-14`.
 
-    The network of Stein et al. 2023's FD-DINOv2, whose resize is another one (bicubic).
+    FD-DINOv2 of Stein et al. 2023 uses this network, but a bicubic resize.
     """
 
     published = _published("vitl14")
@@ -90,12 +83,12 @@ class DINOv2ViTG14(_DINOv2):
 
 
 def _timm_key(key: str) -> str:
-    """The name that timm gives a weight of Meta's; only the gated layers of ViT-g differ."""
+    """timm's name for a weight in Meta's file. Only the gated layers of ViT-g differ."""
     return key.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
 
 
 def _state(path: Path) -> dict[str, Tensor]:
-    """timm's state dict of Meta's file, not yet read from disk; position embeddings as they are."""
+    """timm's state dict of Meta's file, mapped and not read. The position embeddings are Meta's."""
     check_tensors(path)
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return {_timm_key(key): value for key, value in found.items() if key != "mask_token"}
@@ -109,12 +102,19 @@ def _build(network: str) -> nn.Module:
 
 @functools.lru_cache(maxsize=8)
 def _check(path: Path, changed: int, network: str) -> None:
-    """ValueError unless a file has every weight of a network in its shape, and no other."""
+    """Check that a file has exactly the weights of a network, in the right shapes.
+
+    Arguments:
+        changed: time of the last change of the file, for the cache.
+
+    Raises:
+        ValueError: it has not.
+    """
     with torch.device("meta"):
         wanted = {key: value.shape for key, value in _build(network).state_dict().items()}
     try:
         found = {key: value.shape for key, value in _state(path).items()}
-    except AttributeError:  # a dictionary, but not of tensors
+    except AttributeError:  # a dictionary whose values are no tensors
         found = {}
     grid = found.pop("pos_embed", torch.Size())
     tokens, dim = wanted.pop("pos_embed")[1:]
@@ -122,16 +122,22 @@ def _check(path: Path, changed: int, network: str) -> None:
     odd = sorted({key for key, _ in wanted.items() ^ found.items()})
     if odd or not square:
         raise ValueError(
-            f"{path} holds no weights of {network} ({odd[0] if odd else 'pos_embed'} differs); "
-            "give Meta's file of that network"
+            f"{path} does not hold the weights of {network} ({odd[0] if odd else 'pos_embed'} "
+            "differs); give Meta's file for that network as weights='...'"
         )
 
 
 def _positions(embedding: Tensor) -> Tensor:
-    """Meta's position embeddings [1, 1 + k k, dim] for 224 x 224 images, as its network makes them.
+    """Position embeddings for 224 x 224 images, by the formula of Meta's code.
 
-    Bicubic without antialiasing, by a factor whose 0.1 of a patch Meta's code adds: not timm's way,
-    which is antialiased and to the exact size.
+    The interpolation is bicubic without antialiasing. Its factor has an offset of 0.1 patches.
+    timm's own interpolation is antialiased and has no offset.
+
+    Arguments:
+        embedding: [1, 1 + k k, dim], from Meta's file.
+
+    Returns:
+        [1, 1 + 16 16, dim].
     """
     token, grid = embedding[:, :1], embedding[:, 1:]
     side = round(grid.shape[1] ** 0.5)
@@ -145,7 +151,7 @@ def _positions(embedding: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=2)
 def _network(path: Path, network: str, device: str) -> nn.Module:
-    """torch-fidelity's class, whose `forward` has its preprocessing, around timm's network."""
+    """timm's network inside torch-fidelity's class, whose `forward` does the preprocessing."""
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
     from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 

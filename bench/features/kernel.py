@@ -1,15 +1,15 @@
-"""The kernel of `windows`, for Triton: import it only where that is installed."""
+"""The Triton kernel of `windows`. It can be imported only where Triton is installed."""
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def _relu6(x):  # type: ignore[no-untyped-def]  # Triton reads annotations as its own
+def _relu6(x):  # type: ignore[no-untyped-def]  # Triton gives annotations another meaning
     return tl.clamp(x, 0.0, 6.0, propagate_nan=tl.PropagateNan.ALL)
 
 
-# numbers that differ from stage to stage; without this each would be compiled for
+# they differ between stages; Triton would compile the kernel again for some of their values
 _SIZES = ["count", "height", "width", "out_height", "out_width", "stride", "top", "left"]
 
 
@@ -19,11 +19,16 @@ def over_windows(  # type: ignore[no-untyped-def]
     count, height, width, out_height, out_width, channels, stride, top, left,
     KIND: tl.constexpr, SIZE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """`count` output pixels of channels-last images, PIXELS x CHANNELS a program.
+    """Writes `count` output pixels of channels-last images. A program writes PIXELS x CHANNELS.
 
-    x [n, height, width, channels], y [n, out_height, out_width, channels]; windows of SIZE x SIZE,
-    the first of which begins `top` and `left` pixels outside. KIND "greatest"; "mean", with a ReLU;
-    "product" with weight [SIZE SIZE, channels] and bias [channels], ReLU6 before and after.
+    Arguments:
+        x: [n, height, width, channels].
+        weight, bias: of KIND "product", [SIZE SIZE, channels] and [channels].
+        y: [n, out_height, out_width, channels], which is written.
+        top, left: the first window begins so many pixels outside the image.
+        KIND: "greatest"; "mean", which adds a ReLU; or "product", a convolution of each channel
+            with ReLU6 before and after it.
+        SIZE: side of the windows.
     """
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)

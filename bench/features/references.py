@@ -21,7 +21,7 @@ from bench.data import pickle_refusal
 from bench.data.arrays import array_names, mapped, readable, shape_in
 from bench.features.sums import Features, check_layers, extract, fold, fold_layers, spread
 from bench.store import write_bytes
-from bench.types import FeatureExtractor
+from bench.types import Extractor
 
 REFERENCES = Path(__file__).parents[1] / "references"
 
@@ -102,7 +102,7 @@ def reference_path(name: str, extractor: str) -> Path:
     return cache_folder() / "references" / f"{name}.{extractor}.npz"
 
 
-def reference_images(name_or_path: str | Path, extractor: FeatureExtractor) -> Path | None:
+def reference_images(name_or_path: str | Path, extractor: Extractor) -> Path | None:
     """The file of a reference if it holds images of the set (ADM's `arr_0`); ValueError if there is
     no such reference."""
     path = _find(name_or_path, extractor)
@@ -110,7 +110,7 @@ def reference_images(name_or_path: str | Path, extractor: FeatureExtractor) -> P
         return path if "arr_0" in array_names(path) else None
 
 
-def reference_shape(name_or_path: str | Path, extractor: FeatureExtractor) -> tuple[int, ...]:
+def reference_shape(name_or_path: str | Path, extractor: Extractor) -> tuple[int, ...]:
     """[c, h, w] of a reference's images; () where its file does not say. ValueError if there is no
     such reference."""
     path = _find(name_or_path, extractor)
@@ -159,7 +159,7 @@ def known_references() -> dict[str, list[str]]:
     return known
 
 
-def _find(name_or_path: str | Path, extractor: FeatureExtractor) -> Path:
+def _find(name_or_path: str | Path, extractor: Extractor) -> Path:
     """The statistics file of a shipped name, or of a path that ends in .npz."""
     text = str(name_or_path)
     if text.lower().endswith((".pkl", ".pickle")):
@@ -184,7 +184,7 @@ def _find(name_or_path: str | Path, extractor: FeatureExtractor) -> Path:
 
 def load_reference(
     name_or_path: str | Path,
-    extractor: FeatureExtractor,
+    extractor: Extractor,
     keep: int = 10_000,
     layers: Collection[str] = (),
 ) -> Reference:
@@ -225,7 +225,7 @@ def _arrays(path: Path, unread: Collection[str]) -> dict[str, np.ndarray]:
 
 
 def _check_moments(
-    path: Path, extractor: FeatureExtractor, layer: str, mean: Tensor, cov: Tensor, dim: int
+    path: Path, extractor: Extractor, layer: str, mean: Tensor, cov: Tensor, dim: int
 ) -> None:
     """ValueError unless they are a mean and a covariance of `dim` dimensions."""
     if mean.shape != (dim,) or cov.shape != (dim, dim):
@@ -246,9 +246,7 @@ def _hash(digest: Any, images: np.ndarray) -> None:
         digest.update(images[at : at + 256].tobytes())
 
 
-def _bank(
-    arrays: _Arrays, images: np.ndarray | None, extractor: FeatureExtractor, keep: int
-) -> Tensor:
+def _bank(arrays: _Arrays, images: np.ndarray | None, extractor: Extractor, keep: int) -> Tensor:
     """At most `keep` features, of the file or of its images: float32 [m, dim]."""
     if "bank" in arrays:
         return torch.from_numpy(arrays["bank"])[spread(len(arrays["bank"]), keep)]
@@ -257,7 +255,7 @@ def _bank(
     return _no_rows(extractor, ("features",))["features"]
 
 
-def _no_rows(extractor: FeatureExtractor, layers: Collection[str]) -> dict[str, Tensor]:
+def _no_rows(extractor: Extractor, layers: Collection[str]) -> dict[str, Tensor]:
     """Empty banks, float32 [0, dim]: one image tells the dimensions."""
     if not layers:
         return {}
@@ -266,7 +264,7 @@ def _no_rows(extractor: FeatureExtractor, layers: Collection[str]) -> dict[str, 
 
 
 def _own(
-    arrays: _Arrays, extractor: FeatureExtractor, path: Path, layers: Collection[str]
+    arrays: _Arrays, extractor: Extractor, path: Path, layers: Collection[str]
 ) -> dict[str, _Moments]:
     with readable(path, "a reference of ours"):
         made_by = json.loads(str(arrays["provenance"]))
@@ -298,7 +296,7 @@ _ADM_NAMES = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}  # na
 
 
 def _foreign(
-    arrays: _Arrays, extractor: FeatureExtractor, path: Path, layers: Collection[str]
+    arrays: _Arrays, extractor: Extractor, path: Path, layers: Collection[str]
 ) -> dict[str, _Moments]:
     if "mu" in arrays and "sigma" in arrays:
         found = {}
@@ -354,7 +352,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CRS_BENCH_CACHE") or Path.home() / ".cache" / "crs-bench")
 
 
-def _cached_features(extractor: FeatureExtractor, images: np.ndarray, keep: int) -> Tensor:
+def _cached_features(extractor: Extractor, images: np.ndarray, keep: int) -> Tensor:
     """Features of a stride over `images`, computed once: float32 [m, dim] on the CPU."""
     _hash(digest := hashlib.sha256(), images)
     chosen = _tensor(images[spread(len(images), keep).numpy()])

@@ -1,24 +1,28 @@
-"""Features folded into sums, and a bank of single features.
+"""Sums of features, and banks, which are features of single images.
 
-Partial sums add, which gives resuming, many GPUs and many machines.
+Partial sums can be added, so that a run can be stopped and continued, or split among machines.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from bench.types import FeatureExtractor, LayeredExtractor, layers_of
+from bench.types import Extractor
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Sums over feature vectors f_i, and a bank of the first of them; `a + b` merges two sets.
+    """Sums over the feature vectors f_i of a set, and a bank of some of them.
 
-    sum = sum_i f_i; outer = sum_i f_i f_i^T. Raw sums lose about log10(mean^2 / var) digits to
-    cancellation, of float64's 16: at most one for EfficientNet-Lite0 (mean^2 / var is below 9).
+    `a + b` merges two sets. A covariance from raw sums loses about log10(mean^2 / var) of the 16
+    digits of float64. For EfficientNet-Lite0, mean^2 / var is below 9, so it loses at most one.
+
+    n: number of vectors.
+    sum: sum_i f_i.
+    outer: sum_i f_i f_i^T.
+    bank: single vectors.
     """
 
     n: int
@@ -28,7 +32,14 @@ class Features:
 
     @classmethod
     def of(cls, features: Tensor, keep: int) -> "Features":
-        """Sums of float features [n, dim] and their first `keep` rows, on the features' device."""
+        """Sums of features, and a bank of the first `keep` of them, on the device of the features.
+
+        Arguments:
+            features: float [n, dim].
+
+        Raises:
+            ValueError: another shape or dtype, or features that are not finite.
+        """
         if features.ndim != 2 or not features.is_floating_point():
             found = f"{features.dtype} {list(features.shape)}"
             raise ValueError(f"features must be float [n, dim], not {found}")
@@ -36,7 +47,7 @@ class Features:
         if bad.any():
             raise ValueError(
                 f"{int(bad.sum())} of {len(bad)} feature vectors have NaN or infinite entries, "
-                f"first in row {int(bad.nonzero()[0])}; look at the images or the weights"
+                f"the first in row {int(bad.nonzero()[0])}; check the images and the weights"
             )
         rows = features.double()
         bank = features[: max(keep, 0)].float().clone()
@@ -45,7 +56,10 @@ class Features:
     def __add__(self, other: "Features") -> "Features":
         if self.sum.shape != other.sum.shape:
             sizes = f"{len(self.sum)} and {len(other.sum)}"
-            raise ValueError(f"features of {sizes} dimensions come from different extractors")
+            raise ValueError(
+                f"features of {sizes} dimensions come from different extractors; "
+                "use the same extractor for both"
+            )
         bank = torch.cat([self.bank, other.bank])
         return Features(self.n + other.n, self.sum + other.sum, self.outer + other.outer, bank)
 
@@ -56,19 +70,23 @@ class Features:
 
     @property
     def cov(self) -> Tensor:
-        """Unbiased covariance, float64 [dim, dim]: (outer - n mean mean^T) / (n - 1)."""
+        """Unbiased covariance, float64 [dim, dim]: (outer - n mean mean^T) / (n - 1).
+
+        Raises:
+            ValueError: fewer than 2 images.
+        """
         if self.n < 2:
             raise ValueError(f"a covariance needs at least 2 images, not {self.n}; add images")
         return (self.outer - torch.outer(self.sum, self.mean)) / (self.n - 1)
 
 
 def spread(n: int, keep: int) -> Tensor:
-    """At most `keep` of the indices 0..n-1, evenly spaced and always the same, int64."""
+    """At most `keep` of the indices 0..n-1, evenly spaced, int64."""
     return torch.arange(min(n, keep)) * n // max(min(n, keep), 1)
 
 
 class _Running:
-    """Sums and a bank of one layer while its batches come, on the extractor's device."""
+    """Sums and a bank of one layer, to which batches are added, on the device of the extractor."""
 
     def __init__(self, keep: int, count: int | None):
         self.n, self.keep = 0, keep
@@ -84,7 +102,7 @@ class _Running:
         self.n += part.n
 
     def _kept(self, size: int) -> Tensor | slice:
-        """Rows of the next batch that go into the bank."""
+        """The rows of the next batch that belong to the bank."""
         if self.chosen is None:
             return slice(0, max(0, self.keep - self.n))
         ends = torch.searchsorted(self.chosen, torch.tensor([self.n, self.n + size]))
@@ -95,16 +113,27 @@ class _Running:
 
 
 def fold_layers(
-    extractor: FeatureExtractor,
+    extractor: Extractor,
     images: Iterable[Tensor],
     keep: Mapping[str, int],
     count: int | None = None,
 ) -> dict[str, Features]:
-    """Features of layers of a stream of uint8 batches [n, c, h, w], in one pass; on the CPU.
+    """Features of several layers, in one pass over the images.
 
-    keep: layer -> rows of its bank, in the order of the images: evenly spaced where `count` says
-    how many will come, else the first. Sums are taken in float64 on the extractor's device and
-    moved once, at the end. ValueError: no images, bad features.
+    The sums are computed in float64 on the device of the extractor, and moved to the CPU at the
+    end.
+
+    Arguments:
+        images: batches, uint8 [n, c, h, w].
+        keep: layer -> rows of its bank, in the order of the images.
+        count: number of all images. With it the rows of the bank are evenly spaced; without it
+            they are the first ones.
+
+    Returns:
+        layer -> its features, on the CPU.
+
+    Raises:
+        ValueError: no images, features that are not finite, or a layer that does not exist.
     """
     running, n = {layer: _Running(rows, count) for layer, rows in keep.items()}, 0
     for batch in images:
@@ -115,31 +144,32 @@ def fold_layers(
             raise ValueError(f"{extractor.name}, images {n} to {n + len(batch)}: {error}") from None
         n += len(batch)
     if n == 0:
-        raise ValueError(f"{extractor.name} got no images: the stream was empty")
+        raise ValueError(f"{extractor.name} got no images; check where they are read from")
     return {layer: one.whole() for layer, one in running.items()}
 
 
-def fold(extractor: FeatureExtractor, images: Iterable[Tensor], keep: int) -> Features:
-    """`fold_layers` of the layer "features" alone; the bank has `keep` rows."""
+def fold(extractor: Extractor, images: Iterable[Tensor], keep: int) -> Features:
+    """`fold_layers` of the layer "features", with a bank of at most `keep` rows."""
     return fold_layers(extractor, images, {"features": keep})["features"]
 
 
-def extract(
-    extractor: FeatureExtractor, images: Tensor, wanted: Collection[str]
-) -> dict[str, Tensor]:
-    """The wanted layers of uint8 images [n, c, h, w], float32 [n, dim] each.
+def extract(extractor: Extractor, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    """`Extractor.of_layers` after a check of the layers.
 
-    ValueError: a layer that the extractor does not have.
+    Raises:
+        ValueError: a layer that the extractor does not have.
     """
     check_layers(extractor, wanted)
-    if set(wanted) == {"features"}:
-        return {"features": extractor(images)}
-    return cast(LayeredExtractor, extractor).of_layers(images, wanted)
+    return extractor.of_layers(images, wanted)
 
 
-def check_layers(extractor: FeatureExtractor, wanted: Collection[str]) -> None:
-    """ValueError unless the extractor has every wanted layer."""
-    found = layers_of(extractor)
+def check_layers(extractor: Extractor, wanted: Collection[str]) -> None:
+    """Check that the extractor has every wanted layer.
+
+    Raises:
+        ValueError: it has not.
+    """
     for layer in wanted:
-        if layer not in found:
-            raise ValueError(f"{extractor.name} has no layer {layer!r}, only {', '.join(found)}")
+        if layer not in extractor.layers:
+            known = ", ".join(extractor.layers)
+            raise ValueError(f"{extractor.name} has no layer {layer!r}, only {known}")

@@ -1,18 +1,26 @@
-"""Weights that other libraries publish: found on this machine and verified, never downloaded."""
+"""Weights that other libraries publish. They are found on this machine and verified."""
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
 
 from bench.store import file_digest
+from bench.types import Extractor
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published weights file: who needs it, its name, its address, folders beside torch.hub's."""
+    """A weights file that somebody publishes.
+
+    extractor: name of the extractor that needs it.
+    file: its file name.
+    url: where it can be downloaded.
+    folders: folders that are searched after torch.hub's cache.
+    """
 
     extractor: str
     file: str
@@ -21,37 +29,75 @@ class Published:
 
     @property
     def cached(self) -> Path:
-        """Where the file belongs: in torch.hub's cache."""
+        """The path of the file in torch.hub's cache, where downloads are kept."""
         return Path(torch.hub.get_dir()) / "checkpoints" / self.file
 
     def find(self, given: str) -> Path:
-        """`given`, or the published file in torch.hub's cache; a ValueError says where it goes."""
-        cache = self.cached.parent
+        """The file `given`, or the published file if `given` is "".
+
+        Raises:
+            ValueError: there is no such file.
+        """
         if given:
             if not Path(given).is_file():
-                raise ValueError(f"{self.extractor}: there is no weights file {given}; its path?")
+                raise ValueError(
+                    f"{self.extractor}: there is no weights file {given}; check the path"
+                )
             return Path(given)
-        for folder in (cache, *map(Path, self.folders)):
+        for folder in (self.cached.parent, *map(Path, self.folders)):
             if (folder / self.file).is_file():
                 return folder / self.file
         raise ValueError(
-            f"no weights for {self.extractor}: crs-bench fetch {self.extractor}, or download "
+            f"no weights for {self.extractor}: run crs-bench fetch {self.extractor}, or download "
             f"{self.url} to {self.cached}, or give the file as weights='...'"
         )
 
     def digest(self, given: str) -> str:
-        """SHA-256 of the file, 64 hex digits; of which a name like `...-6726825d.pth` tells the
-        first eight, as torch.hub writes them."""
+        """SHA-256 of the file that `find` returns, 64 hex digits.
+
+        torch.hub puts the first eight digits into some file names, `vgg16-397923af.pth` for
+        example. They are compared with the digest.
+
+        Raises:
+            ValueError: there is no such file, or its name has other digits.
+        """
         path = self.find(given)
         status = path.stat()
         digest = _digest(path, status.st_mtime_ns, status.st_size)
-        told = re.search(r"-([0-9a-f]{8})\.\w+$", path.name)
-        if told and not digest.startswith(told[1]):
+        named = re.search(r"-([0-9a-f]{8})\.\w+$", path.name)
+        if named and not digest.startswith(named[1]):
             raise ValueError(
-                f"{path} is not the file that its name says (SHA-256 {digest[:8]}, not {told[1]}): "
-                "cut short or changed; delete it and download it again"
+                f"{path} is damaged or was changed: its SHA-256 begins with {digest[:8]}, but its "
+                f"name says {named[1]}; delete it and download it again"
             )
         return digest
+
+
+@dataclass(frozen=True)
+class PublishedExtractor(Extractor):
+    """An extractor whose network is read from a published weights file.
+
+    weights: path of the file; "" searches for the published one (`Published.find`).
+    device: torch device of the network.
+    """
+
+    weights: str = ""
+    device: str = field(default="cpu", compare=False)
+    published: ClassVar[Published]
+
+    def __post_init__(self) -> None:
+        _ = self.digest  # missing weights are reported now, not after sampling
+
+    @property
+    def name(self) -> str:
+        return self.published.extractor
+
+    @property
+    def digest(self) -> str:
+        return self.published.digest(self.weights)
+
+    def on(self, device: str) -> Self:
+        return replace(self, device=device)
 
 
 @functools.lru_cache(maxsize=16)
@@ -60,12 +106,16 @@ def _digest(path: Path, changed: int, size: int) -> str:
 
 
 def check_tensors(path: Path) -> None:
-    """ValueError unless a file is tensors alone: reading it then runs no code of others."""
+    """Check that a file contains only tensors, so that loading it cannot run code.
+
+    Raises:
+        ValueError: it contains something else, or is damaged.
+    """
     try:
         torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling what is no pickle fails in any way at all
+    except Exception as error:  # a file that is no pickle can raise any exception
         raise ValueError(
-            f"{path} is no plain state dict ({type(error).__name__}), and nothing else is "
-            "read, for it may run code; delete it and download it again, or save one with "
+            f"{path} is not a plain state dict ({type(error).__name__}); other files are refused, "
+            "because they can run code; delete it and download it again, or write one with "
             "torch.save"
         ) from None
