@@ -86,7 +86,7 @@ def test_a_latent_model_is_sampled_and_measured_like_any(home: Path) -> None:
         model, bench.samplers.DDIM(), bench.schedules.LogSNR(), nfe=3, seeds=range(3)
     )
     assert made.dtype == torch.uint8 and tuple(made.shape) == (3, 1, 8, 8)
-    rate = bench.rates.measure(model, bench.rates.DataPrediction(), pictures(8), levels=5)
+    rate = bench.measures.measure(model, bench.measures.DataPrediction(), pictures(8), levels=5)
     assert (rate.v > 0).all()
     flat = bench.features.Flatten()
     for space, dim in (("image", 64), ("state", 32)):
@@ -99,8 +99,8 @@ def test_a_latent_model_is_sampled_and_measured_like_any(home: Path) -> None:
                 seen.append(x[0].numel())
                 return flat(x)
 
-        measure = bench.rates.FeatureFrechet(Watched(), space=space)
-        bench.rates.measure(model, measure, pictures(8), levels=5)
+        measure = bench.measures.FeatureFrechet(Watched(), space=space)
+        bench.measures.measure(model, measure, pictures(8), levels=5)
         assert set(seen) == {dim}
 
 

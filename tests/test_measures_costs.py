@@ -10,17 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bench.costs import GITS, KLUB, measures
 from console import crs
 from oracles import Gaussian
 from scipy.integrate import quad
 from torch import Tensor
 
-from bench import checkpoints, costs, lab, names, schedules, training
+from bench import checkpoints, measures, names, schedules, training
 from bench.checkpoints.card import Card, Data, VPCard
+from bench.measures import (
+    GITS,
+    KLUB,
+    DataPrediction,
+    FeatureFrechet,
+    NoisePrediction,
+    ScoreDifference,
+)
+from bench.measures import steps as room
 from bench.process import VE
 from bench.schedules import Between, CheapestPath, Karras, KLOptimal, LogSNR, Native
-from bench.types import CostMeasure, Costs, Denoiser, NoiseProcess, Schedule
+from bench.types import CostMeasure, Costs, Denoiser, NoiseProcess, Rate, Schedule
 
 
 def made(sigma: Tensor, seed: int = 0, coefficient: float = 1.0) -> Costs:
@@ -121,7 +129,7 @@ def pictures(c: float, n: int) -> Tensor:
 @pytest.mark.parametrize("c", [0.1, 0.25])
 def test_klub_of_a_gaussian(c: float) -> None:
     oracle = Gaussian(c, process=VE(0.05, 20.0), shape=(1, 8, 8))
-    found = costs.measure(oracle, KLUB(), pictures(c, 500).split(100), levels=41)
+    found = measures.measure(oracle, KLUB(), pictures(c, 500), 41, batch=100)
     want = exact_klub(found.sigma, c)
     for reach, rtol in ((8, 0.03), (1, 0.15)):  # 32,000 pixels: 1 to 2 %; and m bends
         ahead = torch.ones_like(want, dtype=torch.bool).triu(reach)
@@ -136,7 +144,7 @@ def test_integrals_are_exact_where_the_change_is_linear_in_the_square() -> None:
     want = (sigma[:, None] ** 2 / sigma[None, :] ** 2 - 1) / 2 - (
         sigma[:, None].log() - sigma[None, :].log()
     )
-    torch.testing.assert_close(measures._integrals(sigma, change).triu(1), want.triu(1))
+    torch.testing.assert_close(room._integrals(sigma, change).triu(1), want.triu(1))
 
 
 @pytest.mark.parametrize("steps", [5, 10, 20])
@@ -183,11 +191,11 @@ def deviation(y: Tensor, start: Tensor, end: Tensor) -> Tensor:
 def test_gits_of_a_gaussian_with_a_spectrum() -> None:
     """The flow scales every pixel by s / s_max, s^2 = c^2 + sigma^2; slopes are sigma x / s^2."""
     oracle = Diagonal(process=VE(0.02, 10.0))
-    found = costs.measure(oracle, GITS(trajectories=40), (), levels=121)
+    found = measures.measure(oracle, GITS(trajectories=40), levels=121)
     sigma, c = found.sigma, oracle.deviations().flatten().double()
     s = (c**2 + sigma[:, None] ** 2).sqrt()  # [levels, pixels]
     seeds = torch.arange(40) + 2**40
-    start = 10 * measures.normal(seeds, 0, (16,)).double()
+    start = 10 * room.normal(seeds, 0, (16,)).double()
     x = start * (s / s[0])[:, None]  # [levels, n, pixels]
     for i, j in ((0, 30), (20, 60), (50, 51), (40, 119), (90, 120)):
         jump = x[i] + (sigma[j] - sigma[i]) * x[i] * sigma[i] / s[i] ** 2
@@ -199,7 +207,7 @@ def test_gits_of_a_gaussian_with_a_spectrum() -> None:
 
 def test_gits_of_straight_trajectories_is_nothing() -> None:
     """Of isotropic data every state lies on the line through the ends."""
-    found = costs.measure(Gaussian(0.5), GITS(trajectories=5), (), levels=11)
+    found = measures.measure(Gaussian(0.5), GITS(trajectories=5), levels=11)
     assert found.cost.abs().max() < 1e-3  # of states of norm 300, float32
 
 
@@ -208,7 +216,7 @@ def test_deviations_are_those_of_the_definition() -> None:
     x = torch.randn(6, 9, generator=generator, dtype=torch.float64)
     d = torch.randn(5, 9, generator=generator, dtype=torch.float64)
     sigma = fine(VE(0.1, 10.0), 6)
-    found = measures._deviations(x, d, sigma)
+    found = room._deviations(x, d, sigma)
     for i, j in combinations(range(6), 2):
         ys = torch.stack([x[i] + (sigma[j] - sigma[i]) * d[i], x[j]])
         jump, teacher = deviation(ys, x[:1].expand(2, -1), x[-1:].expand(2, -1))
@@ -243,11 +251,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_results_do_not_depend_on_the_batch(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = checkpoints.load("tiny", models=models)
     images = torch.randint(0, 256, (7, 1, 28, 28), dtype=torch.uint8)
-    klub = [costs.measure(model, KLUB(), images.split(k), levels=6) for k in (7, 7, 3, 1)]
+    klub = [measures.measure(model, KLUB(), images, 6, batch=k) for k in (7, 7, 3, 1)]
     gits = []
     for at_once in (64, 64, 2):
-        monkeypatch.setattr(measures, "_AT_ONCE", at_once)
-        gits.append(costs.measure(model, GITS(trajectories=5), (), levels=6))
+        monkeypatch.setattr(room, "_AT_ONCE", at_once)
+        gits.append(measures.measure(model, GITS(trajectories=5), levels=6))
     for one, *others in (klub, gits):
         assert one.cost.abs().max() > 0
         for other in others:
@@ -256,11 +264,13 @@ def test_results_do_not_depend_on_the_batch(models: Path, monkeypatch: pytest.Mo
 
 def test_provenance_says_what_they_were_measured_from() -> None:
     oracle, images = Gaussian(0.2, shape=(1, 8, 8)), pictures(0.2, 5)
-    found = costs.measure(oracle, KLUB(), images.split(2), levels=5).provenance
+    found = measures.measure(oracle, KLUB(), images, 5, batch=2).provenance
     assert found["images"] == 5 and found["levels"] == 5 and len(found["data_digest"]) == 64
     assert found["model_digest"] == oracle.digest and found["first_seed"] == 2**40
-    assert found["measure"] == "KLUB(fine=LogSNR())"
-    found = costs.measure(oracle, GITS(3), (), levels=5).provenance
+    assert found["measure"] == {"class": "KLUB", "fields": {}}
+    digest = measures.measure(oracle, DataPrediction(), images, 5).provenance["data_digest"]
+    assert found["data_digest"] == digest
+    found = measures.measure(oracle, GITS(3), levels=5).provenance
     assert found["trajectories"] == 3 and "images" not in found
 
 
@@ -270,8 +280,8 @@ def test_provenance_says_what_they_were_measured_from() -> None:
         (lambda: GITS(trajectories=0), "at least 1 trajectory"),
         (lambda: GITS(coefficient=0.0), "coefficient > 0"),
         (lambda: GITS(coefficient=math.nan), "coefficient > 0"),
-        (lambda: costs.measure(Gaussian(), KLUB(), (), levels=5), "klub: no images"),
-        (lambda: costs.measure(Gaussian(), GITS(), (), levels=2), "at least 3 levels"),
+        (lambda: measures.measure(Gaussian(), KLUB(), levels=5), "KLUB.* no images"),
+        (lambda: measures.measure(Gaussian(), GITS(), levels=2), "at least 3 levels"),
     ],
 )
 def test_bad_requests_are_refused(make, says: str) -> None:
@@ -281,17 +291,17 @@ def test_bad_requests_are_refused(make, says: str) -> None:
 
 def test_files_keep_levels_exactly_and_six_digits_of_costs(tmp_path: Path) -> None:
     found = made(fine(VE(), 61), coefficient=1.15)
-    path = costs.save_costs(tmp_path / "m" / "costs" / "made.json", found)
-    again = costs.load_costs(path)
+    path = measures.save(measures.path_of(tmp_path / "m", "made"), found)
+    again = measures.load_costs(path)
     assert torch.equal(again.sigma, found.sigma) and again.coefficient == 1.15
     torch.testing.assert_close(again.cost, found.cost, rtol=1e-5, atol=0)
     assert again.provenance == found.provenance and again.name == "made"
     assert path.stat().st_size < 40_000
     text = path.read_text()
-    assert costs.save_costs(path, again).read_text() == text
+    assert measures.save(path, again).read_text() == text
     assert json.loads(text)["cost"][-1] == [pytest.approx(float(found.cost[-2, -1]), rel=1e-5)]
-    assert list(costs.measured(tmp_path / "m")) == ["made"]
-    assert costs.measured(tmp_path) == {}
+    assert list(measures.measured(tmp_path / "m")) == ["made"]
+    assert measures.measured(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
@@ -303,16 +313,82 @@ def test_broken_files_are_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "made.json"
     path.write_text(text)
     with pytest.raises(ValueError, match="made.json"):
-        costs.load_costs(path)
+        measures.load_costs(path)
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="crs-bench measure mine --measure gits"):
-        costs.load_costs(tmp_path / "mine" / "costs" / "gits.json")
+        measures.load_costs(measures.path_of(tmp_path / "mine", "gits"))
+
+
+def test_files_of_both_kinds_are_told_apart(tmp_path: Path) -> None:
+    levels = fine(VE(), 5)
+    rate = Rate("v", levels.flip(0), torch.ones(5))
+    paths = [measures.save(measures.path_of(tmp_path, x.name), x) for x in (made(levels), rate)]
+    assert {name: type(x) for name, x in measures.measured(tmp_path).items()} == {
+        "made": Costs, "v": Rate,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="v.json holds a rate, not costs"):
+        measures.load_costs(paths[1])
+    with pytest.raises(ValueError, match="made.json holds costs, not a rate"):
+        measures.load_rate(paths[0])
+    measures.save(measures.path_of(tmp_path, "other"), replace(rate, name="made"))
+    with pytest.raises(ValueError, match="other.json holds 'made', and so does another file"):
+        measures.measured(tmp_path)
+
+
+def test_files_without_a_kind_are_known_by_their_fields(tmp_path: Path) -> None:
+    """Earlier files have none, and the measure's text in place of its spec."""
+    levels = fine(VE(), 5)
+    for found in (made(levels), Rate("v", levels.flip(0), torch.ones(5), {"measure": "Mine()"})):
+        path = measures.save(tmp_path / f"{found.name}.json", found)
+        content = json.loads(path.read_text())
+        assert content.pop("kind") == type(found).__name__.lower()
+        path.write_text(json.dumps(content))
+        again = measures.load(path)
+        assert type(again) is type(found) and again.provenance == found.provenance
+        path.write_text(json.dumps(content | {"kind": "score"}))
+        with pytest.raises(ValueError, match="unknown kind 'score'"):
+            measures.load(path)
+
+
+SHIPPED = sorted((Path(checkpoints.MODELS)).glob("*/measures/*.json"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_shipped_files_name_their_measure_as_it_would_be_written_now(path: Path) -> None:
+    """So that `check_free` knows them."""
+    found = measures.load(path)
+    assert found.name == path.stem and path.stem in measures.measured(path.parents[1])
+    known = {
+        one.name: one.spec() for one in (
+            DataPrediction(), NoisePrediction(), ScoreDifference(), FeatureFrechet(bootstrap=8),
+            GITS(), KLUB(),
+        )
+    }  # fmt: skip
+    if not path.stem.endswith("_online"):
+        assert found.provenance["measure"] == known[found.name]
+
+
+@dataclass(frozen=True)
+class Ratio(CostMeasure):
+    """A user's own costs, at the default levels."""
+
+    name = "ratio"
+    needs_images = False
+
+    def __call__(self, model, images, sigmas: Tensor) -> Costs:
+        return Costs("any", sigmas, sigmas[:, None] / sigmas[None, :])
+
+
+def test_costs_of_ones_own() -> None:
+    found = measures.measure(Gaussian(), Ratio())
+    assert found.name == "ratio" and isinstance(found, Costs) and len(found.sigma) == 61
+    assert len(CheapestPath(found)(10, Gaussian().process)) == 11
 
 
 def test_measures_of_costs_are_told_from_those_of_rates() -> None:
-    rooms = (names.importlib.import_module("bench.rates"), costs, schedules)
+    rooms = (measures, schedules)
     assert names.build("gits", rooms) == GITS() and names.build("KLUB()", rooms) == KLUB()
     assert names.build("GITS(64, fine=LogSNR())", rooms) == GITS(64, fine=LogSNR())
     assert isinstance(GITS(), CostMeasure) and isinstance(KLUB(), CostMeasure)
@@ -320,7 +396,9 @@ def test_measures_of_costs_are_told_from_those_of_rates() -> None:
 
 
 def test_costs_of_other_weights_are_refused() -> None:
-    stale = {"model": "gaussian", "model_digest": "another", "measure": "KLUB()"}
+    from bench import lab
+
+    stale = {"model": "gaussian", "model_digest": "another", "measure": KLUB().spec()}
     found = replace(made(fine(VE(0.02, 80.0), 5)), provenance=stale)
     with pytest.raises(ValueError, match="costs made .* crs-bench measure gaussian --measure KLUB"):
         lab._check_measured(CheapestPath(found), Gaussian())
@@ -339,7 +417,7 @@ def test_from_the_command_line(
     data = ["--data", str(models), "--images", "5", "--batch", "2"]
     assert crs(monkeypatch, "measure", "tiny", "--measure", "klub", *data, *how) == 0
     capsys.readouterr()
-    found = costs.measured(models / "tiny")
+    found = measures.measured(models / "tiny")
     assert sorted(found) == ["gits", "klub"] and found["klub"].provenance["images"] == 5
     for name in found:
         form = f"CheapestPath({name})"
@@ -351,13 +429,33 @@ def test_from_the_command_line(
     form = ["--schedule", "CheapestPath(gits)", "--nfe", "8"]
     assert crs(monkeypatch, "schedule", "tiny", *form, *where) == 2
     assert "--levels" in capsys.readouterr().err
-    assert crs(monkeypatch, "measure", "tiny", "--measure", "klub", "--data", "no", *how) == 2
+    none = ["--data", "no", *how, "--name", "none"]
+    assert crs(monkeypatch, "measure", "tiny", "--measure", "klub", *none) == 2
     assert "dataset-fashion-mnist" in capsys.readouterr().err
-    assert crs(monkeypatch, "list", "costs") == 0
-    assert capsys.readouterr().out == "costs: GITS, KLUB\n"
+    kept = measures.path_of(models / "tiny", "klub").read_bytes()
+    data[3] = "6"
+    assert crs(monkeypatch, "measure", "tiny", "--measure", "klub", *data, *how) == 2
+    assert "images is 5, not 6" in capsys.readouterr().err
+    assert measures.path_of(models / "tiny", "klub").read_bytes() == kept
+    assert (
+        crs(monkeypatch, "measure", "tiny", "--measure", "klub", *data, *how, "--name", "k6") == 0
+    )
+    assert measures.measured(models / "tiny")["k6"].provenance["images"] == 6
+    assert crs(monkeypatch, "measure", "tiny", "--measure", "Uniform", *how) == 2
+    assert "--name NAME" in capsys.readouterr().err  # costs are not overwritten by a rate
+
+
+def test_measures_are_listed_on_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert crs(monkeypatch, "list", "measures") == 0
+    assert capsys.readouterr().out == (
+        "measures: DataPrediction, Entropy, FeatureFrechet, GITS, GaussianW2, KLUB, "
+        "NoisePrediction, OfSchedule, ScoreDifference, Uniform\n"
+    )
 
 
 def test_a_grid_of_a_checkpoints_own_clock() -> None:
     """`fine` may be any schedule."""
-    found = costs.measure(Gaussian(0.2), GITS(2, fine=Native()), (), levels=9)
+    found = measures.measure(Gaussian(0.2), GITS(2, fine=Native()), levels=9)
     torch.testing.assert_close(found.sigma, Native()(9, Gaussian().process)[:-1])

@@ -10,29 +10,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench.rates import (
+from oracles import Gaussian
+from torch import Tensor
+
+from bench import measures
+from bench.features import Features, Flatten
+from bench.measures import (
     DataPrediction,
     FeatureFrechet,
     GaussianW2,
     NoisePrediction,
     OfSchedule,
     Uniform,
-    measures,
+    measuring,
+    predictions,
 )
-from bench.rates.measure import _ahead
-from oracles import Gaussian
-from torch import Tensor
-
-from bench import rates
-from bench.features import Features, Flatten
+from bench.measures.measuring import _ahead
 from bench.metrics import frechet_distance
 from bench.process import VE, VP
 from bench.schedules import ConstantRate, Cosine, Karras, Linear, LogSNR, Native
-from bench.types import Denoiser, Rate, rate_between
+from bench.types import Denoiser, Extractor, Measure, NoiseProcess, Rate, rate_between
 
 SHAPE = (1, 16, 16)
-# the function of the same name hides the module
-measure_room = importlib.import_module("bench.rates.measure")
 
 
 def pictures(c: float, n: int = 96) -> Tensor:
@@ -56,7 +55,7 @@ def closed_form(measure, c: float, sigma: Tensor) -> Tensor:
 @pytest.mark.parametrize("c", [0.1, 0.3])
 def test_rate_of_a_gaussian(measure, c: float) -> None:
     model = Gaussian(c, shape=SHAPE)
-    rate = rates.measure(model, measure, pictures(c), levels=61)
+    rate = measures.measure(model, measure, pictures(c), levels=61)
     sigma = torch.as_tensor(np.geomspace(0.02, 80.0, 61))
     want = closed_form(measure, c, sigma)
     middle = (sigma[1:] * sigma[:-1]).sqrt()
@@ -71,40 +70,40 @@ def test_rate_of_a_gaussian(measure, c: float) -> None:
 @pytest.mark.parametrize("batch", [1, 7, 1000])
 def test_rate_does_not_depend_on_the_batch(measure, batch: int) -> None:
     model, images = Gaussian(0.3, shape=SHAPE), pictures(0.3, 20)
-    one = rates.measure(model, measure, images, levels=9, batch=20)
-    two = rates.measure(model, measure, images, levels=9, batch=batch)
+    one = measures.measure(model, measure, images, levels=9, batch=20)
+    two = measures.measure(model, measure, images, levels=9, batch=batch)
     torch.testing.assert_close(two.v, one.v, rtol=1e-6, atol=0)
     assert torch.equal(one.sigma, two.sigma)
 
 
 def test_provenance_says_what_it_was_measured_from() -> None:
     model, images = Gaussian(0.3, shape=SHAPE), pictures(0.3, 5)
-    found = rates.measure(model, DataPrediction(), images, levels=5).provenance
+    found = measures.measure(model, DataPrediction(), images, levels=5).provenance
     assert found["model_digest"] == model.digest
     assert found["images"] == 5 and found["levels"] == 5
-    assert found["measure"] == "DataPrediction()"
-    assert found["first_seed"] == rates.FIRST_SEED
-    other = rates.measure(model, DataPrediction(), images.flip(0), levels=5).provenance
+    assert found["measure"] == {"class": "DataPrediction", "fields": {}}
+    assert found["first_seed"] == measures.FIRST_SEED
+    other = measures.measure(model, DataPrediction(), images.flip(0), levels=5).provenance
     assert len(found["data_digest"]) == 64 and found["data_digest"] != other["data_digest"]
 
 
 @pytest.mark.parametrize("measure", [DataPrediction(), NoisePrediction()], ids=repr)
 def test_save_and_load_keep_every_bit(measure, tmp_path: Path) -> None:
-    rate = rates.measure(Gaussian(shape=SHAPE), measure, pictures(0.3, 4), levels=6)
-    path = rates.save_rate(tmp_path / "m" / "rates" / f"{measure.name}.json", rate)
-    back = rates.load_rate(path)
+    rate = measures.measure(Gaussian(shape=SHAPE), measure, pictures(0.3, 4), levels=6)
+    path = measures.save(measures.path_of(tmp_path / "m", measure.name), rate)
+    back = measures.load_rate(path)
     assert torch.equal(back.sigma, rate.sigma) and torch.equal(back.v, rate.v)
     assert (back.name, back.provenance) == (rate.name, rate.provenance)
-    assert list(rates.measured(tmp_path / "m")) == [measure.name]
+    assert list(measures.measured(tmp_path / "m")) == [measure.name]
 
 
 def test_a_model_without_rates_has_none(tmp_path: Path) -> None:
-    assert rates.measured(tmp_path) == {}
+    assert measures.measured(tmp_path) == {}
 
 
 def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="crs-bench measure mymodel"):
-        rates.load_rate(tmp_path / "mymodel" / "rates" / "v_x.json")
+    with pytest.raises(ValueError, match="crs-bench measure mymodel --measure v_x"):
+        measures.load_rate(measures.path_of(tmp_path / "mymodel", "v_x"))
 
 
 @pytest.mark.parametrize(
@@ -115,14 +114,14 @@ def test_broken_file_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_text(text)
     with pytest.raises(ValueError, match="broken.json"):
-        rates.load_rate(path)
+        measures.load_rate(path)
 
 
 def test_bad_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 4 levels"):
-        rates.measure(Gaussian(shape=SHAPE), DataPrediction(), pictures(0.3, 2), levels=3)
+        measures.measure(Gaussian(shape=SHAPE), DataPrediction(), pictures(0.3, 2), levels=3)
     with pytest.raises(ValueError, match="no images"):
-        rates.measure(Gaussian(shape=SHAPE), DataPrediction(), pictures(0.3, 0), levels=5)
+        measures.measure(Gaussian(shape=SHAPE), DataPrediction(), pictures(0.3, 0), levels=5)
 
 
 @dataclass(frozen=True)
@@ -135,14 +134,15 @@ class Broken(Gaussian):
 
 def test_a_network_of_nans_gives_no_rate() -> None:
     with pytest.raises(ValueError, match="v_x.*NaN"):
-        rates.measure(Broken(shape=SHAPE), DataPrediction(), pictures(0.3, 2), levels=5)
+        measures.measure(Broken(shape=SHAPE), DataPrediction(), pictures(0.3, 2), levels=5)
 
 
 @dataclass(frozen=True)
-class Mine:
-    """A user's own measure needs nothing but the call."""
+class Mine(Measure):
+    """A user's own measure needs nothing but a name and the call."""
 
     power: float = 1.0
+    name = "mine"
 
     def __call__(self, model, images, sigmas: Tensor) -> Rate:
         n = sum(len(batch) for batch in images)
@@ -150,16 +150,18 @@ class Mine:
 
 
 def test_a_users_measure_is_a_measure() -> None:
-    rate = rates.measure(Gaussian(shape=SHAPE), Mine(2.0), pictures(0.3, 3), levels=5)
+    rate = measures.measure(Gaussian(shape=SHAPE), Mine(2.0), pictures(0.3, 3), levels=5)
     torch.testing.assert_close(rate.v, 3 * rate.sigma**-2)
-    assert rate.provenance["measure"] == "Mine(power=2.0)"
+    assert rate.provenance["measure"]["class"].endswith("test_measures_rates:Mine")
+    assert rate.provenance["measure"]["fields"] == {"power": 2.0}
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Measure):
     """Changes above a sigma only, so that whole segments have a rate of zero."""
 
     above: float = 1.0
+    name = "step"
 
     def __call__(self, model, images, sigmas: Tensor) -> Rate:
         return Rate("step", sigmas, (sigmas > self.above).double())
@@ -167,10 +169,10 @@ class Step:
 
 def test_a_rate_may_be_zero_through_whole_segments_but_not_everywhere() -> None:
     model = Gaussian(shape=SHAPE)
-    rate = rates.measure(model, Step(), pictures(0.3, 3), levels=41)
+    rate = measures.measure(model, Step(), pictures(0.3, 3), levels=41)
     assert torch.equal(rate.v, (rate.sigma > 1).double())
     with pytest.raises(ValueError, match="no change at any level"):
-        rates.measure(model, Step(1e9), pictures(0.3, 3), levels=41)
+        measures.measure(model, Step(1e9), pictures(0.3, 3), levels=41)
 
 
 # ---------------------------------------------------------------- without a network
@@ -289,7 +291,7 @@ def test_a_schedule_is_the_constant_rate_of_its_own_rate(
     """To 0.8 % of sigma with 401 levels and 0.15 % with 2001; Linear on the wide EDM range is the
     worst, the others within 0.55 % and 0.05 %: means over the schedule's own steps are held at
     their middles, and its first steps span much of log sigma."""
-    rate = rates.of_schedule(schedule, process, levels)
+    rate = measures.of_schedule(schedule, process, levels)
     grid, want = ConstantRate(rate)(20, process), schedule(20, process)
     torch.testing.assert_close(grid, want, rtol=rtol, atol=0)
     assert rate.name == f"v_{type(schedule).__name__.lower()}"
@@ -300,10 +302,10 @@ def test_of_schedule_is_a_measure_too(schedule) -> None:
     """The same v at the schedule's own levels, and the schedule's grid after `measure`."""
     process = VP("cosine", 1000, 0.01, 80.0)
     model, measure = Gaussian(process=process, shape=SHAPE), OfSchedule(schedule)
-    rate = rates.of_schedule(schedule, process)
-    assert rate.provenance["measure"] == repr(measure)
+    rate = measures.of_schedule(schedule, process)
+    assert rate.provenance["measure"] == measure.spec()
     torch.testing.assert_close(measure(model, [], rate.sigma).v, rate.v, rtol=1e-12, atol=0)
-    found = rates.measure(model, measure, pictures(0.3, 2), levels=401)
+    found = measures.measure(model, measure, pictures(0.3, 2), levels=401)
     assert found.name == measure.name == rate.name
     grid = ConstantRate(found)(20, process)
     torch.testing.assert_close(grid, schedule(20, process), rtol=5e-3, atol=0)
@@ -328,7 +330,7 @@ def power(p: float, levels: int = 30) -> Rate:
 
 def test_mix_of_a_rate_with_itself_is_itself() -> None:
     rate = bumpy()
-    for found in (rates.mix({rate: 7.0}), rates.mix({rate: 0.3, bumpy("other"): 2.0})):
+    for found in (measures.mix({rate: 7.0}), measures.mix({rate: 0.3, bumpy("other"): 2.0})):
         ratio = found.v / rate.v
         torch.testing.assert_close(ratio, ratio[:1].expand(len(ratio)), rtol=1e-12, atol=0)
         torch.testing.assert_close(found.sigma, rate.sigma, rtol=1e-12, atol=0)
@@ -338,10 +340,10 @@ def test_mix_of_a_rate_with_itself_is_itself() -> None:
 def test_mix_cares_for_shares_alone(factor: float) -> None:
     """Neither the sum of the weights nor the scale of a rate matters."""
     one, two = bumpy("one", seed=1), bumpy("two", 33, seed=2)
-    found = rates.mix({one: 1.0, two: 3.0})
+    found = measures.mix({one: 1.0, two: 3.0})
     assert found.name == "0.25 one + 0.75 two"
     scaled = Rate("scaled", two.sigma, factor * two.v)
-    for same in (rates.mix({one: 0.25, two: 0.75}), rates.mix({one: 1.0, scaled: 3.0})):
+    for same in (measures.mix({one: 0.25, two: 0.75}), measures.mix({one: 1.0, scaled: 3.0})):
         torch.testing.assert_close(same.v, found.v, rtol=1e-9, atol=0)
 
 
@@ -349,7 +351,7 @@ def test_mix_cares_for_shares_alone(factor: float) -> None:
 def test_mix_of_power_laws_is_the_direct_sum(weights: tuple[float, float]) -> None:
     """Each over its integral from sigma_min to sigma_max, log(high / low) for 1 / sigma."""
     parts = {power(-1.0, 30): weights[0], power(0.5, 47): weights[1]}
-    found = rates.mix(parts)
+    found = measures.mix(parts)
     totals = math.log(80 / 0.02), (80**1.5 - 0.02**1.5) / 1.5
     share = weights[0] / sum(weights)
     want = share / totals[0] / found.sigma + (1 - share) / totals[1] * found.sigma**0.5
@@ -358,7 +360,7 @@ def test_mix_of_power_laws_is_the_direct_sum(weights: tuple[float, float]) -> No
 
 
 def test_mix_spans_what_all_share() -> None:
-    found = rates.mix({bumpy("whole"): 1.0, bumpy("part", high=7.0): 1.0})
+    found = measures.mix({bumpy("whole"): 1.0, bumpy("part", high=7.0): 1.0})
     assert found.sigma[0] == 0.02
     assert abs(found.sigma[-1] - 7.0) < 1e-12
     with pytest.raises(ValueError, match="measure it over that range"):
@@ -368,8 +370,8 @@ def test_mix_spans_what_all_share() -> None:
 def test_mix_takes_levels_that_differ_by_rounding_as_one() -> None:
     """101 levels of a measurement and of log-SNR are the same levels by two roads."""
     process = VE(0.02, 80.0)
-    measured, own = bumpy(levels=101), rates.of_schedule(LogSNR(), process, 101)
-    found = rates.mix({measured: 0.5, own: 0.5})
+    measured, own = bumpy(levels=101), measures.of_schedule(LogSNR(), process, 101)
+    found = measures.mix({measured: 0.5, own: 0.5})
     assert len(found.sigma) == 102
     assert (ConstantRate(found)(20, process).diff() < 0).all()
 
@@ -393,27 +395,27 @@ def test_mix_takes_levels_that_differ_by_rounding_as_one() -> None:
 )
 def test_bad_mixes_are_refused(parts: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        rates.mix(parts)
+        measures.mix(parts)
 
 
 def test_mix_says_what_it_was_made_of() -> None:
-    own = rates.of_schedule(Cosine(), VE(0.02, 80.0))
-    made = rates.mix({bumpy(): 1.0, own: 3.0}).provenance
+    own = measures.of_schedule(Cosine(), VE(0.02, 80.0))
+    made = measures.mix({bumpy(): 1.0, own: 3.0}).provenance
     assert made["measure"] == "mix"
     assert made["parts"] == [
         {"weight": 0.25, "name": "bumpy", "measure": "bumpy"},
-        {"weight": 0.75, "name": "v_cosine", "measure": repr(OfSchedule(Cosine()))},
+        {"weight": 0.75, "name": "v_cosine", "measure": OfSchedule(Cosine()).spec()},
     ]
 
 
 def test_replicates_of_a_mix_are_mixes_of_replicates() -> None:
     """An exact rate has none and does not vary."""
     one, two, exact = bumpy("one", seed=1), bumpy("two", seed=2), power(-1.0)
-    found = rates.mix({one: 1.0, two: 2.0, exact: 1.0})
+    found = measures.mix({one: 1.0, two: 2.0, exact: 1.0})
     assert found.replicates.shape == (2, len(found.sigma))
     for i, row in enumerate(found.replicates):
         again = [Rate(r.name, r.sigma, r.replicates[i]) for r in (one, two)]
-        want = rates.mix({again[0]: 1.0, again[1]: 2.0, exact: 1.0})
+        want = measures.mix({again[0]: 1.0, again[1]: 2.0, exact: 1.0})
         torch.testing.assert_close(row, want.v, rtol=1e-12, atol=0)
 
 
@@ -465,13 +467,16 @@ def test_frechet_rate_agrees_with_the_closed_form_of_the_same_images() -> None:
 
 
 @dataclass(frozen=True)
-class Watching:
+class Watching(Extractor):
     """An extractor that notes what it is given."""
 
     seen: list = field(default_factory=list)
     device: str = "none"
-    name: str = "watching"
-    digest: str = ""
+    name = "watching"
+    digest = ""
+
+    def on(self, device: str) -> "Watching":
+        return replace(self, device=device)
 
     def __call__(self, images: Tensor) -> Tensor:
         self.seen.append((images.dtype, self.device))
@@ -490,7 +495,7 @@ def test_extractors_see_pictures_or_states_on_the_models_device(space: str, dtyp
 
 
 def test_an_extractor_needs_not_be_a_dataclass() -> None:
-    class Plain:
+    class Plain(Extractor):
         name, digest = "plain", ""
 
         def __call__(self, images: Tensor) -> Tensor:
@@ -532,12 +537,12 @@ def test_replicates_vary_as_independent_measurements_do(measure, monkeypatch) ->
     """
     found = []
     for k in range(40):
-        monkeypatch.setattr(measures, "FIRST_SEED", rates.FIRST_SEED + 1000 * k)
+        monkeypatch.setattr(predictions, "FIRST_SEED", measures.FIRST_SEED + 1000 * k)
         model, images = small(0.3, 64, seed=k)
         found.append(measure(model, [images], geometric(0.02, 80.0, 16)))
     spread = torch.stack([rate.v for rate in found]).std(0)
     bands = torch.stack([rate.replicates.std(0) for rate in found])
-    assert found[0].replicates.shape == (measures.REPLICATES, 17)
+    assert found[0].replicates.shape == (predictions.REPLICATES, 17)
     ratio = bands.square().mean(0).sqrt() / spread
     assert (ratio > 0.67).all() and (ratio < 1.5).all()
     assert 0.8 < ratio.mean() < 1.2
@@ -553,18 +558,20 @@ def test_replicates_vary_as_independent_measurements_do(measure, monkeypatch) ->
 def test_segments_join_to_the_rate_of_one_piece(measure, segment: int, monkeypatch) -> None:
     """But for the order in which a sum over images is taken: 1e-15."""
     model, images = small(0.3, 24)
-    monkeypatch.setattr(measure_room, "_SEGMENT", 1000)
-    whole = rates.measure(model, measure, images, levels=24)
-    monkeypatch.setattr(measure_room, "_SEGMENT", segment)
-    found = rates.measure(model, measure, images, levels=24)
+    monkeypatch.setattr(measuring, "_SEGMENT", 1000)
+    whole = measures.measure(model, measure, images, levels=24)
+    monkeypatch.setattr(measuring, "_SEGMENT", segment)
+    found = measures.measure(model, measure, images, levels=24)
     assert torch.equal(found.sigma, whole.sigma)
     torch.testing.assert_close(found.v, whole.v, rtol=1e-14, atol=0)
     torch.testing.assert_close(found.replicates, whole.replicates, rtol=1e-12, atol=0)
 
 
 @dataclass(frozen=True)
-class Between:
+class Between(Measure):
     """A user's measure at the middles of the intervals, which no two segments share."""
+
+    name = "between"
 
     def __call__(self, model, images, sigmas: Tensor) -> Rate:
         middle = (sigmas[1:] * sigmas[:-1]).sqrt()
@@ -576,25 +583,26 @@ def test_a_users_levels_join_once_each(levels: int) -> None:
     """Mine answers at the levels asked for, Between only inside; neither loses or repeats one."""
     model, images = Gaussian(shape=SHAPE), pictures(0.3, 3)
     sigma = geometric(0.02, 80.0, levels)
-    found = rates.measure(model, Mine(1.5), images, levels=levels)
+    found = measures.measure(model, Mine(1.5), images, levels=levels)
     assert torch.equal(found.sigma, sigma)
     assert torch.equal(found.v, 3 * sigma**-1.5)
     if levels > 4:
-        found = rates.measure(model, Between(), images, levels=levels)
+        found = measures.measure(model, Between(), images, levels=levels)
         assert torch.equal(found.sigma, (sigma[1:] * sigma[:-1]).sqrt())
         assert torch.equal(found.v, 1 / found.sigma)
 
 
 @dataclass(frozen=True, repr=False)
-class Stopping:
+class Stopping(Measure):
     """A measure that stops the program before its call number `stop`, counted over its life."""
 
-    inner: object
-    stop: int = -1
-    calls: list[int] = field(default_factory=list)  # levels asked for, a call
+    inner: Measure
+    stop: int = field(default=-1, compare=False)
+    calls: list[int] = field(default_factory=list, compare=False)  # levels asked for, by call
 
-    def __repr__(self) -> str:
-        return f"Stopping({self.inner!r})"
+    @property
+    def name(self) -> str:
+        return self.inner.name
 
     def __call__(self, model, images, sigmas: Tensor) -> Rate:
         if len(self.calls) == self.stop:
@@ -615,12 +623,12 @@ def test_a_stopped_measurement_goes_on_where_it_was(inner, stop: int, tmp_path: 
     partial = tmp_path / "cache" / "partial.json"
     first = Stopping(inner, stop)
     with pytest.raises(KeyboardInterrupt):
-        rates.measure(model, first, images, 41, 10, partial)
+        measures.measure(model, first, images, 41, 10, partial)
     assert partial.is_file() == (stop > 0)
     second = Stopping(inner)
-    found = rates.measure(model, second, images, 41, 10, partial)
+    found = measures.measure(model, second, images, 41, 10, partial)
     assert first.calls + second.calls == [11] * 4
-    want = rates.measure(model, Stopping(inner), images, 41, 10)
+    want = measures.measure(model, Stopping(inner), images, 41, 10)
     assert torch.equal(found.sigma, want.sigma) and torch.equal(found.v, want.v)
     if want.replicates is not None:
         assert torch.equal(found.replicates, want.replicates)
@@ -643,13 +651,13 @@ def test_what_another_measurement_left_is_not_used(change: dict, tmp_path: Path)
     model, images = small(0.3, 24)
     partial = tmp_path / "partial.json"
     with pytest.raises(KeyboardInterrupt):
-        rates.measure(model, Stopping(DataPrediction(), 2), images, 41, partial=partial)
+        measures.measure(model, Stopping(DataPrediction(), 2), images, 41, partial=partial)
     asked = {"model": model, "measure": Stopping(DataPrediction()), "images": images, "levels": 41}
     asked |= change
     asked["measure"].calls.clear()
-    found = rates.measure(**asked, partial=partial)
+    found = measures.measure(**asked, partial=partial)
     assert len(asked["measure"].calls) == 4
-    assert torch.equal(found.v, rates.measure(**asked).v)
+    assert torch.equal(found.v, measures.measure(**asked).v)
     assert not partial.exists()
 
 
@@ -657,11 +665,11 @@ def test_an_edited_measure_starts_anew(tmp_path: Path, monkeypatch: pytest.Monke
     """Else half of the rate is of the old formula."""
     model, images = small(0.3, 24)
     code = (
+        "import bench\n"
         "from bench.types import rate_between\n"
-        "class Edited:\n"
+        "class Edited(bench.Measure):\n"
+        "    name = 'v_mine'\n"
         "    calls = 0\n"
-        "    def __repr__(self):\n"
-        "        return 'Edited()'\n"
         "    def __call__(self, model, images, sigmas):\n"
         "        Edited.calls += 1\n"
         "        if Edited.calls > {most}:\n"
@@ -673,11 +681,11 @@ def test_an_edited_measure_starts_anew(tmp_path: Path, monkeypatch: pytest.Monke
     partial = tmp_path / "partial.json"
     lab = importlib.import_module("edited_lab")
     with pytest.raises(KeyboardInterrupt):
-        rates.measure(model, lab.Edited(), images, 41, partial=partial)
+        measures.measure(model, lab.Edited(), images, 41, partial=partial)
     (tmp_path / "edited_lab.py").write_text(code.format(most=10, scale=1.5))
     importlib.invalidate_caches()
     lab = importlib.reload(lab)
-    found = rates.measure(model, lab.Edited(), images, 41, partial=partial)
+    found = measures.measure(model, lab.Edited(), images, 41, partial=partial)
     assert lab.Edited.calls == 4
     assert float((found.v * found.sigma).max()) < 2
 
@@ -686,28 +694,68 @@ def test_an_edited_measure_starts_anew(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_damaged_partial_is_not_used(content: str, tmp_path: Path) -> None:
     model, images = small(0.3, 24)
     (tmp_path / "partial.json").write_text(content)
-    found = rates.measure(model, DataPrediction(), images, 41, partial=tmp_path / "partial.json")
-    assert torch.equal(found.v, rates.measure(model, DataPrediction(), images, 41).v)
+    found = measures.measure(model, DataPrediction(), images, 41, partial=tmp_path / "partial.json")
+    assert torch.equal(found.v, measures.measure(model, DataPrediction(), images, 41).v)
 
 
 def test_a_measure_that_finds_nothing_can_be_mended(tmp_path: Path) -> None:
     model, images = small(0.3, 24)
 
-    def nothing(model, images, sigmas: Tensor) -> Rate:
-        return rate_between("v_none", sigmas, 0 * sigmas[1:])
-
     with pytest.raises(ValueError, match="found no change"):
-        rates.measure(model, nothing, images, 41, partial=tmp_path / "partial.json")
+        measures.measure(model, Step(1e9), images, 41, partial=tmp_path / "partial.json")
     assert not (tmp_path / "partial.json").exists()
 
 
-@pytest.mark.parametrize("what", [Karras(), Flatten(), 3])
+class Sigmas(Measure):
+    """Gives something that is no rate."""
+
+    name = "sigmas"
+
+    def __call__(self, model, images, sigmas: Tensor) -> Tensor:  # type: ignore[override]
+        return sigmas
+
+
+@pytest.mark.parametrize("what", [Karras(), Flatten(), 3, lambda model, images, sigmas: sigmas])
 def test_what_is_no_measure_is_refused(what: object) -> None:
     model, images = small(0.3, 24)
-    with pytest.raises(ValueError, match="is no measure of a rate"):
-        rates.measure(model, what, images, 41)
-    with pytest.raises(ValueError, match="gave a Tensor, not a .*Rate"):
-        rates.measure(model, lambda model, images, sigmas: sigmas, images, 41)
+    with pytest.raises(ValueError, match="is no measure: derive its class from bench.Measure"):
+        measures.measure(model, what, images, 41)
+    with pytest.raises(ValueError, match="gave Tensor, not bench.Rate"):
+        measures.measure(model, Sigmas(), images, 41)
+
+
+@dataclass(frozen=True)
+class Whole(Mine):
+    """Is called once, for the whole range, at levels of its own."""
+
+    whole_range = True
+    default_levels = 33
+
+    def levels(self, count: int, process: NoiseProcess) -> Tensor:
+        return torch.linspace(process.sigma_min, process.sigma_max, count, dtype=torch.float64)
+
+
+def test_a_measure_may_choose_its_levels_and_take_the_whole_range(tmp_path: Path) -> None:
+    model, images = small(0.3, 3)
+    partial = tmp_path / "partial.json"
+    counted = []
+    found = measures.measure(model, Whole(), lambda: counted.append(1) or images, partial=partial)
+    assert torch.equal(found.sigma, torch.linspace(0.02, 80, 33, dtype=torch.float64))
+    assert found.provenance["levels"] == 33 and counted == [1] and not partial.exists()
+
+
+@pytest.mark.parametrize(
+    "measure", [Uniform(), OfSchedule(Cosine()), GaussianW2((0.5, 0.1))], ids=repr
+)
+def test_images_are_not_read_where_none_are_needed(measure: Measure) -> None:
+    def forbidden() -> Tensor:
+        raise AssertionError
+
+    model = Gaussian(shape=SHAPE)
+    found = measures.measure(model, measure, forbidden, levels=9)
+    assert "images" not in found.provenance and "data_digest" not in found.provenance
+    assert torch.equal(found.v, measures.measure(model, measure, levels=9).v)
+    assert GaussianW2().needs_images
 
 
 # ---------------------------------------------------------------- files
@@ -718,11 +766,11 @@ def test_files_keep_infinite_v_and_six_digits_of_replicates(tmp_path: Path) -> N
     v, replicates = rate.v.clone(), rate.replicates.clone()
     v[[0, 7]] = replicates[:, [0, 7]] = math.inf
     rate = replace(rate, v=v, replicates=replicates)
-    back = rates.load_rate(rates.save_rate(tmp_path / "bumpy.json", rate))
+    back = measures.load_rate(measures.save(tmp_path / "bumpy.json", rate))
     assert torch.equal(back.v, rate.v) and torch.equal(back.sigma, rate.sigma)
     torch.testing.assert_close(back.replicates, rate.replicates, rtol=5e-6, atol=0)
     assert not torch.equal(back.replicates, rate.replicates)
-    again = rates.load_rate(rates.save_rate(tmp_path / "again.json", back))
+    again = measures.load_rate(measures.save(tmp_path / "again.json", back))
     assert torch.equal(again.replicates, back.replicates)
 
 

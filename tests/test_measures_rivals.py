@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from bench.rates import Entropy, ScoreDifference
 from oracles import Gaussian
 
-from bench import rates
+from bench import measures
+from bench.measures import Entropy, ScoreDifference
 from bench.process import VP
 from bench.schedules import ConstantRate
 
@@ -23,7 +23,7 @@ def setting(c: float) -> tuple[Gaussian, torch.Tensor]:
 def test_score_difference_of_a_gaussian(c: float) -> None:
     """score = -x / s^2, s^2 = c^2 + sigma^2, x of standard deviation s at the noisier level."""
     oracle, images = setting(c)
-    found = rates.measure(oracle, ScoreDifference(), images, levels=41)
+    found = measures.measure(oracle, ScoreDifference(), images, levels=41)
     sigma = torch.as_tensor(np.geomspace(0.01, 80.0, 41))
     low, high = sigma[:-1], sigma[1:]
     s2_low, s2_high = c**2 + low**2, c**2 + high**2
@@ -37,7 +37,7 @@ def test_entropy_of_a_gaussian(c: float) -> None:
     """E|x0 - x0_hat|^2 = c^2 sigma^2 / s^2 a pixel; the grid has equal steps of
     H = log(c sigma / s) + const, the entropy of N(., c^2 sigma^2 / s^2)."""
     oracle, images = setting(c)
-    found = rates.measure(oracle, Entropy(), images, levels=41)
+    found = measures.measure(oracle, Entropy(), images, levels=41)
     sigma = torch.as_tensor(np.geomspace(0.01, 80.0, 41))
     torch.testing.assert_close(found.sigma, sigma)
     want = c**2 / (sigma * (c**2 + sigma**2))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench.rates import DataPrediction
 
-from bench import costs, metrics, names, rates, samplers, schedules
+from bench import measures, metrics, names, samplers, schedules
+from bench.measures import DataPrediction
 from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import ConstantRate, Karras, LogSNR, Native, Snapped
 from bench.training import OnlineConstantRate, laws, weighting
@@ -48,10 +48,10 @@ def test_samplers_from_text(text: str, want: object) -> None:
 
 @pytest.mark.parametrize("text", ["v_x", "v-x", "v-x()", "DataPrediction", "data-prediction()"])
 def test_a_measure_answers_to_its_label(text: str) -> None:
-    assert names.build(text, rates) == DataPrediction()
+    assert names.build(text, measures) == DataPrediction()
 
 
-@pytest.mark.parametrize("module", [schedules, samplers, rates, costs, metrics, laws, weighting])
+@pytest.mark.parametrize("module", [schedules, samplers, measures, metrics, laws, weighting])
 def test_every_public_dataclass_is_found_by_its_name(module) -> None:
     known = names.public(module)
     assert known
@@ -125,7 +125,7 @@ def test_errors_speak_of_all_modules(text: str, says: str) -> None:
 )
 def test_errors_say_what_is_known(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        names.build(text, schedules, {"v_x": RATE, "mix": rates.mix})
+        names.build(text, schedules, {"v_x": RATE, "mix": measures.mix})
 
 
 @pytest.mark.parametrize("text", ["ConstantRate(3)", "ConstantRate('v_x')", "Snapped('Karras')"])

@@ -302,7 +302,7 @@ def test_commands_work_with_oracles(
     assert images.shape[:3] == (8, 28, 28) and images.std() > 20
     line = ("measure", name, "--measure", "DataPrediction", "--levels", "12", "--images", "8")
     assert crs(monkeypatch, *line, "--data", str(out), *cpu) == 0
-    rate = store.read_json(shipped / name / "rates" / "v_x.json")
+    rate = store.read_json(shipped / name / "measures" / "v_x.json")
     assert min(rate["v"]) > 0
     grid = ("sample", name, str(out), "--nfe", "5", "--seeds", "0-7", "--schedule")
     assert crs(monkeypatch, *grid, "ConstantRate(v_x, 0.5)", *cpu) == 0

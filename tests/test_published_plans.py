@@ -58,7 +58,7 @@ def test_two_commands_make_the_table(
     for record in records.values():
         assert record["metrics"].keys() == {"fd", "precision", "recall"}
         assert record["protocol"]["n"] == 6 and record["protocol"]["bank"] == 300
-    rate = json.loads((models / "lsun-horse" / "rates" / "v_x.json").read_text())
+    rate = json.loads((models / "lsun-horse" / "measures" / "v_x.json").read_text())
     assert rate["provenance"]["images"] == 4
     table = (folder / "table.md").read_text()
     assert "2.57" in table and "2.03" in table and "CRS(v_x, xi=1)" in table  # of others, of ours
@@ -104,7 +104,7 @@ def test_a_reference_without_images_wants_a_measured_rate(
     assert full.missing(models) == {}
     monkeypatch.setattr("bench.experiments.published.MEASURED_ON", 3)
     full.altered(images=2).prepare(models, "cpu")
-    rate = models / "lsun-horse" / "rates" / "v_x.json"
+    rate = models / "lsun-horse" / "measures" / "v_x.json"
     assert json.loads(rate.read_text())["provenance"]["images"] == 2
     with pytest.raises(ValueError, match="not measured yet"):
         full(models)
@@ -134,7 +134,7 @@ def test_a_rate_is_measured_on_images_of_a_folder(
     asked = ("measure", "mine", "--measure", "DataPrediction", "--levels", 5, "--images", 3)
     asked += ("--models", models, "--device", "cpu")
     assert crs(monkeypatch, *asked, "--data", horse / "batch.npz") == 0
-    path = models / "mine" / "rates" / "v_x.json"
+    path = models / "mine" / "measures" / "v_x.json"
     assert json.loads(path.read_text())["provenance"]["images"] == 3
     wrong = ("--data", horse / "batch.npz", "--preprocess", "adm-lsun(size=8)")
     assert crs(monkeypatch, *asked, *wrong) == 2

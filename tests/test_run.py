@@ -17,25 +17,25 @@ import torch
 from console import crs
 from test_layers import Layered, adm_file
 
-from bench import checkpoints, generate, rates, run, store, training
+from bench import checkpoints, generate, measures, run, store, training
 from bench import lab as lab_room
 from bench.checkpoints.card import Card, Data, VPCard
 from bench.metrics import InceptionScore
 from bench.metrics.banks import Rows
 from bench.samplers import DDIM
 from bench.schedules import ConstantRate, Karras, Native
-from bench.types import Block, Cell, Converged, Experiment, Scoring, Tuned
+from bench.types import Block, Cell, Converged, Experiment, Rate, Scoring, Tuned
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULE = """
 from pathlib import Path
-from bench import rates
+from bench import measures
 from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import ConstantRate, Karras
 from bench.types import Block, Converged, Experiment, On, Scoring, Tuned
 
 def tiny(models: Path) -> Experiment:
-    v_x = rates.load_rate(models / "tiny" / "rates" / "v_x.json")
+    v_x = measures.load_rate(models / "tiny" / "measures" / "v_x.json")
     return Experiment(
         name="tiny", title="tiny", model="tiny", samplers=(DDIM(), DPMpp2M()),
         lines={"Karras": Karras(), "CRS": Tuned((ConstantRate(v_x, 0.5), ConstantRate(v_x, 1.0)))},
@@ -64,8 +64,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoints.save(folder / "tiny", card, net.state_dict())
     model = checkpoints.load("tiny", models=folder)
     images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
-    rate = rates.measure(model, rates.DataPrediction(), images, levels=6)
-    rates.save_rate(folder / "tiny" / "rates" / "v_x.json", rate)
+    rate = measures.measure(model, measures.DataPrediction(), images, levels=6)
+    measures.save(folder / "tiny" / "measures" / "v_x.json", rate)
     return folder
 
 
@@ -216,7 +216,7 @@ def test_nan_network_stops_with_its_name_and_exit_code_1(
 
 def test_a_rate_of_other_weights_is_refused(models: Path, tmp_path: Path) -> None:
     lab = run.open_lab(experiment(models), tmp_path, models, "cpu", same)
-    stale = rates.Rate(
+    stale = Rate(
         "v_x", torch.tensor([0.01, 0.1, 1, 80]), torch.ones(4),
         {"model": "tiny", "model_digest": "another", "measure": "DataPrediction()"},
     )  # fmt: skip
@@ -262,15 +262,15 @@ def test_rates_are_mixed_on_the_command_line(
     shutil.copytree(models, tmp_path / "models")
     home = tmp_path / "models" / "tiny"
     opened, blank = checkpoints.load("tiny", models=models), torch.zeros(1, 1, 28, 28).byte()
-    angle = rates.measure(opened, rates.Uniform(), blank, 20)
-    rates.save_rate(home / "rates" / "uniform_angle.json", angle)
+    angle = measures.measure(opened, measures.Uniform(), blank, 20)
+    measures.save(home / "measures" / "uniform_angle.json", angle)
     written = "ConstantRate(mix({v_x: 0.25, uniform_angle: 0.75}), xi=1)"
     how = ("--nfe", "6", "--models", str(tmp_path / "models"), "--json")
     assert crs(monkeypatch, "schedule", "tiny", "--schedule", written, *how) == 0
     found = json.loads(capsys.readouterr().out)["sigma"]
-    v_x = rates.load_rate(home / "rates" / "v_x.json")
+    v_x = measures.load_rate(home / "measures" / "v_x.json")
     process = checkpoints.load("tiny", models=models).process
-    want = ConstantRate(rates.mix({v_x: 0.25, angle: 0.75}), 1.0)
+    want = ConstantRate(measures.mix({v_x: 0.25, angle: 0.75}), 1.0)
     assert found == pytest.approx(want(6, process).tolist(), rel=1e-12)
     wrong = written.replace("0.25", "-1")
     assert crs(monkeypatch, "schedule", "tiny", "--schedule", wrong, *how) == 2
@@ -298,7 +298,7 @@ def test_a_rate_is_not_overwritten_by_another(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     shutil.copytree(models, tmp_path / "models")
-    folder = tmp_path / "models" / "tiny" / "rates"
+    folder = tmp_path / "models" / "tiny" / "measures"
     kept = (folder / "v_x.json").read_bytes()
     np.savez(tmp_path / "real", arr_0=np.zeros((8, 28, 28, 1), np.uint8))
     how = ("--images", "8", "--levels", "5", "--data", str(tmp_path / "real.npz"))
@@ -311,7 +311,7 @@ def test_a_rate_is_not_overwritten_by_another(
     assert (folder / "v_x.json").read_bytes() == kept
     assert crs(monkeypatch, *measure, "--name", "v_x-8") == 0
     assert crs(monkeypatch, *measure, "--name", "v_x-8") == 0  # the same again may be
-    assert rates.load_rate(folder / "v_x-8.json").name == "v_x-8"
+    assert measures.load_rate(folder / "v_x-8.json").name == "v_x-8"
     assert (folder / "v_x.json").read_bytes() == kept
 
 
@@ -393,4 +393,4 @@ def test_key_does_not_depend_on_the_last_bits_of_a_grid(
 
 
 def experiment_rate(models: Path):
-    return rates.load_rate(models / "tiny" / "rates" / "v_x.json")
+    return measures.load_rate(models / "tiny" / "measures" / "v_x.json")

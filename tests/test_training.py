@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from bench.rates import DataPrediction, NoisePrediction
 from safetensors.torch import load_file
-from test_rates import closed_form
+from test_measures_rates import closed_form
 from torch import Tensor
 
-from bench import checkpoints, rates
+from bench import checkpoints, measures
 from bench.checkpoints.card import VECard, VPCard
 from bench.data import FashionMNIST
+from bench.measures import DataPrediction, NoisePrediction
 from bench.process import VE, VP, target
 from bench.schedules import ConstantRate, Cosine, Karras, Laplace, Linear, LogNormal, LogSNR, Native
 from bench.training import (
@@ -495,12 +495,12 @@ def test_an_online_law_is_written_down(measure: str, dataset: FashionMNIST, tmp_
     assert written["law"] == repr(online) == card.training["law"]
     assert written["steps"] == [4, 7, 10]
     assert np.shape(written["v"]) == (3, 4) and len(written["sigma"]) == 5
-    rate = rates.load_rate(out / "rates" / f"{measure}_online.json")
+    rate = measures.load_rate(measures.path_of(out, f"{measure}_online"))
     assert rate.name == f"{measure}_online"
     assert rate.v[1:-1].tolist() == written["v"][-1]
     assert rate.provenance["training_steps"] == 10
     assert rate.provenance["images"] == 5 * online.images  # probes after steps 2, 4 .. 10, not 12
-    grid = ConstantRate(rates.measured(out)[rate.name])(10, checkpoints.load(out).process)
+    grid = ConstantRate(measures.measured(out)[rate.name])(10, checkpoints.load(out).process)
     assert (grid.diff() < 0).all()
 
 
@@ -510,7 +510,7 @@ def test_a_law_that_never_changed_is_not_written_down(
 ) -> None:
     train(replace(RECIPE, law=law), dataset, tmp_path / "m")
     assert not (tmp_path / "m" / "law.json").exists()
-    assert rates.measured(tmp_path / "m") == {}
+    assert measures.measured(tmp_path / "m") == {}
 
 
 def test_laws_differ_in_nothing_but_the_levels(

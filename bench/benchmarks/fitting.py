@@ -20,7 +20,8 @@ def fitting(
 
     Halved until the network and samplers with a past fit in memory, and a whole `time_samplers`
     takes about `seconds` at most (inf: any time). A batch that is asked for by number, with any
-    time, is left as it is. ValueError where one image takes longer; RuntimeError where it does not fit.
+    time, is left as it is. ValueError where one image takes longer; RuntimeError where it does not
+    fit.
     """
     gpu = model.device.startswith("cuda")
     trial = Trial(model, nfe, batch or (LARGEST if gpu else LARGEST_ON_CPU), repeats)
