@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bench import plan, records, shards, store
+from bench import checkpoints, plan, records, shards, store
 from bench.machine import limited, scoring_threads
 from bench.plan import Bench, Planned
 from bench.report import report
@@ -27,7 +27,7 @@ from bench.types import Experiment
 def run(
     experiment: Experiment,
     results: Path,
-    models: Path | None = None,
+    models: checkpoints.Models | Path | None = None,
     device: str = "cpu",
     prepare: Callable[[Any], Any] = lambda model: model,
     share: Share = Share(),  # noqa: B008 - frozen
@@ -36,7 +36,7 @@ def run(
 
     Arguments:
         results: folder that holds one folder an experiment.
-        models: folder of models; None: where `checkpoints.folder` looks.
+        models: where models are looked for first; see `checkpoints.Models`.
         device: of torch.
         prepare: Checkpoint -> Checkpoint, applied to each model, such as `checkpoints.compiled`.
         share: which part of the work this process does, of several that share `results`.

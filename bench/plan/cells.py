@@ -96,7 +96,7 @@ class Planned:
 def open_bench(
     experiment: Experiment,
     folder: Path,
-    models: Path | None = None,
+    models: checkpoints.Models | Path | None = None,
     device: str = "cpu",
     prepare: Callable[[Any], Any] = lambda model: model,
 ) -> Bench:
@@ -104,7 +104,7 @@ def open_bench(
 
     Arguments:
         folder: of the results.
-        models: a folder of models; None: where `checkpoints.folder` looks.
+        models: where models are looked for first; see `checkpoints.Models`.
         prepare: Checkpoint -> Checkpoint, applied to each model, such as `checkpoints.compiled`.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ class Karras(Schedule):
     """sigma^(1/rho) uniform (Karras et al. 2022, Eq. 5)."""
 
     rho: float = 7.0
+    shown: ClassVar[tuple[str, ...]] = ("rho",)
 
     def __post_init__(self) -> None:
         if not self.rho > 0:

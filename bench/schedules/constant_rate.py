@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class ConstantRate(Schedule):
     coordinate: Coordinate = "alpha"
     floor: float = 1e-4
     smooth: float = 0.0
+    shown: ClassVar[tuple[str, ...]] = ("xi", "coordinate")
 
     def __post_init__(self) -> None:
         if not isinstance(self.rate, Rate):
