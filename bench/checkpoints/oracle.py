@@ -1,4 +1,4 @@
-"""Family oracle: data of a known law, a Gaussian or a mixture of Gaussians, so that E[x0|x] is exact.
+"""Family oracle: the data have a known law, a mixture of Gaussians, so that E[x0|x] is exact.
 
 On such a model the error of a sampler is its discretisation error alone, and classifier-free
 guidance has a closed form. The card holds the whole law. All computation is in float64.
@@ -80,9 +80,9 @@ def law(card: Card) -> Law:
         (card.prediction == "x0", "prediction must be x0"),
         (not card.clip, "clip must be false: E[x0|x] is already exact"),
         (not card.learned_variance, "learned_variance must be false"),
-        (card.weights_sha256 == "", "weights_sha256 must be empty: an oracle has no file of weights"),
+        (card.weights_sha256 == "", "weights_sha256 must be empty: an oracle has no weights"),
         (card.classes in (0, len(found.components)),
-         f"classes must be 0, or {len(found.components)}, the number of components"),
+         f"classes must be 0, or {len(found.components)} as there are components"),
     ]:  # fmt: skip
         if not fits:
             raise ValueError(f"an oracle's {says}")

@@ -142,7 +142,7 @@ def drafted(home: Path) -> Card:
 
 
 def _name(home: Path) -> str:
-    """The folder's name. In the hub's cache, models--owner--model/snapshots/<commit>, the hub id."""
+    """The folder's name, or the hub id of models--owner--model/snapshots/<commit>."""
     if _cached(home):
         return home.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
     return home.absolute().name

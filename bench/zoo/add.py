@@ -45,20 +45,9 @@ def add(
     """
     chosen, home = preset_of(preset, family), models / name
     check_free(name, home)
-    if not file.is_file():
-        where = f"; crs-bench fetch {preset}, from {chosen.address}" if chosen.address else ""
-        raise ValueError(f"no file {file}{where}")
-    if file.suffix in (".pkl", ".pickle"):
-        way = f"{chosen.convert} {shlex.quote(str(file))}" if chosen.convert else "save its tensors"
-        raise ValueError(
-            f"{file} is refused: reading it would run its code; if you trust it, "
-            f"run in its publisher's environment: {way} ; then add the .safetensors"
-        )
+    _check_readable(file, chosen, preset)
     beside = _codec(chosen, preset, codec)
-    sha256 = file_digest(file)
-    if chosen.sha256 and file.suffix == Path(chosen.file).suffix and sha256 != chosen.sha256:
-        raise ValueError(f"{file} is not the published file (SHA-256 differs); delete it and "
-                         f"fetch it again from {chosen.address}")  # fmt: skip
+    sha256 = _published_digest(file, chosen)
     made = chosen.converted(name, read_weights(file))
     network = find_family(made.card.family).network(made.card)
     check_weights(file, made.weights, network.state_dict())
@@ -72,6 +61,28 @@ def add(
     record = {"family": family, "preset": preset, "file": file.name, "file_sha256": sha256}
     _write(home, made, record)
     return home
+
+
+def _check_readable(file: Path, chosen: Preset, preset: str) -> None:
+    """Raise ValueError if the file is missing, or is a pickle."""
+    if not file.is_file():
+        where = f"; crs-bench fetch {preset}, from {chosen.address}" if chosen.address else ""
+        raise ValueError(f"no file {file}{where}")
+    if file.suffix in (".pkl", ".pickle"):
+        way = f"{chosen.convert} {shlex.quote(str(file))}" if chosen.convert else "save its tensors"
+        raise ValueError(
+            f"{file} is refused: reading it would run its code; if you trust it, "
+            f"run in its publisher's environment: {way} ; then add the .safetensors"
+        )
+
+
+def _published_digest(file: Path, chosen: Preset) -> str:
+    """The file's SHA-256. ValueError: it is not the one that the preset has."""
+    sha256 = file_digest(file)
+    if chosen.sha256 and file.suffix == Path(chosen.file).suffix and sha256 != chosen.sha256:
+        raise ValueError(f"{file} is not the published file (SHA-256 differs); delete it and "
+                         f"fetch it again from {chosen.address}")  # fmt: skip
+    return sha256
 
 
 def check_free(name: str, home: Path) -> None:

@@ -78,7 +78,7 @@ def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Attention(nn.Module):
-    """Self-attention over tokens. The rows of qkv are all q, all k, all v, each in order of heads."""
+    """Self-attention over tokens. The rows of qkv are all q, all k, all v, by head."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -28,9 +28,9 @@ from bench.zoo.base import Converted, Flags, Preset, PublishedFamily
 
 _ADDRESS = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
 
-# A command for the shell, on one line because an error prints it. It needs Python 3.8, which NVlabs'
-# environment has. It refuses other preconditionings than EDM's. Beside the weights it writes a preset
-# of the pickle's own arguments, for networks that are not published.
+# A command for the shell, on one line because an error prints it. NVlabs' environment has Python
+# 3.8. The command refuses other preconditionings than EDM's. Beside the weights it writes a
+# preset of the pickle's own arguments, for networks that are not published.
 CONVERT = (
     "python -c 'import json, pickle, sys; from safetensors.torch import save_file; "
     'to = sys.argv[1].rsplit(".", 1)[0]; net = pickle.load(open(sys.argv[1], "rb"))["ema"].cpu(); '

@@ -66,7 +66,7 @@ def add_folder(source: str | Path, name: str, models: Path) -> Path:
 
 
 def _origin(source: str | Path) -> Path:
-    """The folder of a pipeline. A hub id is fetched, with pickled weights if there are no others."""
+    """The folder of a pipeline. A hub id is fetched, with pickles if there is nothing else."""
     if is_pipeline(Path(source)):
         return Path(source)
     if not is_hub_id(source):

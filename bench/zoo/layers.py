@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
-    """[n] -> [n, width]: cosines, then sines. Periods go from 2 pi to 2 pi 10000, the last left out."""
+    """[n] -> [n, width]: cosines, then sines. Periods: 2 pi to 2 pi 10000, without the last."""
     half = width // 2
     steps = torch.arange(half, dtype=torch.float32, device=timestep.device)
     angle = timestep.float()[:, None] * torch.exp(-math.log(10000) * steps / half)
@@ -22,7 +22,7 @@ class UNetBlocks:
 
     widths: the channels of each level, the highest resolution first.
     repeats: the stages of a level on the way down. The way up has one more.
-    stage: (level, channels of its input) -> the layers of a stage, whose output has the level's width.
+    stage: (level, input channels) -> the layers of a stage. Their output has the level's width.
     down, up: channels -> the layer between two levels.
     """
 
