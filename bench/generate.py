@@ -168,7 +168,7 @@ def images(
             x = sampler(denoise, float(grid[0]) * noise(), grid, noise)
         if denoise.calls != sampler.evals(grid):
             raise RuntimeError(
-                f"{sampler!r} made {denoise.calls} calls, but its evals(grid) is {sampler.evals(grid)}"
+                f"{sampler!r} made {denoise.calls} calls, but evals(grid) is {sampler.evals(grid)}"
             )
         yield model.decode(x[: len(wanted)]), denoise.calls
 

@@ -113,8 +113,10 @@ class Judge:
     def protocol(self, metric: Metric) -> dict[str, Any]:
         """What a score depends on beside the images."""
         real = self.real.get(metric.reads_layer) if metric.needs_real else None
-        found: dict[str, Any] = {"metric": metric.spec(), "text": repr(metric), "features": self.extractor.name,
-                 "features_digest": self.extractor.digest}  # fmt: skip
+        found: dict[str, Any] = {
+            "metric": metric.spec(), "text": repr(metric), "features": self.extractor.name,
+            "features_digest": self.extractor.digest,
+        }  # fmt: skip
         if real is not None:
             found |= {"reference": real.name, "reference_digest": real.digest,
                       "reference_n": real.n}  # fmt: skip
@@ -172,7 +174,7 @@ def extractor_of(text: str, device: str) -> Extractor:
 
 
 def extractors() -> dict[str, str]:
-    """Every extractor with its default fields, by class name -> why it cannot be used here, or ""."""
+    """Class of an extractor -> why it cannot be used here with its default fields, or ""."""
     found = {}
     for name, kind in names.public(feature_room).items():
         if issubclass(kind, Extractor):
@@ -199,12 +201,12 @@ def metrics_of(forms: Sequence[str], extractor: Extractor) -> tuple[Metric, ...]
         if metric in found:
             raise ValueError(f"metric {text} is asked for twice; leave one out")
         if metric.reads_layer not in extractor.layers:
-            kinds = names.public(feature_room).items()
-            able = [name for name, kind in kinds
-                    if issubclass(kind, Extractor) and metric.reads_layer in kind.layers]  # fmt: skip
+            kinds = [kind for kind in names.public(feature_room).values()
+                     if issubclass(kind, Extractor)]  # fmt: skip
+            able = [kind.__name__ for kind in kinds if metric.reads_layer in kind.layers]
             raise ValueError(
-                f"{metric.name} reads the layer {metric.reads_layer!r}, which {extractor.name} does "
-                f"not have; extractors that do: {', '.join(able) or 'none'}"
+                f"{metric.name} reads the layer {metric.reads_layer!r}, which {extractor.name} "
+                f"does not have; extractors that do: {', '.join(able) or 'none'}"
             )
         found.append(metric)
     return tuple(found)

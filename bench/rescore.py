@@ -57,8 +57,8 @@ def rescore(
         scored += 1
     if not scored + had:
         raise ValueError(
-            f"no cell of {folder} has its features on disk; to sample again, add the metrics to the "
-            f"experiment's Scoring(metrics=...) and start: crs-bench run {plan['experiment']}"
+            f"no cell of {folder} has its features on disk; to sample again, add the metrics to "
+            f"the experiment's Scoring(metrics=...) and start: crs-bench run {plan['experiment']}"
         )
     _extend(folder, plan, judge)
     return Rescored(scored, had, tuple(missing))

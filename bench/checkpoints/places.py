@@ -1,4 +1,4 @@
-"""Where models lie: --models, ./models, the user's data folder, then the models that are shipped."""
+"""Where models lie: --models, ./models, the user's data folder, then the shipped models."""
 
 import os
 from dataclasses import dataclass

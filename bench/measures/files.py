@@ -152,7 +152,7 @@ def find(folders: Sequence[Path], name: str) -> Any:
     """
     known = measured(*folders)
     if name not in known:
-        raise ValueError(f"nothing called {name!r} is measured for {folders[0].name} (known: "
+        raise ValueError(f"{folders[0].name} has no measurement {name!r} (known: "
                          f"{', '.join(known) or 'none'}); see crs-bench measure --help")  # fmt: skip
     return known[name]
 
