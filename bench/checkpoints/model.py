@@ -154,7 +154,9 @@ class Checkpoint(Model):
 
 
 def load(
-    name: str | Path, device: str = "cpu", dtype: str = "float32",
+    name: str | Path,
+    device: str = "cpu",
+    dtype: str = "float32",
     models: Models | Path | None = None,
 ) -> Checkpoint:
     """Open a model for sampling. Weights are safetensors and are read strictly.

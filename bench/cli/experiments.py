@@ -104,8 +104,9 @@ def rescore_(
     done = rescore(folder, forms_of(metrics), device_of(device), bootstrap)
     typer.echo(f"{done.scored} cells scored; {done.had} had these scores", err=True)
     if done.missing:
+        names = "\n  ".join(listed(done.missing))
         typer.echo(f"{len(done.missing)} cells have no features on disk. Only sampling them again "
-                   "would score them:\n  " + "\n  ".join(listed(done.missing)), err=True)  # fmt: skip
+                   f"would score them:\n  {names}", err=True)  # fmt: skip
     for path in report(folder):
         typer.echo(path)
 

@@ -152,8 +152,9 @@ def find(folders: Sequence[Path], name: str) -> Any:
     """
     known = measured(*folders)
     if name not in known:
-        raise ValueError(f"{folders[0].name} has no measurement {name!r} (known: "
-                         f"{', '.join(known) or 'none'}); see crs-bench measure --help")  # fmt: skip
+        here = ", ".join(known) or "none"
+        raise ValueError(f"{folders[0].name} has no measurement {name!r} (known: {here}); see "
+                         "crs-bench measure --help")  # fmt: skip
     return known[name]
 
 
