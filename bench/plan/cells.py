@@ -22,6 +22,7 @@ from bench.types import (
     Scoring,
     Tuned,
     grid_of,
+    label_of,
 )
 
 Chosen = dict[tuple[str, Sampler], Schedule]  # (line, sampler) -> the winner of a tuned line
@@ -169,9 +170,11 @@ def check_measured(schedule: Schedule, model: Model) -> None:
     for found in schedule.measured:
         for source in (found.provenance, *found.provenance.get("parts", [])):
             if source.get("model") == model.name and source.get("model_digest") != model.digest:
+                how = source.get("measure", "...")
                 raise ValueError(
                     f"{found.name} was measured on other weights of {model.name}; measure it "
-                    f"again: crs-bench measure {model.name} --measure {source.get('name', '...')}"
+                    f"again: crs-bench measure {model.name} --measure "
+                    f"{label_of(how) if isinstance(how, dict) else how}"
                 )
 
 
