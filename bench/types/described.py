@@ -34,7 +34,7 @@ class Described:
             of another package is written "module:Name".
 
         Raises:
-            TypeError: a field that JSON cannot hold.
+            ValueError: a field that JSON cannot hold.
         """
         kind = type(self)
         name = kind.__name__ if kind.__module__.startswith(_HOME) else _elsewhere(kind)
@@ -70,7 +70,7 @@ def _json(value: Any, where: str) -> Any:
         return {str(key): _json(one, where) for key, one in value.items()}
     if value is None or isinstance(value, str | int | float):
         return value
-    raise TypeError(f"{where} is a {type(value).__name__}, which a record cannot hold; "
+    raise ValueError(f"{where} is a {type(value).__name__}, which a record cannot hold; "
                     "use numbers, text, tuples or other schedules, samplers, ...")  # fmt: skip
 
 
