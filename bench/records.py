@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -57,8 +57,9 @@ def _errors(bench: Bench, anchor: Planned) -> dict[str, dict[str, Any]]:
 
 
 def needed(bench: Bench, cells: Sequence[Planned], scored: Sequence[Planned]) -> set[str]:
-    """Keys of the converged runs whose images cells without a score will be compared with."""
-    compared = {one.anchor.key for one in scored if one.anchor and lacking(bench, one)}
+    """Keys of the converged runs whose images are still to be compared with those of a cell."""
+    compared = {one.anchor.key for one in scored
+                if one.anchor and lacking(bench, one) and not sound(bench, one)}  # fmt: skip
     return {one.key for one in cells if one.key in compared}
 
 
@@ -67,11 +68,18 @@ def whole(bench: Bench, one: Planned) -> bool:
     return all(bench.shelf.has(one.key, task) for task in one.tasks(bench))
 
 
+def sound(bench: Bench, one: Planned) -> bool:
+    """As `whole`, but every byte is read, so that damaged shards are found."""
+    return all(bench.shelf.sound(one.key, task) for task in one.tasks(bench))
+
+
 def keeps(bench: Bench, one: Planned) -> bool:
     """Whether a cell's shards stay on disk after its record: as the experiment says. Those of
     converged runs always do, since other cells are compared with them."""
     keep = bench.scoring.keep
-    return one.role == "converged" or keep == "all" or (keep == "scored" and one.role == "score")
+    if one.role == "converged" or (one.anchor and one.anchor.key == one.key):
+        return True
+    return keep == "all" or (keep == "scored" and one.role == "score")
 
 
 def disk(bench: Bench, cells: Sequence[Planned]) -> str:
@@ -134,8 +142,10 @@ def content(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
     start, cell = time.perf_counter(), one.cell
     model = bench.models[cell.model]
     old = store.load_record(bench.folder, one.key) or {"scores": {}}
-    scores = old["scores"] | scores_of(bench.judge, one.key, len(cell.seeds), found.features)
-    scores |= _distances(bench, one, found)
+    scores = dict(old["scores"])
+    scores |= scores_of(bench.judge, one.key, len(cell.seeds), found.features, scores)
+    if not set(error_keys(bench, one).values()) <= scores.keys():
+        scores |= _distances(bench, one, found)
     return {
         "key": one.key,
         "cell": {
@@ -155,12 +165,15 @@ def content(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def scores_of(judge: Judge, key: str, n: int, features: dict[str, Features]) -> dict[str, Any]:
-    """Score key -> value, error and protocol, of every metric of a judge."""
+def scores_of(
+    judge: Judge, key: str, n: int, features: dict[str, Features], known: Collection[str] = ()
+) -> dict[str, Any]:
+    """Score key -> value, error and protocol, of the metrics of a judge whose key is not known."""
     found = {}
     for metric in judge.metrics:
-        entry = _entry(judge.score(metric, features), metric.name, n)
-        found[store.score_key(key, judge.identity(metric))] = entry | judge.protocol(metric)
+        if (of_score := store.score_key(key, judge.identity(metric))) not in known:
+            entry = _entry(judge.score(metric, features), metric.name, n)
+            found[of_score] = entry | judge.protocol(metric)
     return found
 
 
