@@ -4,8 +4,9 @@ A run, `crs-bench score`, `crs-bench rescore` and `bench.score` all open a `Judg
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,14 @@ class Judge:
 
     @property
     def columns(self) -> dict[str, Metric]:
-        """Name in tables -> metric: its own name, with its fields where the name is taken."""
-        found: dict[str, Metric] = {}
-        for metric in self.metrics:
-            found[metric.name if metric.name not in found else long_name(metric)] = metric
-        return found
+        """Name in tables -> metric: its own name, with its fields where the name is taken.
+
+        Where two have one name, it goes to the one with default fields.
+        """
+        taken: dict[int, str] = {}
+        for i, metric in sorted(enumerate(self.metrics), key=lambda pair: _has_fields(pair[1])):
+            taken[i] = free_name(metric.name, long_name(metric), taken.values())
+        return {taken[i]: metric for i, metric in enumerate(self.metrics)}
 
     def fold(self, images: Iterable[Tensor], count: int | None = None) -> dict[str, Features]:
         """Features of a stream of uint8 batches [n, c, h, w], by layer, one batch at a time.
@@ -159,6 +163,18 @@ class Judge:
 def long_name(metric: Metric) -> str:
     """`precision(k=5)`: a metric's name with the fields that its label shows."""
     return metric.name + metric.label[len(label_of(metric.spec() | {"fields": {}})) :]
+
+
+def _has_fields(metric: Metric) -> bool:
+    return long_name(metric) != metric.name
+
+
+def free_name(name: str, longer: str, taken: Collection[str]) -> str:
+    """A column's name that is not taken: the first of two that is free, else one with a number."""
+    for one in (name, longer):
+        if one not in taken:
+            return one
+    return next(one for i in count(2) if (one := f"{longer} #{i}") not in taken)
 
 
 def extractor_of(text: str, device: str) -> Extractor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench import plan, shards, store
 from bench.features import Features
-from bench.judge import Judge
+from bench.judge import Judge, free_name
 from bench.machine import device_name, versions
 from bench.metrics import FrechetDistance
 from bench.plan import Bench, Chosen, Planned
@@ -217,7 +217,11 @@ def save_plan(bench: Bench, cells: Sequence[Planned], chosen: Chosen) -> None:
     made = plan.outline(bench, cells, chosen)
     for row, one in zip(made["rows"], cells, strict=True):
         row["errors"] = error_keys(bench, one)
-    own = {metric["identity"] for metric in made["metrics"]}
+    known = {metric["identity"]: metric["name"] for metric in made["metrics"]}
     old = store.load_plan(bench.folder)["metrics"] if store.has_plan(bench.folder) else []
-    made["metrics"] += [m for m in old if m.get("added") and m["identity"] not in own]
+    for metric in old:
+        if metric.get("added") and metric["identity"] not in known:
+            longer = metric["name"].partition("(")[0] + "(" + metric["text"].partition("(")[2]
+            known[metric["identity"]] = free_name(metric["name"], longer, known.values())
+            made["metrics"].append(metric | {"name": known[metric["identity"]]})
     store.save_plan(bench.folder, made)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from bench import records, shards, store
 from bench.features import Features
-from bench.judge import Judge, long_name
+from bench.judge import Judge, free_name, long_name
 from bench.plan.outline import metric_entry
 from bench.shards import Shelf
 
@@ -106,8 +106,7 @@ def _extend(folder: Path, plan: dict[str, Any], judge: Judge) -> None:
     known = {metric["identity"]: metric["name"] for metric in plan["metrics"]}
     for metric in judge.metrics:
         if (identity := judge.identity(metric)) not in known:
-            taken = metric.name in known.values()
-            known[identity] = long_name(metric) if taken else metric.name
+            known[identity] = free_name(metric.name, long_name(metric), known.values())
             entry = metric_entry(identity, known[identity], metric)
             plan["metrics"].append(entry | {"added": True})
     store.save_plan(folder, plan)

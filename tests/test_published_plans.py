@@ -56,8 +56,9 @@ def test_two_commands_make_the_table(
     records = store.load_records(folder)
     assert len(records) == 5 * 4  # lines, samplers
     for record in records.values():
-        assert record["metrics"].keys() == {"fd", "precision", "recall"}
-        assert record["protocol"]["n"] == 6 and record["protocol"]["bank"] == 300
+        scores = {score["name"]: score for score in record["scores"].values()}
+        assert scores.keys() == {"fd", "precision", "recall"}
+        assert scores["recall"]["n"] == 6 and scores["recall"]["bank"] == 300
     rate = json.loads((models / "lsun-horse" / "measures" / "v_x.json").read_text())
     assert rate["provenance"]["images"] == 4
     table = (folder / "table.md").read_text()

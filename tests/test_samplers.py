@@ -34,7 +34,7 @@ from bench.samplers import (
     multistep,
 )
 from bench.schedules import Karras, LogSNR
-from bench.types import Noise, Sampler, is_stochastic, steps_for
+from bench.types import Noise, Sampler, steps_for
 
 VARIANTS = [
     DDIM(eta=0.5), DDIM(eta=1.0), DDPM("upper"), DPMpp3M("taylor"),
@@ -44,8 +44,8 @@ VARIANTS = [
     EDMStochastic(churn=0), EDMStochastic(churn=10, s_min=0, s_max=1000, s_noise=1),
 ]  # fmt: skip
 EVERY = [kind() for kind in names.public(samplers).values()] + VARIANTS
-SAMPLERS = [one for one in EVERY if not is_stochastic(one)]
-STOCHASTIC = [one for one in EVERY if is_stochastic(one)]
+SAMPLERS = [one for one in EVERY if not one.stochastic]
+STOCHASTIC = [one for one in EVERY if one.stochastic]
 ORACLES = [Gaussian(), Mixture()]
 
 

@@ -35,6 +35,7 @@ def run(
     """Every missing cell of an experiment, then its tables and figures."""
     from bench import checkpoints, experiments
     from bench.run import run as main_path
+    from bench.types import Experiment
 
     where, made = checkpoints.models_of(models), _experiment(experiment)
     if isinstance(made, experiments.Plan):
@@ -45,7 +46,10 @@ def run(
     elif model or reference or images or nfe or features:
         raise ValueError(f"{experiment} is of no published checkpoint: --model, --reference, "
                          "--images, --nfe and --features change those alone")  # fmt: skip
-    plan = made(where)
+    plan = made(where) if callable(made) else made
+    if not isinstance(plan, Experiment):
+        raise ValueError(f"{experiment} is no experiment: a function of the models folder that "
+                         "returns bench.Experiment(...)")  # fmt: skip
     changes: dict[str, Any] = {"batch": batch} if batch else {}
     changes |= {"keep": keep} if keep else {}
     plan = replace(plan, scoring=replace(plan.scoring, **changes))
@@ -58,8 +62,9 @@ def _share(text: str) -> Any:
     from bench.share import Share
 
     try:
-        return Share(*(int(part) for part in text.split("/")))
-    except (TypeError, ValueError):
+        index, total = text.split("/")
+        return Share(int(index), int(total))
+    except ValueError:
         raise ValueError(f"--share {text!r}: write i/n with 1 <= i <= n, as 1/2 and 2/2") from None
 
 

@@ -135,9 +135,12 @@ def sample(
 ) -> None:
     """Images of a model under a schedule: one PNG a seed, or an .npz with arr_0."""
     from bench import checkpoints, generate, names, samplers
+    from bench.types import Sampler
 
     where = checkpoints.models_of(models)
     walk = names.build(sampler, samplers)
+    if not isinstance(walk, Sampler):
+        raise ValueError(f"{sampler} is no sampler: derive its class from bench.Sampler")
     checkpoint = checkpoints.load(model, device_of(device), dtype, where)
     law = schedule_of(schedule, where.homes(rates_of or model))
     wanted = seeds_of(seeds)
