@@ -41,6 +41,7 @@ _NAMES = {
     "score": "bench.judge",
     "Rate": "bench.types",
     "Costs": "bench.types",
+    "Extractor": "bench.types",
     "Measure": "bench.types",
     "CostMeasure": "bench.types",
     "Cell": "bench.types",
