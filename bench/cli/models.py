@@ -127,7 +127,7 @@ def sample(
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Images of a model under a schedule: one PNG a seed, or an .npz with arr_0."""
+    """Sample a model under a schedule and write one PNG for each seed, or an .npz with arr_0."""
     from bench import checkpoints, generate, names, samplers
 
     where = models or checkpoints.MODELS
@@ -195,7 +195,7 @@ def schedule_(
             help="Karras(rho=7), ConstantRate(v_x, xi=0.5), CheapestPath(gits), grid.json"
         ),
     ],
-    nfe: Annotated[int, typer.Option(help="steps, one evaluation each")] = 10,
+    nfe: Annotated[int, typer.Option(help="number of steps; each evaluates the network once")] = 10,
     json: JSON = False,
     rates_of: RatesOf = "",
     models: Models = None,

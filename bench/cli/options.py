@@ -1,4 +1,4 @@
-"""What the verbs share: options, and how their texts are read."""
+"""Options that several verbs have, and functions that read their text."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,13 +6,13 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-costs = typer.Typer(no_args_is_help=True, help="What the bench itself costs, on this machine.")
+costs = typer.Typer(no_args_is_help=True, help="Time the bench itself on this machine.")
 app.add_typer(costs, name="bench")
 
 Results = Annotated[Path, typer.Option(help="folder that holds one folder an experiment")]
 Models = Annotated[Path | None, typer.Option(help="folder that holds one folder a model")]
 ModelName = Annotated[str, typer.Argument(help="a folder in --models, a path, or a hub id")]
-Seeds = Annotated[str, typer.Option(help="one, or first-last, inclusive")]
+Seeds = Annotated[str, typer.Option(help="one seed, or first-last with both ends")]
 JSON = Annotated[bool, typer.Option("--json", help="machine-readable")]
 Data = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST IDX files")]
 RatesOf = Annotated[
@@ -25,7 +25,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto")]
 
 
 def device_of(name: str) -> str:
-    """A device that is there; `auto` is CUDA where there is one."""
+    """A torch device of this machine. `auto` is CUDA if there is a CUDA device, else the CPU."""
     import torch
 
     if name == "auto":
@@ -40,7 +40,7 @@ def device_of(name: str) -> str:
 
 
 def numbers(text: str, option: str = "--channels") -> tuple[int, ...]:
-    """`64,64,128`, of the option named."""
+    """The whole numbers of a text such as `64,64,128`; messages name the option."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
@@ -48,7 +48,7 @@ def numbers(text: str, option: str = "--channels") -> tuple[int, ...]:
 
 
 def seeds_of(text: str) -> list[int]:
-    """`7`, or `0-9999`, both ends in."""
+    """The seeds of `7`, or of `0-9999` with both ends."""
     try:
         first, _, last = text.partition("-")
         return list(range(int(first), int(last or first) + 1))
@@ -77,24 +77,32 @@ def schedule_of(text: str, folder: Path, *others: Any) -> Any:
         kind = "ConstantRate" if isinstance(found, Rate) else "CheapestPath"
         raise ValueError(f"{text} is a measurement, not a schedule: write {kind}({text})")
     if found is measures.mix or not (callable(found) or others):
-        raise ValueError(f"{text} is no schedule: it is not called with (steps, process)")
+        raise ValueError(f"{text} is no schedule: it takes no (steps, process)")
     return found
 
 
 def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
-    """Training images, evenly spaced: uint8 [images, c, h, w]; Fashion-MNIST's, or of a path."""
+    """Training images at equal distances in their data set: uint8 [images, c, h, w].
+
+    Arguments:
+        data: a folder, zip or array of images, or Fashion-MNIST's IDX files. None: the IDX files
+            where the system keeps them.
+
+    Raises:
+        ValueError: the data does not exist, or holds fewer images.
+    """
     from bench import data as datasets
     from bench import names
     from bench.data import FashionMNIST
 
     prepare = names.build(preprocess, datasets.preprocess)
     if data is not None and not data.exists():
-        raise ValueError(f"--data {data} is not there; give Fashion-MNIST's IDX files (Debian's "
+        raise ValueError(f"--data {data} does not exist; give Fashion-MNIST's IDX files (Debian's "
                          "dataset-fashion-mnist), or a folder, zip or array of images")  # fmt: skip
     if data is not None and not list(data.glob("*-ubyte*")):
         return datasets.spaced(data, images, prepare)
     if prepare != datasets.AsIs():
-        raise ValueError(f"--preprocess {preprocess} prepares images of --data: give their folder")
+        raise ValueError(f"--preprocess {preprocess} needs a folder of images: give it with --data")
     real = (FashionMNIST() if data is None else FashionMNIST(folder=data)).images()
     if not 0 < images <= len(real):
         raise ValueError(f"--images must lie between 1 and {len(real)}, not {images}")
@@ -102,7 +110,7 @@ def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
 
 
 def write_images(out: Path, images: Any, seeds: list[int]) -> None:
-    """uint8 [n, c, h, w] as one .npz, or as one PNG a seed in a folder."""
+    """Write uint8 [n, c, h, w] as one .npz file, or as one PNG for each seed in a folder."""
     import io
 
     import numpy as np
@@ -123,7 +131,7 @@ def write_images(out: Path, images: Any, seeds: list[int]) -> None:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     import json
 
     typer.echo(json.dumps(content))
