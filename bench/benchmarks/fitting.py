@@ -48,7 +48,7 @@ def fitting(
 
 
 def network_calls(trial: Trial, compiled: bool) -> int:
-    """Of a whole `time_samplers`, warm-up included."""
+    """The network calls of one `time_samplers`, with its warm-up."""
     ours, turns = len(SAMPLERS), trial.repeats + 1
     runs = turns * (1 + ours + len(schedulers()))
     if compiled:  # the network and ours again, and a last state of both to compare

@@ -133,7 +133,7 @@ def sample(
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Images of a model under a schedule: one PNG a seed, or an .npz with arr_0."""
+    """Sample a model under a schedule and write one PNG for each seed, or an .npz with arr_0."""
     from bench import checkpoints, generate, names, samplers
 
     where = checkpoints.models_of(models)
@@ -201,7 +201,7 @@ def schedule_(
             help="Karras(rho=7), ConstantRate(v_x, xi=0.5), CheapestPath(gits), grid.json"
         ),
     ],
-    nfe: Annotated[int, typer.Option(help="steps, one evaluation each")] = 10,
+    nfe: Annotated[int, typer.Option(help="number of steps; each evaluates the network once")] = 10,
     json: JSON = False,
     rates_of: RatesOf = "",
     models: Models = None,

@@ -1,4 +1,4 @@
-"""What the verbs share: options, and how their texts are read."""
+"""Options that several verbs have, and functions that read their text."""
 
 import re
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-costs = typer.Typer(no_args_is_help=True, help="What the bench itself costs, on this machine.")
+costs = typer.Typer(no_args_is_help=True, help="Time the bench itself on this machine.")
 app.add_typer(costs, name="bench")
 
 Results = Annotated[Path, typer.Option(help="folder that holds one folder an experiment")]
 Models = Annotated[Path | None, typer.Option(help="folder that holds one folder a model")]
 ModelName = Annotated[str, typer.Argument(help="a folder in --models, a path, or a hub id")]
-Seeds = Annotated[str, typer.Option(help="one, or first-last, inclusive")]
+Seeds = Annotated[str, typer.Option(help="one seed, or first-last with both ends")]
 JSON = Annotated[bool, typer.Option("--json", help="machine-readable")]
 Data = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST IDX files")]
 RatesOf = Annotated[
@@ -26,7 +26,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto")]
 
 
 def device_of(name: str) -> str:
-    """A device that is there; `auto` is CUDA where there is one."""
+    """A torch device of this machine. `auto` is CUDA if there is a CUDA device, else the CPU."""
     import torch
 
     if name == "auto":
@@ -41,7 +41,7 @@ def device_of(name: str) -> str:
 
 
 def numbers(text: str, option: str = "--channels") -> tuple[int, ...]:
-    """`64,64,128`, of the option named."""
+    """The whole numbers of a text such as `64,64,128`; messages name the option."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
@@ -54,7 +54,7 @@ def forms_of(text: str) -> list[str]:
 
 
 def seeds_of(text: str) -> list[int]:
-    """`7`, or `0-9999`, both ends in."""
+    """The seeds of `7`, or of `0-9999` with both ends."""
     try:
         first, _, last = text.partition("-")
         return list(range(int(first), int(last or first) + 1))
@@ -88,19 +88,27 @@ def schedule_of(text: str, folders: list[Path], *others: Any) -> Any:
 
 
 def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
-    """Training images, evenly spaced: uint8 [images, c, h, w]; Fashion-MNIST's, or of a path."""
+    """Training images at equal distances in their data set: uint8 [images, c, h, w].
+
+    Arguments:
+        data: a folder, zip or array of images, or Fashion-MNIST's IDX files. None: the IDX files
+            where the system keeps them.
+
+    Raises:
+        ValueError: the data does not exist, or holds fewer images.
+    """
     from bench import data as datasets
     from bench import names
     from bench.data import FashionMNIST
 
     prepare = names.build(preprocess, datasets.preprocess)
     if data is not None and not data.exists():
-        raise ValueError(f"--data {data} is not there; give Fashion-MNIST's IDX files (Debian's "
+        raise ValueError(f"--data {data} does not exist; give Fashion-MNIST's IDX files (Debian's "
                          "dataset-fashion-mnist), or a folder, zip or array of images")  # fmt: skip
     if data is not None and not list(data.glob("*-ubyte*")):
         return datasets.spaced(data, images, prepare)
     if prepare != datasets.AsIs():
-        raise ValueError(f"--preprocess {preprocess} prepares images of --data: give their folder")
+        raise ValueError(f"--preprocess {preprocess} needs a folder of images: give it with --data")
     real = (FashionMNIST() if data is None else FashionMNIST(folder=data)).images()
     if not 0 < images <= len(real):
         raise ValueError(f"--images must lie between 1 and {len(real)}, not {images}")
@@ -108,7 +116,7 @@ def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
 
 
 def write_images(out: Path, images: Any, seeds: list[int]) -> None:
-    """uint8 [n, c, h, w] as one .npz, or as one PNG a seed in a folder."""
+    """Write uint8 [n, c, h, w] as one .npz file, or as one PNG for each seed in a folder."""
     import io
 
     import numpy as np
@@ -129,7 +137,7 @@ def write_images(out: Path, images: Any, seeds: list[int]) -> None:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     import json
 
     typer.echo(json.dumps(content))
