@@ -3,8 +3,8 @@
 Fast distances with a bound on their error (`points`) decide most comparisons. The others, which are
 near ties, are decided by exact float64 distances. `radii` finds the k-th neighbours in this way.
 
-Simpler code was measured and is slower. Precision and recall (k 3) of 10,000 x 10,000 features took,
-on 2 CPU cores that have bfloat16 in hardware:
+Simpler code was measured, and is slower. Precision and recall (k = 3) of 10,000 x 10,000 features
+took, on 2 CPU cores that have bfloat16 in hardware:
 
     dimensions                                                      2048     1280
     this code                                                      2.3 s    1.7 s
@@ -14,7 +14,7 @@ on 2 CPU cores that have bfloat16 in hardware:
     float64 tiles and torch.topk                                   9.2 s    6.4 s
     torch-fidelity                                                 7.3 s
 
-The peak of memory above the inputs was 0.4 GB for this code and 1.6 GB for torch-fidelity.
+The peak of memory above the inputs was 0.4 to 0.5 GB for this code and 1.6 GB for torch-fidelity.
 """
 
 from collections.abc import Iterator
@@ -36,9 +36,9 @@ _PENDING = 2**18  # near ties that are collected before they are decided
 class _Cover:
     """Which queries lie in at least one ball, border included. It reads distances in tiles.
 
-    A ball certainly contains a query if the fast distance plus its error is below the radius. A ball
-    whose radius is within the error is a near tie. Near ties are collected, and exact distances
-    decide them.
+    A ball certainly contains a query if the fast distance plus its error is below the radius. If
+    the radius is within the error of the distance, the two are a near tie. Near ties are collected,
+    and exact distances decide them.
     """
 
     def __init__(self, queries: Points, balls: Points, radii: Tensor):
