@@ -19,8 +19,8 @@ class Pixels(Extractor):
     """An extractor without a network: the top left `dim` pixels of the first channel."""
 
     dim: int = 6
-    digest: str = "pixels-1"  # type: ignore[misc]
-    name: str = "pixels"  # type: ignore[misc]
+    digest: str = "pixels-1"
+    name: str = "pixels"
 
     def __call__(self, images: Tensor) -> Tensor:
         return images[:, 0].flatten(1)[:, : self.dim].float() / 255
@@ -30,7 +30,7 @@ class Pixels(Extractor):
 class Broken(Pixels):
     """Gives NaN for the one image that is all white."""
 
-    name: str = "broken"  # type: ignore[misc]
+    name: str = "broken"
 
     def __call__(self, images: Tensor) -> Tensor:
         white = (images == 255).flatten(1).all(1)

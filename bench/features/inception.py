@@ -151,7 +151,7 @@ class Inception(nn.Module):
             tf32: whether float32 convolutions may use TF32.
         """
         super().__init__()
-        stages = {name: _faster(getattr(inception, name)) for name in _STAGES}
+        stages = {name: _faster(inception.get_submodule(name)) for name in _STAGES}
         self.stages = nn.Sequential(*stages.values()).to(dtype)
         self.stages.to(memory_format=torch.channels_last).requires_grad_(False)
         self.fc = inception.fc
