@@ -200,7 +200,7 @@ def test_blocks_do_not_change_the_outcome(monkeypatch: pytest.MonkeyPatch) -> No
     fake, real = PAIRS["ties"]
     whole = precision_recall(fake=fake, real=real)
     monkeypatch.setattr(metrics.points, "_PAIRS", 2000)
-    monkeypatch.setattr(metrics.neighbours, "_EXTRA", 0)  # every row takes the slow way
+    monkeypatch.setattr(metrics.radii, "_EXTRA", 0)  # every row takes the slow way
     assert precision_recall(fake=fake, real=real) == whole
     assert precision_recall(fake=PAIRS["offset"][0], real=PAIRS["offset"][1]) == brute(
         *PAIRS["offset"], 3
@@ -260,7 +260,7 @@ def brute_density(fake: Tensor, real: Tensor, k: int) -> tuple[float, float]:
 def test_quick_distances_of_any_precision_do_not_change_the_outcome(
     pair: str, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for room in (metrics.points, metrics.neighbours):
+    for room in (metrics.points, metrics.radii):
         monkeypatch.setattr(room, "kinds", lambda device: (kind,))
     monkeypatch.setattr(metrics.points, "_PAIRS", 90**2)  # several tiles, the last ones smaller
     monkeypatch.setattr(metrics.neighbours, "_PENDING", 100)
@@ -276,7 +276,7 @@ def test_quick_distances_of_any_precision_do_not_change_the_outcome(
 def test_too_many_ties_do_not_change_the_outcome(
     limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics.neighbours, limit, 0)
+    monkeypatch.setattr(metrics.radii, limit, 0)
     for fake, real in (PAIRS["random"], PAIRS["ties"]):
         assert precision_recall(fake=fake, real=real) == brute(fake, real, 3)
 
