@@ -53,8 +53,7 @@ def score(
     found = judge.scores(mine)
     scores = {name: one.value for name, one in found.items()}
     result: dict[str, Any] = {"n": n, "features": features, "reference": reference, **scores}
-    errors = {name: one.error for name, one in found.items() if one.error is not None}
-    result |= {"error": errors} if errors else {}
+    result |= {f"{name}_error": one.error for name, one in found.items() if one.error is not None}
     if bootstrap:
         result["interval_95"] = judge.intervals(mine, bootstrap)
     if against:
