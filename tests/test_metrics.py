@@ -13,7 +13,6 @@ from torch import Tensor
 from bench import metrics, names
 from bench.metrics import KID, density_coverage, frechet_distance, precision_recall
 from bench.metrics.banks import Rows
-from bench.report.frame import HIGHER_IS_BETTER
 from bench.types import Metric
 
 
@@ -483,10 +482,28 @@ def test_a_metric_does_not_know_the_order_of_images(metric: Metric) -> None:
     assert metric(fake=Rows(fake.flip(0)), real=Rows(real.flip(0))).value == pytest.approx(there)
 
 
-def test_the_report_knows_what_rises() -> None:
-    kinds = names.public(metrics).values()
-    rising = {kind.name for kind in kinds if kind.higher_is_better}  # type: ignore[attr-defined]
-    assert rising == HIGHER_IS_BETTER
+@pytest.mark.parametrize(
+    ("cov", "says"),
+    [
+        ([[1.0, 3.0], [3.0, 1.0]], "eigenvalue of -2"),
+        ([[1.0, 3.0], [0.0, 1.0]], "not symmetric"),
+        ([[1.0, 2e-4], [0.0, 1.0]], "not symmetric"),
+        ([[1.0, 0.0], [0.0, -1.0]], "eigenvalue of -1"),
+        ([[1.0, 1j], [-1j, 1.0]], "complex"),
+        ([[1.0, np.inf], [np.inf, 1.0]], "NaN or infinite"),
+    ],
+)
+def test_what_is_no_covariance_is_refused(cov: list, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        frechet_distance([0, 0], np.eye(2), [0, 0], np.array(cov))
+
+
+def test_a_covariance_within_rounding_is_none_the_worse() -> None:
+    """What float32 leaves of a singular covariance has eigenvalues just below 0."""
+    rows = np.random.default_rng(0).standard_normal((20, 64))
+    cov = np.cov(rows, rowvar=False).astype(np.float32)
+    assert np.linalg.eigvalsh(cov.astype(float))[0] < 0
+    assert frechet_distance(np.zeros(64), cov, np.zeros(64), cov) == pytest.approx(0, abs=1e-4)
 
 
 def test_every_metric_answers_to_its_label() -> None:
