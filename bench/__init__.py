@@ -29,8 +29,6 @@ Read `bench/run.py` first: it is that line as code. The rooms:
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
-
 _ROOMS = (
     "schedules", "samplers", "measures", "metrics", "features", "checkpoints",
     "process", "experiments", "report", "store", "training", "data", "zoo",
@@ -51,12 +49,24 @@ _NAMES = {
 
 def __getattr__(name: str) -> Any:
     """Rooms and public names load on first use, so that reports run without torch."""
+    if name == "__version__":
+        return _version()
     name = _ALIASES.get(name, name)
     if name in _ROOMS:
         return importlib.import_module(f"bench.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'bench' has no attribute {name!r}")
+
+
+def _version() -> str:
+    """The version of the installed package. pyproject.toml says it, and nothing else does."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("crs-bench")
+    except metadata.PackageNotFoundError:
+        return "unknown, not installed"
 
 
 def __dir__() -> list[str]:

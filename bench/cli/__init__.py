@@ -4,6 +4,7 @@ A verb is a function in the file of its kind here, registered where it is define
 """
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -13,8 +14,21 @@ from bench.cli.options import app
 __all__ = ["app", "costs", "experiments", "listing", "main", "models", "scoring", "training"]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import bench
+
+        typer.echo(bench.__version__)
+        raise typer.Exit()
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
     """Noise schedules for diffusion models, compared honestly."""
 
 

@@ -172,6 +172,7 @@ def measure(
 ) -> None:
     """Measure a rate, or costs of steps, and write MODEL/measures/NAME.json.
 
+    Of a model that lies in the installed package, the file is written in the user's data folder.
     The same command after a stop continues where a rate was stopped. A file that was measured
     otherwise is not overwritten: give another --name.
     """
@@ -184,12 +185,16 @@ def measure(
     planned = measures.planned(checkpoint, what, levels, images)
     name = name or what.name
     path = measures.check_free(where.writable(model), name, planned)
+    hidden = [old for home in where.homes(model)
+              if (old := measures.path_of(home, name)).is_file() and old != path]  # fmt: skip
     kept, start = path.with_name(f".{digest(planned)}.partial"), time.monotonic()
     found = measures.measure(
         checkpoint, what, lambda: pictures(data, images, preprocess), levels, batch, kept
     )
     typer.echo(f"measured in {time.monotonic() - start:.1f} s", err=True)
     typer.echo(measures.save(path, replace(found, name=name)))
+    for old in hidden:
+        typer.echo(f"{name} of {model} is this file from now on, not {old}", err=True)
 
 
 @app.command("schedule")

@@ -1,7 +1,7 @@
 """Verbs that train: networks and codecs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,7 +54,7 @@ def train(
     dataset = FashionMNIST() if data is None else FashionMNIST(folder=data)
     where = checkpoints.models_of(models)
     known = where.homes(rates_of) if rates_of else [out]
-    latents = checkpoints.codec_for(out, codec) if codec else None
+    latents = checkpoints.codec_for(out, _codec_home(codec, where)) if codec else None
     c, size, _ = latents.state if latents else (1, 28, 28)
     recipe = training.Recipe(
         name=out.name, codec=latents,
@@ -116,9 +116,7 @@ def reconstruct(
 
     from bench import checkpoints
 
-    home = Path(model)
-    if not (home / "codec.json").is_file():
-        home = checkpoints.models_of(models).folder(model)
+    home = _codec_home(Path(model), checkpoints.models_of(models))
     codec = checkpoints.load_codec(
         home, checkpoints.read_codec(home), device_of(device), torch.float32
     )
@@ -127,3 +125,8 @@ def reconstruct(
             for part in pictures(data, images).split(256)]  # fmt: skip
     write_images(out, torch.cat(back), list(range(images)))
     typer.echo(out)
+
+
+def _codec_home(given: Path, models: Any) -> Path:
+    """The folder of train-codec, or that of a latent model."""
+    return given if (given / "codec.json").is_file() else models.folder(given)

@@ -1,4 +1,4 @@
-"""Numbers of others, from `published.csv` beside the experiments folders: cited, not run here."""
+"""Numbers of others, from `published.csv`: cited, not run here."""
 
 import csv
 from pathlib import Path
@@ -6,11 +6,27 @@ from pathlib import Path
 Row = dict[str, str]  # model, dataset, space, sampler, schedule, nfe, fid, precision, recall, ...
 _COLUMNS = ("model", "sampler", "schedule", "nfe", "fid", "precision", "recall", "note", "source")
 _HEADS = ("Model", "Sampler", "Schedule", "NFE", "FID", "Precision", "Recall", "Note", "Source")
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped() -> Path:
+    """The file that comes with the project: in the package, or in results/ of a checkout."""
+    inside = _PACKAGE / "shipped" / "published.csv"
+    return inside if inside.is_file() else _PACKAGE.parent / "results" / "published.csv"
 
 
 def read(folder: Path, dataset: str) -> list[Row]:
-    """The rows of a data set; none if there is no such file, or no data set is asked for."""
-    path = folder.parent / "published.csv"
+    """The rows of a data set.
+
+    Arguments:
+        folder: of an experiment. A `published.csv` beside it is read in place of the shipped one.
+        dataset: none is asked for if it is "".
+
+    Raises:
+        ValueError: the file lacks a column.
+    """
+    beside = folder.parent / "published.csv"
+    path = beside if beside.is_file() else shipped()
     if not dataset or not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
