@@ -15,8 +15,10 @@ from typing import Any
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The tail of an error message: the nearest known name, and all of them."""
+    """The end of an error message: the nearest known name, and all known names."""
     known = list(known)
+    if name.lower() == "fid" and "FrechetDistance" in known:
+        return "; did you mean fd? FID is fd on inception-v3-compat"
     folded = {item.lower(): item for item in known}
     close = difflib.get_close_matches(name.lower(), folded, 1, 0.4)
     hint = f"; did you mean {folded[close[0]]}?" if close else ""
@@ -122,8 +124,8 @@ def _lookup(name: str, rooms: tuple[ModuleType, ...]) -> type:
 
 
 def _label(kind: type) -> Any:
-    """The class variable `name` of metrics and measures, if it has one."""
-    return vars(kind).get("name")
+    """The class variable `written`, else `name`: another name on the command line, if any."""
+    return vars(kind).get("written", vars(kind).get("name"))
 
 
 def _fold(name: str) -> str:
