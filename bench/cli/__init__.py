@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import costs, experiments, listing, models, scoring, training
+from bench.cli import benchmarks, experiments, listing, models, scoring, training
 from bench.cli.options import app
 
-__all__ = ["app", "costs", "experiments", "listing", "main", "models", "scoring", "training"]
+__all__ = ["app", "benchmarks", "experiments", "listing", "main", "models", "scoring", "training"]
 
 
 def _print_version(wanted: bool) -> None:

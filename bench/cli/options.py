@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-costs = typer.Typer(no_args_is_help=True, help="Time the bench itself on this machine.")
-app.add_typer(costs, name="bench")
+benchmarks = typer.Typer(no_args_is_help=True, help="Time the bench itself on this machine.")
+app.add_typer(benchmarks, name="bench")
 
 Results = Annotated[Path, typer.Option(help="folder that holds one folder an experiment")]
 Models = Annotated[Path | None, typer.Option(help="folder that holds one folder a model")]
@@ -19,7 +19,7 @@ Data = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST IDX fil
 RatesOf = Annotated[
     str,
     typer.Option(
-        "--rates", help="model whose rates and costs the schedule may name; default: the same"
+        "--rates", help="model whose rates and benchmarks the schedule may name; default: the same"
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto")]

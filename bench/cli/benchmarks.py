@@ -1,4 +1,4 @@
-"""What the bench itself costs: `crs-bench bench`."""
+"""What the bench itself benchmarks: `crs-bench bench`."""
 
 import math
 import time
@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import Device, Models, costs, device_of, numbers
+from bench.cli.options import Device, Models, benchmarks, device_of, numbers
 
 
-@costs.command("sampler")
+@benchmarks.command("sampler")
 def bench_sampler(
     network: Annotated[
         list[str] | None,
@@ -52,7 +52,7 @@ def bench_sampler(
         typer.echo(store.write_json(json, about | {"networks": found}))
 
 
-@costs.command("network")
+@benchmarks.command("network")
 def bench_network(
     model: Annotated[str, typer.Argument(help="a folder in --models, a path, adm-256, latent")],
     batches: Annotated[str, typer.Option(help="images at once, ascending until one fails")] = (
@@ -91,7 +91,7 @@ def bench_network(
         typer.echo(store.write_json(json, content))
 
 
-@costs.command("metrics")
+@benchmarks.command("metrics")
 def bench_metrics(
     only: Annotated[str, typer.Option(help="of frechet,neighbours,inception")] = (
         "frechet,neighbours,inception"
