@@ -21,41 +21,44 @@ ROOMS = {
 
 # room -> the rooms that it may import
 ALLOWED: dict[str, set[str]] = {
-    "types": set(),
+    "store": set(),
     "noise": set(),
+    "share": set(),
+    "machine": set(),
+    "types": {"store"},  # an identity is a digest
     "process": {"types"},
     "curves": {"types"},
+    "data": {"types"},
+    "names": {"types"},
+    "fetch": {"store"},
+    "report": {"store"},
     "schedules": {"types", "process", "noise", "curves", "store"},
     "samplers": {"types", "process", "noise"},
     "metrics": {"types", "process", "noise"},
     "features": {"types", "process", "data", "store"},
     "measures": {
-        "types",
-        "curves",
-        "features",
-        "metrics",
-        "noise",
-        "samplers",
-        "schedules",
-        "store",
+        "types", "curves", "features", "metrics", "noise", "samplers", "schedules", "store",
     },
     "checkpoints": {"types", "process", "names", "store"},
     "zoo": {"types", "process", "names", "store", "checkpoints"},
-    "data": {"types"},
     "generate": {"types", "noise"},
-    "store": set(),
-    "fetch": {"store"},
-    "report": {"store"},
-    "names": {"types"},
-    "training": ROOMS - {"run", "experiments", "cli", "report", "zoo"},
-    "experiments": ROOMS - {"cli", "run", "report"},
-    "lab": ROOMS - {"run", "experiments", "cli", "report", "training", "zoo"},
-    "judge": {"types", "features", "metrics", "lab"},
-    "run": ROOMS - {"cli", "benchmarks", "zoo"},
-    "benchmarks": ROOMS - {"cli"},
+    # the spine: each may import those above it
+    "judge": {"types", "features", "metrics", "names", "store"},
+    "shards": {"types", "generate", "features", "store"},
+    "plan": {"types", "checkpoints", "generate", "judge", "schedules", "shards", "store"},
+    "records": {"types", "plan", "shards", "judge", "store", "machine", "features", "metrics"},
+    "rescore": {"types", "plan", "records", "shards", "judge", "store", "features"},
+    "run": {"types", "checkpoints", "plan", "records", "shards", "store", "machine", "share",
+            "report"},
+    "training": {"types", "checkpoints", "data", "features", "measures", "process", "schedules",
+                 "store"},
+    "experiments": {"types", "checkpoints", "data", "features", "judge", "measures", "samplers",
+                    "schedules", "zoo"},
+    "benchmarks": {"types", "checkpoints", "features", "generate", "metrics", "names", "samplers",
+                   "schedules", "zoo"},
     "cli": ROOMS - {"__main__"},
     "__main__": {"cli"},
-}
+}  # fmt: skip
 
 # file -> the rooms that it may import besides: a card's family is looked up by its name
 LAZY = {"checkpoints/family.py": {"zoo"}}
@@ -119,6 +122,15 @@ def test_import_direction(room: str) -> None:
     assert not wrong, f"{room} may import {allowed}:\n" + "\n".join(wrong)
 
 
+def test_rooms_are_in_one_order() -> None:
+    """No room reaches itself through others."""
+    left = dict(ALLOWED)
+    while left:
+        free = [room for room, others in left.items() if not others & left.keys() - {room}]
+        assert free, f"these rooms import each other: {', '.join(sorted(left))}"
+        left = {room: others for room, others in left.items() if room not in free}
+
+
 def test_store_imports_only_the_standard_library() -> None:
     wrong = [
         f"{where(path, line)} {name}"
@@ -139,6 +151,37 @@ def test_report_imports_no_torch() -> None:
         if name.split(".")[0] in torch_based or name == "safetensors.torch"
     ]
     assert not wrong, "\n".join(wrong)
+
+
+# file -> what it may ask of an object that is none of ours, and why
+ASKED: dict[str, set[str]] = {
+    "data/decode.py": {"image.n_frames"},  # Pillow has it for some formats only
+    "metrics/points.py": {"torch.cpu.get_capabilities"},  # not in every torch
+    "names.py": {"f.type.__name__", "module.name"},  # a type may be text; a module of the user's
+    "features/inception.py": {"stage.bn"},  # torchvision's stages are of two kinds
+    "cli/models.py": {"kind.published"},  # extractors whose weights others publish
+}
+
+
+def asked(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and `object.name` of each hasattr, and of each getattr with a default, in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id == "hasattr" or (node.func.id == "getattr" and len(node.args) == 3):
+                what, name = node.args[:2]
+                text = name.value if isinstance(name, ast.Constant) else ast.unparse(name)
+                yield node.lineno, f"{ast.unparse(what)}.{text}"
+
+
+def test_no_trait_is_optional() -> None:
+    """What a part may leave out has its default in the base class, where it is seen and typed."""
+    files = {path.relative_to(BENCH).as_posix(): path for path in BENCH.rglob("*.py")}
+    found = {name: list(asked(path)) for name, path in files.items()}
+    wrong = [f"{where(files[name], line)} {what}" for name, each in sorted(found.items())
+             for line, what in each if what not in ASKED.get(name, set())]  # fmt: skip
+    assert not wrong, "give the base class a default instead:\n" + "\n".join(wrong)
+    gone = {name: whats - {what for _, what in found[name]} for name, whats in ASKED.items()}
+    assert not any(gone.values()), "no longer asked; take it out of ASKED"
 
 
 def test_public_names_have_docstrings() -> None:
