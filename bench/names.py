@@ -185,7 +185,10 @@ def _literals(hint: Any) -> Iterable[str]:
 
 
 def _known(rooms: Rooms) -> dict[str, type]:
-    """Folded name -> dataclass. Metrics and measures also answer to their class variable `name`, others to `written`."""
+    """Folded name -> dataclass.
+
+    A class also answers to its class variable `written` or, without one, `name`.
+    """
     known = {key: kind for room in reversed(rooms) for key, kind in public(room).items()}
     labels = {vars(kind).get("written", vars(kind).get("name")): kind for kind in known.values()}
     folded = {_fold(key): kind for key, kind in known.items()}

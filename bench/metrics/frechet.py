@@ -54,8 +54,8 @@ class Gaussian:
             )
         apart = float(np.abs(covariance - covariance.T).max(initial=0))
         if apart > _ROUNDING * float(np.abs(covariance).max(initial=0)):
-            raise ValueError(f"cov{which} is not symmetric: two entries differ by {apart:.3g}; it is "
-                             "no covariance")  # fmt: skip
+            raise ValueError(f"cov{which} is no covariance: it is not symmetric, two entries differ "
+                             f"by {apart:.3g}")  # fmt: skip
         self.which, self.cov = which, (covariance + covariance.T) / 2
 
     @cached_property
