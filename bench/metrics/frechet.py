@@ -54,7 +54,7 @@ class Gaussian:
             )
         apart = float(np.abs(covariance - covariance.T).max(initial=0))
         if apart > _ROUNDING * float(np.abs(covariance).max(initial=0)):
-            raise ValueError(f"cov{which} is no covariance: it is not symmetric, two entries differ "
+            raise ValueError(f"cov{which} is no covariance: not symmetric, two entries differ "
                              f"by {apart:.3g}")  # fmt: skip
         self.which, self.cov = which, (covariance + covariance.T) / 2
 
