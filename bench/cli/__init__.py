@@ -16,9 +16,9 @@ __all__ = ["app", "benchmarks", "experiments", "listing", "main", "models", "sco
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        import bench
+        from bench import __version__
 
-        typer.echo(bench.__version__)
+        typer.echo(__version__)
         raise typer.Exit()
 
 
