@@ -21,6 +21,8 @@ Rooms = tuple[ModuleType, ...]
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the known name that is most similar, and all known names."""
     known = list(known)
+    if name.lower() == "fid" and "FrechetDistance" in known:
+        return "; did you mean fd? FID is fd on inception-v3-compat"
     folded = {item.lower(): item for item in known}
     close = difflib.get_close_matches(name.lower(), folded, 1, 0.4)
     hint = f"; did you mean {folded[close[0]]}?" if close else ""
@@ -183,9 +185,13 @@ def _literals(hint: Any) -> Iterable[str]:
 
 
 def _known(rooms: Rooms) -> dict[str, type]:
-    """Folded name -> dataclass. Metrics and measures also answer to their variable `name`."""
+    """Folded name -> dataclass.
+
+    A class variable `written`, or else `name`, is another name of its class. Metrics and measures
+    have one.
+    """
     known = {key: kind for room in reversed(rooms) for key, kind in public(room).items()}
-    labels = {vars(kind).get("name"): kind for kind in known.values()}
+    labels = {vars(kind).get("written", vars(kind).get("name")): kind for kind in known.values()}
     folded = {_fold(key): kind for key, kind in known.items()}
     return folded | {_fold(label): kind for label, kind in labels.items() if isinstance(label, str)}
 
