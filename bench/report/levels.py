@@ -113,10 +113,9 @@ class Curve:
         v = self.per_degree[:, 0]
         return np.concatenate([[0], np.cumsum((v[1:] + v[:-1]) / 2 * np.diff(self.angle))])
 
-    def used_by(self, record: dict[str, Any]) -> bool:
-        """Whether the schedule of a cell uses this rate."""
-        cell = record["cell"]
-        return cell["model"] == self.model and uses_rate(cell["schedule"], self.name)
+    def used_by(self, schedule: dict[str, Any], model: str) -> bool:
+        """Whether a schedule on this model uses this rate."""
+        return model == self.model and uses_rate(schedule, self.name)
 
 
 def curves(results: Results, model: str) -> list[Curve]:
@@ -178,14 +177,17 @@ def rates(results: Results, model: str) -> Figure:
 def _colors(results: Results, drawn: Iterable[Curve]) -> list[str]:
     """For each rate the colour of the first schedule line that uses it.
 
-    If another rate has that colour already, the rate gets a free colour.
+    If another rate has that colour already, the rate gets a free colour. The plan says which line
+    uses which rate. A record cannot say so: lines with the same grid share one record.
     """
     known, found = looks(results), list[str]()
     scored = results.frame[results.frame.role == "score"]
     cells = zip(scored.line, scored.key, strict=True)
-    pairs = [(line, results.records[key]) for line, key in cells if key in results.records]
+    ran = {line: results.records[key]["cell"]["model"] for line, key in cells
+           if key in results.records}  # fmt: skip
+    schedules = {line: results.plan["lines"][line]["schedule"] for line in ran}
     for curve in drawn:
-        lines = [line for line, record in pairs if curve.used_by(record)]
+        lines = [line for line, model in ran.items() if curve.used_by(schedules[line], model)]
         wanted = [known[line].color for line in lines[:1]]
         free = [color for color in (*wanted, *WARM, *COOL) if color not in found]
         found.append((free or COOL)[0])
