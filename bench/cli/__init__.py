@@ -7,10 +7,12 @@ import sys
 
 import typer
 
-from bench.cli import costs, experiments, listing, models, scoring, training
+from bench.cli import costs, docs, experiments, listing, models, scoring, training
 from bench.cli.options import app
 
-__all__ = ["app", "costs", "experiments", "listing", "main", "models", "scoring", "training"]
+__all__ = [
+    "app", "costs", "docs", "experiments", "listing", "main", "models", "scoring", "training",
+]  # fmt: skip
 
 
 @app.callback()
