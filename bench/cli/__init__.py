@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import benchmarks, experiments, listing, models, scoring, training
+from bench.cli import benchmarks, docs, experiments, listing, models, scoring, training
 from bench.cli.options import app
 
-__all__ = ["app", "benchmarks", "experiments", "listing", "main", "models", "scoring", "training"]
+__all__ = [
+    "app", "benchmarks", "docs", "experiments", "listing", "main", "models", "scoring", "training",
+]  # fmt: skip
 
 
 def _print_version(wanted: bool) -> None:
