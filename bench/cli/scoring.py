@@ -40,7 +40,10 @@ def score(
     json: JSON = False,
     device: Device = "auto",
 ) -> None:
-    """Score images against reference statistics. Warnings on stderr say why scores may not compare."""
+    """Score images against reference statistics.
+
+    Warnings on stderr say why the scores cannot be compared with other scores.
+    """
     import dataclasses
 
     from bench import data

@@ -38,7 +38,7 @@ class Unweighted:
 
 @dataclass(frozen=True)
 class MinSNR:
-    """Weight min(SNR, gamma) of the squared error of x0, SNR = sigma^-2 (Hang et al. 2023, Eq. 8)."""
+    """Weight min(SNR, gamma) of the squared error of x0; SNR = sigma^-2 (Hang et al. 2023)."""
 
     gamma: float = 5.0
 
