@@ -30,7 +30,7 @@ def log_rate(rate: Rate, log_sigma: np.ndarray, floor: float, smooth: float) -> 
     finite = np.isfinite(v)
     if not (v > 0).any():
         raise ValueError(
-            f"rate {rate.name} is zero everywhere, so no schedule follows from it; measure another rate"
+            f"rate {rate.name} is zero everywhere, so it gives no schedule; measure another one"
         )
     level, per_log = level[finite], (v * np.exp(np.log(rate.sigma.numpy())))[finite]
     log_v = np.log(np.maximum(per_log, floor * per_log.max()))  # per log sigma

@@ -118,7 +118,7 @@ def check_fits(model: Model, sampler: Sampler, guidance: float | None = None) ->
             model.denoiser()
         except ValueError as error:
             raise ValueError(
-                f"{model.name} has no unconditional prediction: it takes no guidance; leave --guidance out"
+                f"{model.name} has no unconditional prediction: it takes no guidance"
             ) from error
     if sampler.needs_variance and not model.predicts_variance:
         raise ValueError(

@@ -279,7 +279,7 @@ def test_classes_want_labels(tiny: str, tmp_path: Path, monkeypatch, capsys) -> 
     asked = ("sample", home, out, "--device", "cpu", "--seeds", "0-4", "--nfe", "2")
     assert crs(monkeypatch, *asked) == 0 and len(list(out.glob("*.png"))) == 5
     assert crs(monkeypatch, *asked, "--guidance", "1.5") == 2
-    assert "not trained to predict without a class" in capsys.readouterr().err
+    assert "no unconditional prediction" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

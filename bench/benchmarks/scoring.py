@@ -66,7 +66,7 @@ def score_lines(
 
 
 def _features(n: int, dim: int, seed: int) -> Tensor:
-    """Features like an extractor's: not negative, with few effective dimensions. float32 [n, dim]."""
+    """Features like an extractor's, float32 [n, dim]: not negative, of low effective dimension."""
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(64, dim, generator=generator) / 8
     generator.manual_seed(seed + 1)

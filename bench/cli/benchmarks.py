@@ -114,7 +114,7 @@ def bench_metrics(
     json: Annotated[Path | None, typer.Option(help="JSON file for all readings")] = None,
     device: Device = "auto",
 ) -> None:
-    """Time our metrics and extractor beside torch-fidelity's and clean-fid's: seconds and memory."""
+    """Time our metrics and extractor beside torch-fidelity's and clean-fid's."""
     import dataclasses
 
     from bench import benchmarks, store

@@ -109,7 +109,7 @@ def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
     prepare = names.build(preprocess, datasets.preprocess)
     if data is not None and not data.exists():
         raise ValueError(f"--data {data} does not exist; give the IDX files of Fashion-MNIST "
-                         "(Debian: dataset-fashion-mnist), or a folder, zip or array of images")  # fmt: skip
+                         "(Debian: dataset-fashion-mnist), or a folder, zip or array")  # fmt: skip
     if data is not None and not list(data.glob("*-ubyte*")):
         return datasets.spaced(data, images, prepare)
     if prepare != datasets.AsIs():

@@ -1,4 +1,4 @@
-"""Convert image files and arrays to 8-bit grey or RGB. A conversion that is not exact is refused."""
+"""Convert image files and arrays to 8-bit grey or RGB. Every conversion is exact."""
 
 import io
 from pathlib import Path
@@ -74,7 +74,7 @@ def layout(pixels: np.ndarray, path: Path) -> np.ndarray:
         )
     last, first = (pixels.shape[axis] in (1, 3) for axis in (3, 1))
     if last == first:
-        what = "which fits both layouts" if last else "without an axis of 1 or 3 channels"
+        what = "which fits both layouts" if last else "which has no axis of 1 or 3 channels"
         raise ValueError(
             f"{path} holds uint8 {list(pixels.shape)}, {what}; save [n, h, w, c] with c 1 or 3"
         )

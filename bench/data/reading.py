@@ -81,7 +81,7 @@ def _images(path: Path) -> list[tuple[str, Callable[[], np.ndarray]]]:
 def pickle_refusal(path: str | Path) -> str:
     """The message for a pickle, such as EDM2's reference statistics. A pickle can run any code."""
     return (
-        f"{path} is a pickle, and a pickle can run code when it is read; if you trust it, convert it: "
+        f"{path} is a pickle, and a pickle can run any code; if you trust it, convert it: "
         f"s = pickle.load(open('{path}', 'rb'))['fid']; "
         "np.savez('reference.npz', mu=s['mu'], sigma=s['sigma'])"
     )

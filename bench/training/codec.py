@@ -52,7 +52,7 @@ class CodecRecipe:
             raise ValueError("an autoencoder needs channels and latent channels")
 
     def card(self, image: tuple[int, int, int]) -> CodecCard:
-        """The codec's card before training. ValueError: the image size cannot be halved so often."""
+        """The codec's card before training. ValueError: the image cannot be halved so often."""
         c, h, w = image
         depth, cut = len(self.channels), 2 ** (len(self.channels) - 1)
         if h % cut or w % cut:
