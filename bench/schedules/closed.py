@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from scipy.special import expit, logit
-from scipy.stats import beta, laplace, norm
 from torch import Tensor
 
 from bench.schedules.ends import times, with_ends
@@ -148,6 +147,8 @@ class LogNormal(Schedule):
             )
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        from scipy.stats import norm  # seconds to import
+
         return with_ends(_quantiles(norm(self.mean, self.std), steps, process), process)
 
 
@@ -174,6 +175,8 @@ class Laplace(Schedule):
             )
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        from scipy.stats import laplace  # seconds to import
+
         return with_ends(
             _quantiles(laplace(-self.mean / 2, self.scale / 2), steps, process), process
         )
@@ -305,6 +308,8 @@ class Beta(Schedule):
             raise ValueError(f"Beta: unknown variable of={self.of!r}; known: timestep, sigma")
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        from scipy.stats import beta  # seconds to import
+
         share = torch.as_tensor(beta(self.a, self.b).isf(times(steps).numpy()))  # 1 .. 0
         ends = torch.tensor([process.sigma_max, process.sigma_min], dtype=torch.float64)
         if self.of == "timestep":
