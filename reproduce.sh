@@ -87,7 +87,8 @@ setup() {
     echo "reproduce.sh: building .venv/ with $python (several GB on a first run)" >&2
     rm -rf .venv
     "$UV" venv -q --python "$python" .venv
-    "$UV" pip install --python .venv/bin/python -c .ci/constraints.txt -e '.[dev]'
+    "$UV" pip install --python .venv/bin/python -c .ci/constraints.txt \
+        --build-constraints .ci/constraints.txt -e '.[dev]'
     printf '%s\n' "$want" >"$stamp"
 }
 

@@ -17,6 +17,7 @@ from bench import metrics as metric_room
 from bench import names
 from bench.features import Features, Reference
 from bench.metrics import interval, paired_interval
+from bench.metrics.frechet import gaussian_of
 from bench.store import digest
 from bench.types import Extractor, FeatureStatistics, Metric, Score, label_of
 
@@ -67,7 +68,9 @@ class Judge:
         layers.pop("features", None)
         real = feature_room.load_reference(reference, extractor, rows, tuple(layers))
         _check_rows(readers, real)
-        return cls(extractor, found, bank, replace(real, bank=real.bank.to(device)).by_layer)
+        real = replace(real, bank=real.bank.to(device))
+        _check_moments(real)
+        return cls(extractor, found, bank, real.by_layer)
 
     @property
     def layers(self) -> dict[str, int]:
@@ -226,6 +229,15 @@ def metrics_of(forms: Sequence[str], extractor: Extractor) -> tuple[Metric, ...]
             )
         found.append(metric)
     return tuple(found)
+
+
+def _check_moments(reference: Reference) -> None:
+    """ValueError, naming the reference, unless its statistics are those of real features."""
+    for layer, found in reference.by_layer.items():
+        try:
+            gaussian_of(found).root  # noqa: B018 - kept for the scores
+        except ValueError as error:
+            raise ValueError(f"reference {reference.name}, {layer}: {error}") from None
 
 
 def _check_rows(metrics: Sequence[Metric], reference: Reference) -> None:

@@ -1,4 +1,4 @@
-"""Text to objects: `Karras(rho=7)`, `ddim`, `mylab.schedules:Mine(x=3)`; never evaluates code."""
+"""Text to objects: `Karras(rho=7)`, `ddim`, `mylab.schedules:Mine(x=3)`. No code is evaluated."""
 
 import ast
 import dataclasses
@@ -8,15 +8,21 @@ import inspect
 import keyword
 import re
 import sys
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+Rooms = tuple[ModuleType, ...]
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The tail of an error message: the nearest known name, and all of them."""
+    """The end of an error message: the known name that is most similar, and all known names."""
     known = list(known)
+    if name.lower() == "fid" and "FrechetDistance" in known:
+        return "; did you mean fd? FID is fd on inception-v3-compat"
     folded = {item.lower(): item for item in known}
     close = difflib.get_close_matches(name.lower(), folded, 1, 0.4)
     hint = f"; did you mean {folded[close[0]]}?" if close else ""
@@ -24,7 +30,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def public(module: ModuleType) -> dict[str, type]:
-    """The dataclasses that a module defines, by name."""
+    """The dataclasses that a module defines, by name. Names that start with _ are left out."""
     return {
         name: value
         for name, value in vars(module).items()
@@ -35,27 +41,41 @@ def public(module: ModuleType) -> dict[str, type]:
     }
 
 
-def build(
-    text: str, module: ModuleType | tuple[ModuleType, ...], values: Mapping[str, Any] | None = None
-) -> Any:
-    """An instance of a dataclass of `module`, or of `other.module:Name`, from its written form.
+def build(text: str, module: ModuleType | Rooms, values: Mapping[str, Any] | None = None) -> Any:
+    """The object that a written form describes.
 
-    module: one, or several that are looked through.
+    A form is the name of a dataclass, or a call: `Karras`, `Karras(3)`, `Karras(rho=3)`. Case,
+    hyphens and underscores in a name do not matter. `my.module:Name(...)` names a dataclass of
+    another module. The caller checks that such a dataclass is, say, a schedule.
 
-    Arguments are Python literals, names of `values` (rates of a model, say), calls of functions
-    among those, or nested forms.
-    ValueError: bad syntax, unknown name (with the nearest), arguments that the class refuses.
+    An argument is a Python literal, a name in `values`, a call of a function in `values`, or
+    another form. Where the field's type is a Literal of texts, the text needs no quotes:
+    `ConstantRate(v_x, coordinate=logsnr)`.
+
+    Arguments:
+        text: the form.
+        module: where the dataclasses are looked up: one module, or several. The first one that
+            has the name is used.
+        values: name -> object. An example is the measured rates of a model.
+
+    Returns:
+        An instance of the dataclass, or the object in `values` that `text` names.
+
+    Raises:
+        ValueError: wrong syntax, an unknown name (the message has the most similar known name), or
+            arguments that the dataclass refuses.
     """
-    text = text.strip()
+    text, rooms = text.strip(), module if isinstance(module, tuple) else (module,)
     name, _, rest = text.partition("(")
     if ":" in name:
-        path, _, attribute = name.rpartition(":")
-        module, text = _import(path), attribute + (f"({rest}" if rest else "")
+        path, _, name = name.rpartition(":")
+        theirs = _import(path)
+        _lookup(name, (theirs,))  # a class of `rooms` must not stand in for a missing one
+        rooms, text = (theirs, *rooms), name + (f"({rest}" if rest else "")
     elif keyword.iskeyword(name) and rest:
-        text = f"{name}_({rest}"  # `is(10)`: an underscore is no part of a name
+        text = f"{name}_({rest}"  # Python cannot parse `is(10)`; an underscore does not matter
     elif re.fullmatch(r"[\w-]+", name) and rest:
-        text = name.replace("-", "_") + f"({rest}"  # `inception-v3-compat(...)` is a name too
-    rooms = module if isinstance(module, tuple) else (module,)
+        text = name.replace("-", "_") + f"({rest}"  # Python cannot parse `dpm-pp-2m(...)`
     if not rest and text not in (values or {}):
         return _make(_lookup(text, rooms), [], {})
     try:
@@ -66,7 +86,11 @@ def build(
 
 
 def attribute(text: str) -> Any:
-    """`module:name` of the user's; ValueError if there is no such module or name."""
+    """The object that `module:name` names.
+
+    Raises:
+        ValueError: no such module, or no such name in it.
+    """
     path, _, name = text.rpartition(":")
     module = _import(path)
     if not hasattr(module, name):
@@ -77,53 +101,107 @@ def attribute(text: str) -> Any:
 def _import(path: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)  # the user's own module lies where they work
+        sys.path.insert(0, here)  # a user's module is a file in the working folder
     try:
         return importlib.import_module(path)
     except (ModuleNotFoundError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"no module {path!r} here or installed ({error}); run where {path}.py lies"
-        ) from error
+        raise ValueError(f"no module {path!r} ({error}): work in the folder that holds {path}.py, "
+                         "or install it") from error  # fmt: skip
 
 
-def _value(node: ast.expr, rooms: tuple[ModuleType, ...], values: Mapping[str, Any]) -> Any:
+def _value(
+    node: ast.expr, rooms: Rooms, values: Mapping[str, Any], texts: tuple[str, ...] = ()
+) -> Any:
+    """The object that a parsed argument describes. texts: those that the field takes unquoted."""
     if isinstance(node, ast.Dict):
-        if not all(isinstance(key, ast.Name | ast.Constant) for key in node.keys):
-            raise ValueError(
-                f"{ast.unparse(node)!r}: the keys of a literal {{key: value}} are names"
-            )
-        pairs = zip(node.keys, node.values, strict=True)
-        return {_value(k, rooms, values): _value(v, rooms, values) for k, v in pairs if k}
+        return _dict(node, rooms, values)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        positional = [_value(arg, rooms, values) for arg in node.args]
-        keyword = {str(k.arg): _value(k.value, rooms, values) for k in node.keywords}
-        if callable(function := values.get(node.func.id)):
-            return _call(function, positional, keyword)
-        return _make(_lookup(node.func.id, rooms), positional, keyword)
+        return _called(node, node.func.id, rooms, values)
     if isinstance(node, ast.Name):
-        if node.id in values:
-            return values[node.id]
-        raise ValueError(f"unknown name {node.id!r}{nearest(node.id, values)}")
+        return _named(node.id, rooms, values, texts)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{ast.unparse(node)!r} is neither a literal nor a known form") from error
 
 
-def _lookup(name: str, rooms: tuple[ModuleType, ...]) -> type:
+def _dict(node: ast.Dict, rooms: Rooms, values: Mapping[str, Any]) -> dict[Any, Any]:
+    if not all(isinstance(key, ast.Name | ast.Constant) for key in node.keys):
+        raise ValueError(f"{ast.unparse(node)!r}: the keys of a literal {{key: value}} are names")
+    pairs = zip(node.keys, node.values, strict=True)
+    return {_value(k, rooms, values): _value(v, rooms, values) for k, v in pairs if k}
+
+
+def _called(node: ast.Call, name: str, rooms: Rooms, values: Mapping[str, Any]) -> Any:
+    """A function of `values`, or a dataclass, called with the arguments that are written."""
+    function = values.get(name)
+    kind = None if callable(function) else _lookup(name, rooms)
+    texts = {} if kind is None else _texts(kind)
+    places = [texts.get(field, ()) for field in (_fields(kind) if kind else ())]
+    places += [()] * len(node.args)
+    positional = [_value(arg, rooms, values, places[i]) for i, arg in enumerate(node.args)]
+    named = {str(k.arg): _value(k.value, rooms, values, texts.get(str(k.arg), ()))
+             for k in node.keywords}  # fmt: skip
+    if kind is None:
+        return _call(typing.cast(Callable[..., Any], function), positional, named)
+    return _make(kind, positional, named)
+
+
+def _named(name: str, rooms: Rooms, values: Mapping[str, Any], texts: tuple[str, ...]) -> Any:
+    """The object of a bare name: a text of the field, an object of `values`, or a dataclass."""
+    if name in texts:
+        return name
+    if texts:
+        raise ValueError(f"unknown text {name!r}{nearest(name, texts)}")
+    if name in values:
+        return values[name]
+    if _fold(name) in _known(rooms):
+        return _make(_lookup(name, rooms), [], {})
+    raise ValueError(f"unknown name {name!r}{nearest(name, values)}")
+
+
+def _fields(kind: type) -> list[str]:
+    """Names of the fields that a call takes, in order."""
+    return [one.name for one in dataclasses.fields(kind) if one.init]
+
+
+def _texts(kind: type) -> dict[str, tuple[str, ...]]:
+    """Field -> the texts that its type, a Literal, allows. Other fields are left out."""
+    try:
+        hints = typing.get_type_hints(kind)
+    except (NameError, TypeError):  # an annotation of a user's class that cannot be resolved
+        return {}
+    found = {name: tuple(_literals(hint)) for name, hint in hints.items()}
+    return {name: texts for name, texts in found.items() if texts}
+
+
+def _literals(hint: Any) -> Iterable[str]:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        yield from (one for one in typing.get_args(hint) if isinstance(one, str))
+    elif origin in (typing.Union, types.UnionType):
+        for part in typing.get_args(hint):
+            yield from _literals(part)
+
+
+def _known(rooms: Rooms) -> dict[str, type]:
+    """Folded name -> dataclass.
+
+    A class also answers to its class variable `written` or, without one, `name`.
+    """
     known = {key: kind for room in reversed(rooms) for key, kind in public(room).items()}
-    folded = {_fold(key): value for key, value in known.items()}
-    labels = {label: kind for kind in known.values() if isinstance(label := _label(kind), str)}
-    folded |= {_fold(label): kind for label, kind in labels.items()}
-    if _fold(name) not in folded:
-        kind = rooms[0].__name__.rpartition(".")[2]
-        raise ValueError(f"no {name!r} in {kind}{nearest(name, known)}")
-    return folded[_fold(name)]
+    labels = {vars(kind).get("written", vars(kind).get("name")): kind for kind in known.values()}
+    folded = {_fold(key): kind for key, kind in known.items()}
+    return folded | {_fold(label): kind for label, kind in labels.items() if isinstance(label, str)}
 
 
-def _label(kind: type) -> Any:
-    """The class variable `name` of metrics and measures, if it has one."""
-    return vars(kind).get("name")
+def _lookup(name: str, rooms: Rooms) -> type:
+    known = _known(rooms)
+    if _fold(name) not in known:
+        where = " or ".join(room.__name__.rpartition(".")[2] for room in rooms)
+        names = dict.fromkeys(key for room in rooms for key in public(room))
+        raise ValueError(f"no {name!r} in {where}{nearest(name, names)}")
+    return known[_fold(name)]
 
 
 def _fold(name: str) -> str:
@@ -131,25 +209,31 @@ def _fold(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def _call(function: Callable[..., Any], positional: list[Any], keyword: dict[str, Any]) -> Any:
+def _call(function: Callable[..., Any], positional: list[Any], named: dict[str, Any]) -> Any:
     try:
-        inspect.signature(function).bind(*positional, **keyword)
+        inspect.signature(function).bind(*positional, **named)
     except TypeError as error:
         takes = ", ".join(inspect.signature(function).parameters)
         raise ValueError(f"{function.__name__} takes ({takes}); {error}") from error
-    return function(*positional, **keyword)
+    return function(*positional, **named)
 
 
-def _make(kind: type, positional: list[Any], keyword: dict[str, Any]) -> Any:
+def _make(kind: type, positional: list[Any], named: dict[str, Any]) -> Any:
     try:
-        made = kind(*positional, **keyword)
+        made = kind(*positional, **named)
         for one in dataclasses.fields(kind):
             value = getattr(made, one.name)
             if one.type is int and (isinstance(value, bool) or not isinstance(value, int)):
                 raise TypeError(f"{one.name} must be a whole number, not {value!r}")
         return made
     except TypeError as error:
+        texts = _texts(kind)
         fields = ", ".join(
-            f"{f.name}: {getattr(f.type, '__name__', f.type)}" for f in dataclasses.fields(kind)
+            f"{one.name}: {' | '.join(texts.get(one.name, ())) or _type_name(one.type)}"
+            for one in dataclasses.fields(kind)
         )
         raise ValueError(f"{kind.__name__} takes ({fields}); {error}") from error
+
+
+def _type_name(hint: Any) -> str:
+    return str(getattr(hint, "__name__", hint))

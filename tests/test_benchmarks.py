@@ -38,7 +38,7 @@ def test_the_command_reads_every_line(
     assert content["batch"] == 4 and content["nfe"] == 5 and content["dtype"] == "float32"
     lines = content["lines"]
     assert [line["by"] for line in lines] == ["network"] + ["bench"] * 9 + ["diffusers"] * 4
-    assert {line["what"] for line in lines} >= {"tiny", "DDIM()", "Heun()", "DPMpp2MSDE()"}
+    assert {line["what"] for line in lines} >= {"tiny", "DDIM()", "Heun()", "DPMpp2M()"}
     for line in lines:
         assert line["what"] in printed
         assert line["calls"] == 5 and len(line["seconds"]) == 2

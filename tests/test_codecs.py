@@ -13,6 +13,7 @@ from bench.checkpoints import Card
 from bench.checkpoints.card import CodecCard, Data, VPCard
 from bench.checkpoints.codecs import CPU_CHUNK, Latents, autoencoder
 from bench.checkpoints.weights import write_half
+from bench.types import Extractor
 
 NETWORK = {
     "sample_size": 4, "in_channels": 2, "out_channels": 2, "block_out_channels": [8, 8],
@@ -92,7 +93,7 @@ def test_a_latent_model_is_sampled_and_measured_like_any(home: Path) -> None:
     for space, dim in (("image", 64), ("state", 32)):
         seen = []
 
-        class Watched:
+        class Watched(Extractor):
             name = digest = "watched"
 
             def __call__(self, x: Tensor, seen: list = seen) -> Tensor:

@@ -24,7 +24,7 @@ from bench.features import (
     Features,
     InceptionV3Compat,
     fidelity,
-    references,
+    known,
 )
 
 WARNINGS = pytest.mark.filterwarnings("ignore")  # of the libraries
@@ -279,17 +279,17 @@ def test_statistics_in_clean_fids_own_folder_are_references(
     from cleanfid.inception_torchscript import InceptionV3W
 
     home = Path(str(cleanfid.__file__)).parent
-    assert references.clean_fid_folder() == home / "stats"
+    assert known.clean_fid_folder() == home / "stats"
     network = InceptionV3W(str(clean_file.parent), download=False)
     monkeypatch.setattr(cleanfid, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(fid, "build_feature_extractor", lambda *_: network)
-    monkeypatch.setattr(references, "clean_fid_folder", lambda: tmp_path / "stats")
+    monkeypatch.setattr(known, "clean_fid_folder", lambda: tmp_path / "stats")
     real, fake = pictures(40, 3, 32), pictures(30, 3, 32).flip(0)
     cpu = torch.device("cpu")
     fid.make_custom_stats("toy", str(folder_of(real, tmp_path / "real")), device=cpu)
     ours = Clean(str(clean_file))
     name = "clean-fid:toy_clean_custom_na"
-    assert references.known_references()[name] == ["clean"]
+    assert known.known_references()[name] == ["clean"]
     found = metrics.frechet_distance(
         *(part for one in (Features.of(ours(fake), 0), features.load_reference(name, ours))
           for part in (one.mean, one.cov))

@@ -19,8 +19,8 @@ class Pixels(Extractor):
     """An extractor without a network: the top left `dim` pixels of the first channel."""
 
     dim: int = 6
-    digest: str = "pixels-1"  # type: ignore[misc]
-    name: str = "pixels"  # type: ignore[misc]
+    digest: str = "pixels-1"
+    name: str = "pixels"
 
     def __call__(self, images: Tensor) -> Tensor:
         return images[:, 0].flatten(1)[:, : self.dim].float() / 255
@@ -30,7 +30,7 @@ class Pixels(Extractor):
 class Broken(Pixels):
     """Gives NaN for the one image that is all white."""
 
-    name: str = "broken"  # type: ignore[misc]
+    name: str = "broken"
 
     def __call__(self, images: Tensor) -> Tensor:
         white = (images == 255).flatten(1).all(1)
@@ -217,10 +217,12 @@ def test_foreign_references(tmp_path: Path) -> None:
         assert (read.n, len(read.bank)) == (n, rows)
         torch.testing.assert_close(read.cov, whole.cov)
         assert metrics.FrechetDistance()(fake=whole, real=read).value < 1e-12
-    with pytest.raises(ValueError, match="gives 5 features; it was made by another extractor"):
+    with pytest.raises(
+        ValueError, match="gives 5 features; choose the extractor that made the file"
+    ):
         load_reference(tmp_path / "edm.npz", Pixels(5))
     np.savez(tmp_path / "odd.npz", labels=np.zeros(3))
-    with pytest.raises(ValueError, match="holds labels; a reference needs mu and sigma"):
+    with pytest.raises(ValueError, match="has only labels; a reference needs mu and sigma"):
         load_reference(tmp_path / "odd.npz", Pixels())
 
 
@@ -236,7 +238,7 @@ def test_wrong_references_are_refused(tmp_path: Path) -> None:
     save_reference(path, made, provenance(Pixels()))
     with pytest.raises(ValueError, match="was made by pixels with weights pixels-1"):
         load_reference(path, Pixels(digest="pixels-2"))
-    with pytest.raises(ValueError, match="provenance lacks .*extractor_digest"):
+    with pytest.raises(ValueError, match="the provenance of .* has no extractor_digest"):
         save_reference(path, made, {"extractor": "pixels"})
 
 

@@ -122,7 +122,7 @@ def test_what_breaks_off_is_gone_on_with(known: str | None, server: Server, tmp_
 def test_a_stopped_command_goes_on_next_time(server: Server, tmp_path: Path) -> None:
     server.turns = [whole(upto=1_000_000)]
     path = tmp_path / "a.pt"
-    with pytest.raises(ValueError, match=r"did not come in 1 tries .*kept in .*a\.pt\.part"):
+    with pytest.raises(ValueError, match=r"was not downloaded in 1 tries .*kept in .*a\.pt\.part"):
         download(server.url, path, tries=1)
     came = (tmp_path / "a.pt.part").stat().st_size
     assert 0 <= 1_000_000 - came < 2**16 and not path.exists()
@@ -171,7 +171,7 @@ def test_a_part_longer_than_the_file_is_thrown_away(server: Server, tmp_path: Pa
 @pytest.mark.parametrize("says", [len(BODY) + 10, len(BODY) - 10])
 def test_a_lie_about_the_length_is_found(says: int, server: Server, tmp_path: Path) -> None:
     server.turns = [whole(says=says, ranges=False)]
-    with pytest.raises(ValueError, match="did not come in 2 tries|not the published file"):
+    with pytest.raises(ValueError, match="was not downloaded in 2 tries|not the published file"):
         download(server.url, tmp_path / "a.pt", SHA256, tries=2, pause=0)
     assert not (tmp_path / "a.pt").exists()
 
@@ -216,7 +216,7 @@ def test_a_proxy_of_the_environment_is_asked(
 def test_no_server_no_room_no_address(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="did not come in 2 tries .*ConnectionError"):
+    with pytest.raises(ValueError, match="was not downloaded in 2 tries .*ConnectionError"):
         download("http://127.0.0.1:9/a.pt", tmp_path / "a.pt", tries=2, pause=0)
     with pytest.raises(ValueError, match="is no address"):
         download("openaipublic/a.pt", tmp_path / "b.pt")
@@ -244,7 +244,7 @@ def test_fetch_makes_a_model_of_a_preset(
     models = tmp_path / "models"
     assert crs(monkeypatch, "fetch", "tiny", "--models", models) == 0
     said = capsys.readouterr().out
-    assert "which its maker does not say" in said and str(models / "tiny") in said
+    assert "the publisher gives no SHA-256" in said and str(models / "tiny") in said
     assert checkpoints.load("tiny", models=models).shape == (3, 16, 16)
     assert (tmp_path / "cache" / "downloads" / "a.pt").is_file()
     assert crs(monkeypatch, "fetch", "tiny", "--models", models) == 2  # before any download
@@ -270,5 +270,5 @@ def test_fetch_puts_references_and_weights_in_their_places(
     published = replace(features.VGG16.published, url=server.url)
     monkeypatch.setattr(features.VGG16, "published", published)
     assert crs(monkeypatch, "fetch", "vgg16") == 2
-    assert "is not the file that its name says" in capsys.readouterr().err
+    assert "is damaged or was changed" in capsys.readouterr().err
     assert published.cached.is_file()

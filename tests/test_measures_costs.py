@@ -433,17 +433,16 @@ def test_from_the_command_line(
     none = ["--data", "no", *how, "--name", "none"]
     assert crs(monkeypatch, "measure", "tiny", "--measure", "klub", *none) == 2
     assert "dataset-fashion-mnist" in capsys.readouterr().err
-    kept = measures.path_of(models / "tiny", "klub").read_bytes()
-    data[3] = "6"
-    assert crs(monkeypatch, "measure", "tiny", "--measure", "klub", *data, *how) == 2
-    assert "images is 5, not 6" in capsys.readouterr().err
-    assert measures.path_of(models / "tiny", "klub").read_bytes() == kept
-    assert (
-        crs(monkeypatch, "measure", "tiny", "--measure", "klub", *data, *how, "--name", "k6") == 0
-    )
+    file = measures.path_of(models / "tiny", "klub")
+    kept, data[3] = file.read_bytes(), "6"
+    klub = ["measure", "tiny", "--measure", "klub", *data, *how]
+    assert crs(monkeypatch, *klub) == 2
+    assert "images is 5, not 6" in capsys.readouterr().err and file.read_bytes() == kept
+    assert crs(monkeypatch, *klub, "--name", "k6") == 0
     assert measures.measured(models / "tiny")["k6"].provenance["images"] == 6
-    assert crs(monkeypatch, "measure", "tiny", "--measure", "Uniform", *how) == 2
-    assert "--name NAME" in capsys.readouterr().err  # costs are not overwritten by a rate
+    uniform = ["measure", "tiny", "--measure", "Uniform", *how, "--name", "k6"]
+    assert crs(monkeypatch, *uniform) == 2  # costs are not overwritten by a rate
+    assert "--name NAME" in capsys.readouterr().err
 
 
 def test_measures_are_listed_on_one_line(

@@ -250,6 +250,7 @@ def test_constant_rate_of_w2_is_linear_in_the_marginal_std(c: float, frame: str)
         (lambda: Uniform("snr"), "known: sigma, alpha, angle, logsnr"),
         (lambda: FeatureFrechet(Flatten(), space="latent"), "known: image, state"),
         (lambda: FeatureFrechet(Flatten(), bootstrap=-1), "0 or more"),
+        (lambda: FeatureFrechet(torch.flatten), "derive its class from bench.Extractor"),
     ],
 )
 def test_bad_measures_are_refused(make: Callable, says: str) -> None:

@@ -199,7 +199,7 @@ def test_blocks_do_not_change_the_outcome(monkeypatch: pytest.MonkeyPatch) -> No
     fake, real = PAIRS["ties"]
     whole = precision_recall(fake=fake, real=real)
     monkeypatch.setattr(metrics.points, "_PAIRS", 2000)
-    monkeypatch.setattr(metrics.neighbours, "_EXTRA", 0)  # every row takes the slow way
+    monkeypatch.setattr(metrics.radii, "_EXTRA", 0)  # every row takes the slow way
     assert precision_recall(fake=fake, real=real) == whole
     assert precision_recall(fake=PAIRS["offset"][0], real=PAIRS["offset"][1]) == brute(
         *PAIRS["offset"], 3
@@ -259,7 +259,7 @@ def brute_density(fake: Tensor, real: Tensor, k: int) -> tuple[float, float]:
 def test_quick_distances_of_any_precision_do_not_change_the_outcome(
     pair: str, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for room in (metrics.points, metrics.neighbours):
+    for room in (metrics.points, metrics.radii):
         monkeypatch.setattr(room, "kinds", lambda device: (kind,))
     monkeypatch.setattr(metrics.points, "_PAIRS", 90**2)  # several tiles, the last ones smaller
     monkeypatch.setattr(metrics.neighbours, "_PENDING", 100)
@@ -275,7 +275,7 @@ def test_quick_distances_of_any_precision_do_not_change_the_outcome(
 def test_too_many_ties_do_not_change_the_outcome(
     limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics.neighbours, limit, 0)
+    monkeypatch.setattr(metrics.radii, limit, 0)
     for fake, real in (PAIRS["random"], PAIRS["ties"]):
         assert precision_recall(fake=fake, real=real) == brute(fake, real, 3)
 
@@ -487,6 +487,30 @@ def test_a_metric_says_whether_it_rises() -> None:
     rising = {kind.name for kind in kinds if kind.higher_is_better}  # type: ignore[attr-defined]
     shares = {"precision", "recall", "precision_adm", "recall_adm", "density", "coverage"}
     assert rising == shares | {"is"}
+
+
+@pytest.mark.parametrize(
+    ("cov", "says"),
+    [
+        ([[1.0, 3.0], [3.0, 1.0]], "eigenvalue of -2"),
+        ([[1.0, 3.0], [0.0, 1.0]], "not symmetric"),
+        ([[1.0, 2e-4], [0.0, 1.0]], "not symmetric"),
+        ([[1.0, 0.0], [0.0, -1.0]], "eigenvalue of -1"),
+        ([[1.0, 1j], [-1j, 1.0]], "complex"),
+        ([[1.0, np.inf], [np.inf, 1.0]], "NaN or infinite"),
+    ],
+)
+def test_what_is_no_covariance_is_refused(cov: list, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        frechet_distance([0, 0], np.eye(2), [0, 0], np.array(cov))
+
+
+def test_a_covariance_within_rounding_is_none_the_worse() -> None:
+    """What float32 leaves of a singular covariance has eigenvalues just below 0."""
+    rows = np.random.default_rng(0).standard_normal((20, 64))
+    cov = np.cov(rows, rowvar=False).astype(np.float32)
+    assert np.linalg.eigvalsh(cov.astype(float))[0] < 0
+    assert frechet_distance(np.zeros(64), cov, np.zeros(64), cov) == pytest.approx(0, abs=1e-4)
 
 
 def test_every_metric_answers_to_its_label() -> None:

@@ -10,7 +10,15 @@ import torch
 from bench import measures, metrics, names, samplers, schedules
 from bench.measures import DataPrediction
 from bench.samplers import DDIM, DPMpp2M
-from bench.schedules import ConstantRate, Karras, LogSNR, Native, Snapped
+from bench.schedules import (
+    AlignYourSteps,
+    Beta,
+    ConstantRate,
+    Karras,
+    LogSNR,
+    Native,
+    Snapped,
+)
 from bench.training import OnlineConstantRate, laws, weighting
 from bench.types import Rate
 
@@ -30,7 +38,16 @@ RATE = Rate("v_x", torch.arange(1, 6), torch.ones(5))
         ("Snapped(Karras(rho=5))", Snapped(Karras(5))),
         ("Snapped(schedule=Snapped(Native()))", Snapped(Snapped(Native()))),
         ("ConstantRate(v_x)", ConstantRate(RATE)),
+        ("Snapped(Karras)", Snapped(Karras())),
         ("ConstantRate(v_x, 0.5, 'angle')", ConstantRate(RATE, 0.5, "angle")),
+        ("ConstantRate(v_x, 0.5, angle)", ConstantRate(RATE, 0.5, "angle")),
+        ("ConstantRate(v_x, coordinate=logsnr)", ConstantRate(RATE, coordinate="logsnr")),
+        (
+            "Snapped(ConstantRate(v_x, coordinate=sigma))",
+            Snapped(ConstantRate(RATE, coordinate="sigma")),
+        ),
+        ("Beta(of=sigma)", Beta(of="sigma")),
+        ("AlignYourSteps(sdxl)", AlignYourSteps("sdxl")),
         ("constantrate(rate=v_x, xi=0.5)", ConstantRate(RATE, 0.5)),
         ("Snapped(ConstantRate(v_x, xi=2))", Snapped(ConstantRate(RATE, 2))),
     ],
@@ -118,6 +135,10 @@ def test_errors_speak_of_all_modules(text: str, says: str) -> None:
         ("ConstantRate(mix({v_x: 1}, floor=2))", "mix takes .*floor"),
         ("ConstantRate(mix(v_x))", "mix needs"),
         ("ConstantRate(mix({**v_x}))", "keys .* are names"),
+        ("ConstantRate(v_x, coordinate=logsn)", "did you mean logsnr"),
+        ("ConstantRate(v_x, coordinate=v_x)", "known: sigma, alpha, angle, logsnr"),
+        ("ConstantRate(v_x, coordinates=1)", "coordinate: sigma . alpha . angle . logsnr"),
+        ("Karras(rho=sigma)", "unknown name 'sigma'"),
         ("nomodule:Karras", "no module 'nomodule'"),
         (":Karras", "module"),
         (".there:Karras", "module"),
@@ -159,7 +180,10 @@ def test_code_is_refused_and_not_run(text: str, tmp_path: Path) -> None:
 
 
 MINE = """
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -167,6 +191,7 @@ import torch
 @dataclass(frozen=True)
 class Straight:
     x: float = 1.0
+    mode: Literal["near", "far"] | None = None
 
     def __call__(self, steps, process):
         return torch.linspace(self.x, 0, steps + 1, dtype=torch.float64)
@@ -199,6 +224,19 @@ def test_a_users_own_class(form: str, x: float, lab: str) -> None:
 
 def test_a_users_own_class_among_several_modules(lab: str) -> None:
     assert names.build(f"{lab}:Straight(x=3)", (schedules, laws)).x == 3
+
+
+def test_a_users_own_class_takes_forms_of_ours(lab: str) -> None:
+    assert names.build(f"{lab}:Straight(x=Karras(3))", schedules).x == Karras(3)
+    with pytest.raises(ValueError, match=f"no 'Karras' in {lab}"):
+        names.build(f"{lab}:Karras(3)", schedules)
+
+
+@pytest.mark.parametrize("field", ["mode=near", "mode='near'"])
+def test_texts_of_a_users_own_class_need_no_quotes(field: str, lab: str) -> None:
+    assert names.build(f"{lab}:Straight({field})", schedules).mode == "near"
+    with pytest.raises(ValueError, match="did you mean near"):
+        names.build(f"{lab}:Straight(mode=nera)", schedules)
 
 
 def test_a_users_own_class_is_suggested(lab: str) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench import data
-from bench.data import ADMLSUN, LDM, AsIs
+from bench.data import ADMLSUN, LDMLSUN, AsIs
 from bench.features import Flatten, fold, load_reference
 from bench.features.sums import spread
 
@@ -30,7 +30,7 @@ def folder_of(sizes: list[tuple[int, int]], folder: Path) -> Path:
 
 @pytest.mark.parametrize(("h", "w"), [(32, 48), (48, 32), (37, 53), (16, 16), (10, 23)])
 @pytest.mark.parametrize("c", [1, 3])
-@pytest.mark.parametrize("kind", [ADMLSUN, LDM])
+@pytest.mark.parametrize("kind", [ADMLSUN, LDMLSUN])
 def test_any_image_becomes_a_square(kind: Any, h: int, w: int, c: int) -> None:
     made = kind(size=16)(picture(h, w, c))
     assert made.shape == (16, 16, c) and made.dtype == np.uint8
@@ -45,14 +45,14 @@ def test_adm_is_box_means_of_the_whole_then_the_centre() -> None:
 
 def test_ldm_is_the_centre_then_bicubic() -> None:
     image = picture(32, 48)
-    assert np.array_equal(LDM(size=32)(image), image[:, 8:40])
+    assert np.array_equal(LDMLSUN(size=32)(image), image[:, 8:40])
     centre = Image.fromarray(np.ascontiguousarray(image[:, 8:40]))
     want = np.asarray(centre.resize((16, 16), Image.Resampling.BICUBIC))
-    assert np.array_equal(LDM(size=16)(image), want)
-    assert not np.array_equal(LDM(size=16)(image), ADMLSUN(size=16)(image))
+    assert np.array_equal(LDMLSUN(size=16)(image), want)
+    assert not np.array_equal(LDMLSUN(size=16)(image), ADMLSUN(size=16)(image))
 
 
-@pytest.mark.parametrize("kind", [ADMLSUN, LDM])
+@pytest.mark.parametrize("kind", [ADMLSUN, LDMLSUN])
 def test_sizes_are_checked_and_told(kind: Any) -> None:
     assert kind().size == 256 and kind(64).name.endswith("-64")
     for size in (0, -1, 2.5):
@@ -75,7 +75,7 @@ def reference(monkeypatch: pytest.MonkeyPatch, out: Path, folder: Path, *more: s
 
 @pytest.mark.parametrize(
     ("text", "prepare"),
-    [("none", AsIs()), ("adm-lsun(size=8)", ADMLSUN(8)), ("ldm(size=8)", LDM(8))],
+    [("none", AsIs()), ("adm-lsun(size=8)", ADMLSUN(8)), ("ldm(size=8)", LDMLSUN(8))],
 )
 def test_a_reference_of_a_folder_tells_its_preprocessing(
     text: str, prepare: data.Preprocess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -104,7 +104,7 @@ def test_two_preparations_are_two_references(
     assert reference(monkeypatch, paths[0], folder, "--preprocess", "adm-lsn") == 2
     assert "did you mean ADMLSUN" in capsys.readouterr().err
     assert crs(monkeypatch, "reference", str(paths[0]), "--preprocess", "ldm") == 2
-    assert "prepares --images" in capsys.readouterr().err
+    assert "needs --images" in capsys.readouterr().err
 
 
 def test_a_reference_is_folded_a_batch_at_a_time(

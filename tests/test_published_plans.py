@@ -141,4 +141,4 @@ def test_a_rate_is_measured_on_images_of_a_folder(
     assert crs(monkeypatch, *asked, *wrong) == 2
     assert "takes uint8 images [3, 16, 16]" in capsys.readouterr().err
     assert crs(monkeypatch, *asked, "--preprocess", "ldm") == 2
-    assert "prepares images of --data" in capsys.readouterr().err
+    assert "needs images in --data" in capsys.readouterr().err

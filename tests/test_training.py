@@ -22,7 +22,7 @@ from bench.measures import DataPrediction, NoisePrediction
 from bench.process import VE, VP, target
 from bench.schedules import ConstantRate, Cosine, Karras, Laplace, Linear, LogNormal, LogSNR, Native
 from bench.training import (
-    EDM,
+    EDMWeighting,
     MinSNR,
     OnlineConstantRate,
     Recipe,
@@ -309,10 +309,10 @@ class Told(torch.nn.Module):
     [
         (MinSNR(), lambda sigma: torch.minimum(sigma**-2.0, torch.tensor(5.0))),
         (MinSNR(0.3), lambda sigma: torch.minimum(sigma**-2.0, torch.tensor(0.3))),
-        (EDM(), lambda sigma: (sigma**2 + 0.25) / (0.5 * sigma) ** 2),
-        (EDM(0.8), lambda sigma: (sigma**2 + 0.64) / (0.8 * sigma) ** 2),
+        (EDMWeighting(), lambda sigma: (sigma**2 + 0.25) / (0.5 * sigma) ** 2),
+        (EDMWeighting(0.8), lambda sigma: (sigma**2 + 0.64) / (0.8 * sigma) ** 2),
     ],
-    ids=lambda item: repr(item) if isinstance(item, MinSNR | EDM) else "",
+    ids=lambda item: repr(item) if isinstance(item, MinSNR | EDMWeighting) else "",
 )
 @pytest.mark.parametrize("process", [VE(sigma_data=0.7), VP()], ids=["ve", "vp"])
 def test_a_weighted_loss_weighs_the_error_of_x0(process, weighting, weight, prediction) -> None:
@@ -344,7 +344,7 @@ def test_min_snr_is_that_of_hang_et_al(prediction: str, want) -> None:
 
 def test_edm_weighs_its_own_prediction_by_1() -> None:
     sigma = torch.logspace(-2, 2, 41, dtype=torch.float64)
-    found = EDM(0.7)(sigma, loop.processes.error_gain("edm", sigma, 0.7))
+    found = EDMWeighting(0.7)(sigma, loop.processes.error_gain("edm", sigma, 0.7))
     torch.testing.assert_close(found, torch.ones_like(sigma))
     assert torch.equal(Unweighted()(sigma, sigma), torch.ones_like(sigma))
 
@@ -533,7 +533,7 @@ def test_laws_differ_in_nothing_but_the_levels(
         assert torch.equal(one[2], two[2]) == (step < 4)
 
 
-@pytest.mark.parametrize(("kind", "value"), [(MinSNR, -1.0), (MinSNR, 0.0), (EDM, 0.0)])
+@pytest.mark.parametrize(("kind", "value"), [(MinSNR, -1.0), (MinSNR, 0.0), (EDMWeighting, 0.0)])
 def test_weightings_that_weigh_nothing_are_refused(kind: type, value: float) -> None:
     with pytest.raises(ValueError, match="needs (gamma|sigma_data) > 0"):
         kind(value)

@@ -24,6 +24,11 @@ def data_folder() -> Path:
     return Path(set_by_user) if set_by_user else platformdirs.user_data_path("crs-bench")
 
 
+def _is_inside(home: Path) -> bool:
+    """Whether a folder lies in the package, where nothing is written."""
+    return home.resolve().is_relative_to(_PACKAGE)
+
+
 @dataclass(frozen=True)
 class Models:
     """The folders that hold models, one folder a model. given: searched first; `--models`.
@@ -38,7 +43,10 @@ class Models:
         """All folders that are searched, the first one first."""
         first = [self.given] if self.given else []
         every = [*first, Path("models"), data_folder() / "models", shipped()]
-        return list({path.resolve(): path for path in reversed(every)}.values())[::-1]
+        found: dict[Path, Path] = {}
+        for path in every:
+            found.setdefault(path.resolve(), path)  # in a checkout ./models is what is shipped
+        return list(found.values())
 
     def names(self) -> list[str]:
         """Names of the models that are there, sorted."""
@@ -67,15 +75,24 @@ class Models:
         raise ValueError(f"no model {str(name)!r} in {where}{nearest(str(name), self.names())}")
 
     def homes(self, name: str | Path) -> list[Path]:
-        """All folders that may hold measurements of a model, the first one first."""
-        return [self.folder(name), *(place / name for place in self.places)]
+        """All folders that may hold measurements of a model, the first one first.
+
+        The model's own folder is the first. That of a model in the package is the last, because
+        new measurements of it lie elsewhere (`writable`).
+        """
+        home = self.folder(name)
+        if _is_inside(home):
+            return [place / home.name for place in self.places]
+        return [home, *(place / name for place in self.places)]
 
     def writable(self, name: str | Path) -> Path:
-        """The folder for new measurements of a model: its own, but of a shipped model the one of
-        that name in the user's data folder."""
+        """The folder for new measurements of a model.
+
+        It is the model's own. Of a model in the package it is the folder of the same name in the
+        user's data folder.
+        """
         home = self.folder(name)
-        inside = home.resolve().is_relative_to(_PACKAGE)
-        return data_folder() / "models" / home.name if inside else home
+        return data_folder() / "models" / home.name if _is_inside(home) else home
 
     @property
     def target(self) -> Path:

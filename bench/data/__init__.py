@@ -1,17 +1,16 @@
-"""Datasets: uint8 images, from files on this machine. Nothing here touches a network."""
+"""Datasets: uint8 images of local files. No function here uses the internet."""
 
 from bench.data.fashion import FashionMNIST
-from bench.data.preprocess import ADMLSUN, LDM, AsIs, Preprocess
+from bench.data.preprocess import ADMLSUN, LDMLSUN, AsIs, Preprocess
 from bench.data.reading import pickle_refusal, read_images, spaced, stream, survey
-from bench.data.tensors import batches, digest, hashed
+from bench.data.tensors import digest, hashed
 
 __all__ = [
     "ADMLSUN",
-    "LDM",
+    "LDMLSUN",
     "AsIs",
     "FashionMNIST",
     "Preprocess",
-    "batches",
     "digest",
     "hashed",
     "pickle_refusal",

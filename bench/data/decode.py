@@ -1,4 +1,4 @@
-"""One image file or one array of images to 8-bit grey or RGB: exactly, or not at all."""
+"""Convert image files and arrays to 8-bit grey or RGB. Every conversion is exact."""
 
 import io
 from pathlib import Path
@@ -10,34 +10,44 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def decode(raw: bytes, name: str) -> np.ndarray:
-    """The bytes of an image file -> uint8 [h, w, c], c 1 or 3.
+    """Decode an image file.
 
-    Exact conversions alone: a palette to RGB, 1-bit to grey, an alpha that is 255 everywhere
-    dropped. ValueError naming the file: 16-bit, transparency, CMYK, animations, damaged, no image.
+    A palette becomes RGB and 1-bit becomes grey. An alpha channel is dropped if it is 255
+    everywhere.
+
+    Arguments:
+        raw: the bytes of the file.
+        name: of the file, for the message.
+
+    Returns:
+        uint8 [h, w, c], c 1 or 3.
+
+    Raises:
+        ValueError: 16-bit, transparency, CMYK, an animation, a damaged file, or no image.
     """
     try:
         with Image.open(io.BytesIO(raw)) as image:
             image.load()
             pictures = int(getattr(image, "n_frames", 1))
-    except Exception as error:  # of a damaged file PIL's readers raise nearly anything
+    except Exception as error:  # PIL raises nearly any exception for a damaged file
         reason = str(error) if raw else "it is empty"
         reason = reason.replace(" <_io.BytesIO object at", "").split(" 0x")[0]
         raise ValueError(f"{name} cannot be read as an image: {reason}") from error
     if raw.startswith(_PNG) and raw[24] == 16 or image.mode.startswith(("I", "F")):
-        raise ValueError(f"{name} has mode {image.mode} of more than 8 bits; write it as 8-bit, "
+        raise ValueError(f"{name} has mode {image.mode} with more than 8 bits; save it as 8-bit, "
                          "dividing by its own white")  # fmt: skip
     if pictures > 1:
-        raise ValueError(f"{name} holds {pictures} pictures; write each to a file")
+        raise ValueError(f"{name} contains {pictures} pictures; save each one to its own file")
     return np.atleast_3d(np.asarray(_plain(image, name)))
 
 
 def _plain(image: Image.Image, name: str) -> Image.Image:
-    """The same picture in mode L or RGB."""
+    """The same image in mode L or RGB."""
     if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (255, 255):
         return image.convert(image.mode.removesuffix("A"))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         raise ValueError(
-            f"{name} has mode {image.mode} with transparency; lay it on a background first"
+            f"{name} has mode {image.mode} with transparency; put it on a background first"
         )
     exact = {"L": "L", "RGB": "RGB", "P": "RGB", "1": "L"}
     if image.mode not in exact:
@@ -46,9 +56,10 @@ def _plain(image: Image.Image, name: str) -> Image.Image:
 
 
 def layout(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """uint8 [n, h, w, c] or [n, c, h, w], c 1 or 3 -> a view [n, h, w, c].
+    """A view [n, h, w, c] of uint8 images [n, h, w, c] or [n, c, h, w], c 1 or 3.
 
-    ValueError naming the file: floats, other integers, other shapes, none, or either layout.
+    Raises:
+        ValueError: another dtype or shape, no images, or both layouts are possible.
     """
     if pixels.dtype != np.uint8:
         ends = f" in {pixels.min():.4g}..{pixels.max():.4g}" if _is_number(pixels) else ""
@@ -63,7 +74,7 @@ def layout(pixels: np.ndarray, path: Path) -> np.ndarray:
         )
     last, first = (pixels.shape[axis] in (1, 3) for axis in (3, 1))
     if last == first:
-        what = "either layout fits" if last else "no axis of 1 or 3 channels"
+        what = "which fits both layouts" if last else "which has no axis of 1 or 3 channels"
         raise ValueError(
             f"{path} holds uint8 {list(pixels.shape)}, {what}; save [n, h, w, c] with c 1 or 3"
         )

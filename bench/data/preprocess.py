@@ -1,6 +1,7 @@
-"""How a dataset's images become squares: part of the identity of a reference made from them.
+"""Preprocessing: the published ways to make square images of a dataset's images.
 
-LSUN prepared in ADM's way and in LDM's are two references: a wrong one turns an FID of 4 into 15.
+The preprocessing belongs to the identity of the reference statistics. ADM and LDM prepare LSUN in
+different ways, and the wrong one turns an FID of 4 into 15.
 """
 
 from dataclasses import dataclass
@@ -11,16 +12,21 @@ from PIL import Image
 
 
 class Preprocess(Protocol):
-    """One image to one of the model's size: uint8 [h, w, c] -> uint8 [h', w', c]."""
+    """Makes an image of the model's size."""
 
     @property
-    def name(self) -> str: ...
-    def __call__(self, image: np.ndarray) -> np.ndarray: ...
+    def name(self) -> str:
+        """The name in the provenance of reference statistics."""
+        ...
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [h, w, c] -> uint8 [h', w', c]."""
+        ...
 
 
 @dataclass(frozen=True)
 class AsIs:
-    """Images as they lie in their files."""
+    """No preprocessing."""
 
     name: ClassVar[str] = "none"
 
@@ -30,8 +36,11 @@ class AsIs:
 
 @dataclass(frozen=True)
 class ADMLSUN:
-    """The short side to `size` with a BOX filter, then the centre: ADM's LSUN (Dhariwal and
-    Nichol 2021, guided-diffusion's datasets/lsun_bedroom.py)."""
+    """ADM's preprocessing of LSUN: resize the short side to `size` with a box filter, then crop the
+    centre (Dhariwal and Nichol 2021, guided-diffusion's datasets/lsun_bedroom.py).
+
+    size: pixels.
+    """
 
     size: int = 256
 
@@ -51,9 +60,15 @@ class ADMLSUN:
 
 
 @dataclass(frozen=True)
-class LDM:
-    """The centre square, then bicubic to `size`: LDM's LSUN (Rombach et al. 2022,
-    latent-diffusion's ldm/data/lsun.py), without its random flips."""
+class LDMLSUN:
+    """LDM's preprocessing of LSUN: crop the centre square, then resize it to `size` with a bicubic
+    filter (Rombach et al. 2022, latent-diffusion's ldm/data/lsun.py). LDM's random flips are left
+    out.
+
+    size: pixels.
+    """
+
+    written: ClassVar[str] = "ldm"  # the name on the command line
 
     size: int = 256
 
@@ -75,10 +90,10 @@ class LDM:
 
 def _check_size(size: int) -> None:
     if not isinstance(size, int) or size < 1:
-        raise ValueError(f"a size to prepare images for is a whole number above 0, not {size!r}")
+        raise ValueError(f"size must be a whole number above 0, not {size!r}")
 
 
 def _resize(image: np.ndarray, h: int, w: int, kind: Image.Resampling) -> np.ndarray:
-    """uint8 [., ., c] -> uint8 [h, w, c] by PIL."""
+    """Resize uint8 [., ., c] with PIL: uint8 [h, w, c]."""
     pixels = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     return np.asarray(pixels.resize((w, h), kind)).reshape(h, w, -1)

@@ -1,4 +1,4 @@
-"""Images from folders, zips and arrays, whole or in a stream of batches."""
+"""Read images of folders, zips and arrays, all at once or in batches."""
 
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,46 +17,55 @@ _SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
 }  # fmt: skip
 
-_Files = list[tuple[str, Callable[[], bytes]]]  # name, its bytes
+_Files = list[tuple[str, Callable[[], bytes]]]  # name, and the function that reads the bytes
 
 
 def read_images(path: str | Path) -> Tensor:
-    """All images of a path, uint8 [n, c, h, w], c 1 or 3; see `stream` for what a path may be."""
+    """All images of a path, uint8 [n, c, h, w], c 1 or 3. `stream` describes the paths."""
     return torch.cat(list(stream(path, 256)))
 
 
 def stream(path: str | Path, size: int, preprocess: Preprocess | None = None) -> Iterator[Tensor]:
-    """Images in batches, uint8 [<= size, c, h, w], each read when it is asked for.
+    """Read images in batches. A batch is read only when it is needed.
 
-    path: a folder or a `.zip` of image files (recursive, any case of suffix, sorted by path), an
-    `.npy`, or an `.npz` with `arr_0` (ADM's sample batch): uint8 NHWC or NCHW, c 1 or 3.
-    ValueError naming the file: nothing there, mixed sizes or modes, what `decode` and `layout`
-    refuse, and pickles.
+    Arguments:
+        path: a folder or a `.zip` of image files, with their subfolders, in the order of their
+            paths; an `.npy`; or an `.npz` with `arr_0`, ADM's sample batch. Arrays are uint8
+            [n, h, w, c] or [n, c, h, w], c 1 or 3.
+        size: images in a batch.
+        preprocess: applied to each image; None: no preprocessing.
+
+    Returns:
+        Batches, uint8 [<= size, c, h, w].
+
+    Raises:
+        ValueError: no images, mixed sizes or modes, a pickle, or what `decode` and `layout` refuse.
     """
     prepare = preprocess or AsIs()
     return _batched(((name, prepare(read())) for name, read in _images(Path(path))), size)
 
 
 def spaced(path: str | Path, n: int, preprocess: Preprocess | None = None) -> Tensor:
-    """n images of a path at an even stride, uint8 [n, c, h, w]: those alone are decoded.
+    """n evenly spaced images of a path, uint8 [n, c, h, w]. No other image is decoded.
 
-    ValueError: fewer images than n, and as `stream`.
+    Raises:
+        ValueError: the path has fewer than n images, or what `stream` refuses.
     """
     found, prepare = _images(Path(path)), preprocess or AsIs()
     if not 0 < n <= len(found):
-        raise ValueError(f"{path} has {len(found)} images, not the {n} that are asked for")
+        raise ValueError(f"{path} has {len(found)} images, not {n}")
     chosen = found[:: len(found) // n][:n]
     return torch.cat(list(_batched(((name, prepare(read())) for name, read in chosen), 256)))
 
 
 def survey(path: str | Path) -> tuple[int, int]:
-    """(images of a path, of which lossy by their names: JPEG), before any is decoded."""
+    """(Number of images, number of JPEGs) of a path. Nothing is decoded."""
     names = [name for name, _ in _images(Path(path))]
     return len(names), sum(name.lower().endswith((".jpg", ".jpeg")) for name in names)
 
 
 def _images(path: Path) -> list[tuple[str, Callable[[], np.ndarray]]]:
-    """Every image of a path: its name, and what reads it as uint8 [h, w, c]."""
+    """Every image of a path: its name, and the function that reads it as uint8 [h, w, c]."""
     if path.suffix.lower() in (".pkl", ".pickle"):
         raise ValueError(pickle_refusal(path))
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
@@ -70,16 +79,16 @@ def _images(path: Path) -> list[tuple[str, Callable[[], np.ndarray]]]:
 
 
 def pickle_refusal(path: str | Path) -> str:
-    """What to do with a pickle, such as EDM2's statistics: reading one may run anyone's code."""
+    """The message for a pickle, such as EDM2's reference statistics. A pickle can run any code."""
     return (
-        f"{path} is a pickle, and reading one may run code; if you trust it, convert it yourself: "
+        f"{path} is a pickle, and a pickle can run any code; if you trust it, convert it: "
         f"s = pickle.load(open('{path}', 'rb'))['fid']; "
         "np.savez('reference.npz', mu=s['mu'], sigma=s['sigma'])"
     )
 
 
 def _batched(images: Iterator[tuple[str, np.ndarray]], size: int) -> Iterator[Tensor]:
-    """Named uint8 [h, w, c] of one shape -> uint8 [<= size, c, h, w]."""
+    """Stack named images, uint8 [h, w, c] of one shape, to batches uint8 [<= size, c, h, w]."""
     first: tuple[str, tuple[int, ...]] | None = None
     batch: list[np.ndarray] = []
     for name, image in images:
@@ -87,7 +96,7 @@ def _batched(images: Iterator[tuple[str, np.ndarray]], size: int) -> Iterator[Te
         if image.shape != first[1]:
             raise ValueError(
                 f"{name} is {image.shape}, {first[0]} is {first[1]}; images of one set must have "
-                "one size and mode: resize or sort them first"
+                "one size and mode: resize them, or put them in two folders"
             )
         batch.append(image)
         if len(batch) == size:
@@ -107,7 +116,7 @@ def _folder(path: Path) -> _Files:
 
 
 def _zipped(path: Path) -> _Files:
-    """The image files of a zip; ValueError if it is none."""
+    """The image files of a zip. ValueError: it is no zip."""
     with readable(path, "a .zip of images"):
         archive = zipfile.ZipFile(path)
     found = (PurePosixPath(one.filename) for one in archive.infolist() if not one.is_dir())
@@ -126,7 +135,7 @@ def _decoded(name: str, read: Callable[[], bytes]) -> np.ndarray:
 
 
 def _array(path: Path) -> np.ndarray:
-    """The array of an `.npy` or `arr_0` of an `.npz`, mapped and not read."""
+    """The array of an `.npy`, or `arr_0` of an `.npz`, memory-mapped."""
     kind = path.suffix.lower()
     with readable(path, f"an {kind}"):
         if kind == ".npy":
@@ -135,4 +144,4 @@ def _array(path: Path) -> np.ndarray:
         if "arr_0" in held:
             return mapped(path, "arr_0")
     names = ", ".join(held) or "nothing"
-    raise ValueError(f"{path} holds {names}; it must hold arr_0, uint8 images [n, h, w, c]")
+    raise ValueError(f"{path} contains {names}; it must contain arr_0, uint8 images [n, h, w, c]")

@@ -6,15 +6,17 @@ from bench.features.effnet import EffNetLite0, fold_norms, load_effnet_lite0
 from bench.features.fidelity import VGG16, InceptionV3Compat
 from bench.features.flatten import Flatten
 from bench.features.images import full_float32
-from bench.features.references import (
+from bench.features.known import (
     PUBLISHED,
     REFERENCES,
-    Reference,
     cache_folder,
     known_references,
+    reference_path,
+)
+from bench.features.references import (
+    Reference,
     load_reference,
     reference_images,
-    reference_path,
     reference_shape,
     save_reference,
 )

@@ -9,8 +9,9 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bench.features.images import check_images, fold_norm, full_float32, in_batches
+from bench.features.images import check_images, full_float32, in_batches
 from bench.features.windows import depthwise_relu6
 from bench.store import file_digest
 from bench.types import Extractor
@@ -81,7 +82,7 @@ def fold_norms(net: nn.Module) -> nn.Module:
         elif isinstance(module, nn.BatchNorm2d):
             conv = net.get_submodule(before)
             assert isinstance(conv, nn.Conv2d)
-            net.set_submodule(before, fold_norm(conv, module))
+            net.set_submodule(before, fuse_conv_bn_eval(conv, module))
             net.set_submodule(name, module.get_submodule("act"))
     return net
 

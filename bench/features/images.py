@@ -1,13 +1,11 @@
-"""What all extractors share: the check of images, batches, arithmetic, and the fold of norms."""
+"""What all extractors share: the check of images, batches, and arithmetic."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
 
 @contextmanager
@@ -62,11 +60,3 @@ def check_images(images: Tensor) -> None:
             f"images must be uint8 [n, c, h, w] with c 1 or 3, not {images.dtype} "
             f"{list(images.shape)}; scale to 0..255, round and convert first"
         )
-
-
-def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """One float32 convolution that does what `conv` and then the batch norm `norm` do.
-
-    Its weights are computed in float64.
-    """
-    return fuse_conv_bn_eval(deepcopy(conv).double(), deepcopy(norm).double()).float()

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bench.features.images import fold_norm, tensor_float32
+from bench.features.images import tensor_float32
 from bench.features.windows import greatest, mean_relu
 
 SIDE = 299
@@ -25,9 +26,8 @@ _STAGES = (
     "Conv2d_4a_3x3", "MaxPool_2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b",
     "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c",
 )  # fmt: skip
-_LAYER = re.compile(
-    r"(branch_pool|branch[^_]+)_?\d?([ab]?)"
-)  # branch3x3dbl_3b is fork b of stage 3
+# a branch, and its fork a or b: branch3x3dbl_3b is fork b of stage 3
+_LAYER = re.compile(r"(branch_pool|branch[^_]+)_?\d?([ab]?)")
 
 
 def resize_matrix(size: int) -> Tensor:
@@ -54,7 +54,7 @@ class _Conv(nn.Module):
 
     def __init__(self, layer: Any):
         super().__init__()
-        self.conv = fold_norm(layer.conv, layer.bn)
+        self.conv = fuse_conv_bn_eval(layer.conv, layer.bn)
 
     def forward(self, x: Tensor) -> Tensor:
         c: Any = self.conv
@@ -151,7 +151,7 @@ class Inception(nn.Module):
             tf32: whether float32 convolutions may use TF32.
         """
         super().__init__()
-        stages = {name: _faster(getattr(inception, name)) for name in _STAGES}
+        stages = {name: _faster(inception.get_submodule(name)) for name in _STAGES}
         self.stages = nn.Sequential(*stages.values()).to(dtype)
         self.stages.to(memory_format=torch.channels_last).requires_grad_(False)
         self.fc = inception.fc

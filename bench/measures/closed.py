@@ -33,6 +33,7 @@ class GaussianW2(Measure):
     spectrum: tuple[float, ...] = ()
     frame: Literal["ve", "vp"] = "ve"
     name: ClassVar[str] = "v_w2"
+    whole_range: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.frame not in ("ve", "vp"):
@@ -72,6 +73,7 @@ class Uniform(Measure):
 
     coordinate: Literal["sigma", "alpha", "angle", "logsnr"] = "angle"
     needs_images: ClassVar[bool] = False
+    whole_range: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         curves.log_dsigma_du(self.coordinate, np.ones(1))
@@ -106,6 +108,7 @@ class OfSchedule(Measure):
     schedule: Schedule
     nodes: int = 401
     needs_images: ClassVar[bool] = False
+    whole_range: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -41,6 +41,9 @@ class FeatureFrechet(Measure):
     overlaps: ClassVar[bool] = True  # distances on the CPU beside the next levels on the GPU
 
     def __post_init__(self) -> None:
+        if not isinstance(self.extractor, Extractor):
+            raise ValueError(f"{self.extractor!r} is no extractor: derive its class from "
+                             "bench.Extractor")  # fmt: skip
         if self.space not in ("image", "state"):
             raise ValueError(f"unknown space {self.space!r}; known: image, state")
         if self.bootstrap < 0:

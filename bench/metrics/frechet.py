@@ -16,12 +16,17 @@ from bench.types import FeatureStatistics, Metric, Score
 def _float64(values: Tensor | ArrayLike, what: str) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
+    if np.iscomplexobj(values):
+        raise ValueError(f"{what} is complex; statistics of features are real numbers")
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
         raise ValueError(
             f"{what} has NaN or infinite entries; check the features that it is computed from"
         )
     return array
+
+
+_ROUNDING = 1e-5  # of the largest entry or eigenvalue: what float32 in a file can do
 
 
 class Gaussian:
@@ -38,7 +43,8 @@ class Gaussian:
             which: a suffix for messages, which call the two "mu" and "cov".
 
         Raises:
-            ValueError: NaN or infinite entries, or shapes that do not fit.
+            ValueError: NaN, infinite or complex entries; shapes that do not fit; a covariance
+                that is not symmetric.
         """
         self.mean, covariance = _float64(mean, f"mu{which}"), _float64(cov, f"cov{which}")
         if self.mean.ndim != 1 or covariance.shape != (len(self.mean), len(self.mean)):
@@ -46,7 +52,11 @@ class Gaussian:
                 f"mu{which} {list(self.mean.shape)} and cov{which} {list(covariance.shape)} must "
                 "be [dim] and [dim, dim] with the same dim"
             )
-        self.cov = (covariance + covariance.T) / 2
+        apart = float(np.abs(covariance - covariance.T).max(initial=0))
+        if apart > _ROUNDING * float(np.abs(covariance).max(initial=0)):
+            raise ValueError(f"cov{which} is no covariance: not symmetric, two entries differ "
+                             f"by {apart:.3g}")  # fmt: skip
+        self.which, self.cov = which, (covariance + covariance.T) / 2
 
     @cached_property
     def root(self) -> np.ndarray:
@@ -56,6 +66,9 @@ class Gaussian:
         If it fails, or if a pivot is below a thousand times rounding, the covariance may be
         singular. Then Cholesky with pivots finds the rank. Without the cut of the rank, noise of
         1e-17 in the covariance would become 3e-9 in the root.
+
+        Raises:
+            ValueError: the covariance has an eigenvalue clearly below 0.
         """
         rounding = len(self.cov) * np.finfo(np.float64).eps * self.cov.diagonal().max(initial=0)
         try:
@@ -64,10 +77,20 @@ class Gaussian:
                 return root
         except np.linalg.LinAlgError:  # not positive definite: fewer images than dimensions
             pass
+        self._check_eigenvalues()
         factor, pivots, rank, _ = lapack.dpstrf(self.cov, lower=1)
         root = np.empty((len(self.cov), rank))
         root[pivots - 1] = np.tril(factor)[:, :rank]
         return root
+
+    def _check_eigenvalues(self) -> None:
+        """ValueError where the least eigenvalue is further below 0 than rounding can bring it."""
+        values = np.linalg.eigvalsh(self.cov)
+        if values[0] < -_ROUNDING * max(abs(values[-1]), abs(values[0])):
+            raise ValueError(
+                f"cov{self.which} has an eigenvalue of {values[0]:.4g}, and a covariance has none "
+                "below 0; the statistics are damaged or of something else: make them again"
+            )
 
     def distance(self, other: "Gaussian") -> float:
         """Squared Frechet distance; see `frechet_distance`."""

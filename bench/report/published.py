@@ -1,4 +1,4 @@
-"""Numbers of others, from `published.csv` beside the experiments folders: cited, not run here."""
+"""Numbers of others, from `published.csv`: cited, not run here."""
 
 import csv
 from pathlib import Path
@@ -6,23 +6,39 @@ from pathlib import Path
 Row = dict[str, str]  # model, dataset, space, sampler, schedule, nfe, fid, precision, recall, ...
 _COLUMNS = ("model", "sampler", "schedule", "nfe", "fid", "precision", "recall", "note", "source")
 _HEADS = ("Model", "Sampler", "Schedule", "NFE", "FID", "Precision", "Recall", "Note", "Source")
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped() -> Path:
+    """The file that comes with the project: in the package, or in results/ of a checkout."""
+    inside = _PACKAGE / "shipped" / "published.csv"
+    return inside if inside.is_file() else _PACKAGE.parent / "results" / "published.csv"
 
 
 def read(folder: Path, dataset: str) -> list[Row]:
-    """The rows of a data set; none if there is no such file, or no data set is asked for."""
-    path = folder.parent / "published.csv"
+    """The rows of a data set.
+
+    Arguments:
+        folder: of an experiment. A `published.csv` beside it is read in place of the shipped one.
+        dataset: none is asked for if it is "".
+
+    Raises:
+        ValueError: the file lacks a column.
+    """
+    beside = folder.parent / "published.csv"
+    path = beside if beside.is_file() else shipped()
     if not dataset or not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     lacking = [name for name in ("dataset", *_COLUMNS) if rows and name not in rows[0]]
     if lacking:
-        raise ValueError(f"{path} has no column {', '.join(lacking)}")
+        raise ValueError(f"{path} has no column {', '.join(lacking)}; add it to the first line")
     return [row for row in rows if row["dataset"] == dataset]
 
 
 def markdown(rows: list[Row], dataset: str) -> list[str]:
-    """A section of the page: none without rows."""
+    """The section of the page with these rows. Empty without rows."""
     if not rows:
         return []
     table = ["| " + " | ".join(_HEADS) + " |", "|---|---|---|---:|---:|---:|---:|---|---|"]
@@ -31,17 +47,17 @@ def markdown(rows: list[Row], dataset: str) -> list[str]:
         table.append("| " + " | ".join(cells) + " |")
     return [
         f"## Published for {dataset}",
-        "Numbers of their authors, not run here; compare them with FID only, of 50,000 images, and "
-        "after reading their protocol.",
+        "These numbers are copied from the sources. They were not run here. Compare them only with "
+        "FID of 50,000 images, and read their protocol first.",
         "\n".join(table),
     ]
 
 
 def points(rows: list[Row]) -> list[tuple[float, float]]:
-    """(NFE, FID) of the rows that have both."""
+    """(NFE, FID) of the rows that state both."""
     return [(float(row["nfe"]), float(row["fid"])) for row in rows if row["nfe"] and row["fid"]]
 
 
 def levels(rows: list[Row]) -> list[tuple[str, float]]:
-    """(model, FID) of the rows that do not say their NFE."""
+    """(model, FID) of the rows that state no NFE."""
     return [(row["model"], float(row["fid"])) for row in rows if row["fid"] and not row["nfe"]]

@@ -1,11 +1,18 @@
-"""Samplers: loops over a grid in the sigma frame, where VP and VE forms are the same numbers.
+"""Samplers: loops that walk a grid of noise levels from noise to data.
 
-State x is float32 (or float64 in tests); coefficients are Python floats from the float64 grid, so
-no step waits for the device. With d = (x - x0) / sigma the flow is dx/dsigma = d: methods for noise
-prediction interpolate d, methods for data prediction x0 against lambda = -log sigma. Runge-Kutta
-methods are in sigma, or in lambda where they say so. The step to 0, where lambda is infinite, is
-first order for all and returns x0. `order` is the method's own; where its order of convergence on
-uneven but smooth grids is another, `convergence` says so. `stochastic` samplers draw noise.
+All samplers work in the sigma frame, x = x0 + sigma eps. The VP and VE forms of a method are the
+same numbers there. The probability-flow ODE is dx/dsigma = d with d = (x - x0) / sigma, where x0
+is the denoiser's E[x0|x].
+
+- Methods for noise prediction interpolate d.
+- Methods for data prediction interpolate x0 as a function of lambda = -log sigma.
+- Runge-Kutta methods step in sigma. A docstring says so where a method steps in lambda.
+
+The last step of a grid goes to sigma = 0, where lambda is infinite. There every sampler is of first
+order and returns x0.
+
+The state x is float32; tests also use float64. Coefficients are Python floats, computed from the
+float64 grid. No step therefore waits for the device.
 """
 
 from bench.samplers.ddim import DDIM, DDPM

@@ -1,7 +1,8 @@
-"""DPM-Solver++ (Lu et al. 2022b): data prediction, exponential integrators in lambda = -log sigma.
+"""DPM-Solver++ (Lu et al. 2022b): exponential integrators for data prediction.
 
-With h = lambda_next - lambda a first-order step is x_next = (sigma_next / sigma) x - expm1(-h) x0,
-and x0 in it is replaced by what interpolation through other evaluations makes of it.
+The variable is lambda = -log sigma. With h = lambda_next - lambda, a step of first order is
+x_next = (sigma_next / sigma) x - expm1(-h) x0. Methods of higher order replace x0 by a polynomial
+through x0 at several levels.
 """
 
 import math
@@ -16,16 +17,17 @@ from bench.types import Denoiser, Noise, Sampler
 
 
 def _log_step(sigma: float, sigma_next: float) -> float:
-    """h, infinite for the step to 0."""
+    """h = lambda_next - lambda. It is infinite in the step to 0."""
     return math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
 
 
 @dataclass(frozen=True)
 class DPMpp2M(Sampler):
-    """DPM-Solver++(2M) (Lu et al. 2022b, Algorithm 2): multistep, second order. One call a step.
+    """DPM-Solver++(2M) (Lu et al. 2022b, Algorithm 2): multistep, of second order.
 
-    With r = h_last / h:  d = x0 + (x0 - x0_last) / (2 r);  x_next = (sigma_next / sigma) x -
-    expm1(-h) d. The first step is first order.
+    It calls the denoiser once a step. h_last and x0_last belong to the step before. With
+    r = h_last / h and d = x0 + (x0 - x0_last) / (2 r),
+    x_next = (sigma_next / sigma) x - expm1(-h) d. The first step is of first order.
     """
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
@@ -42,22 +44,26 @@ class DPMpp2M(Sampler):
 
 @dataclass(frozen=True)
 class DPMpp3M(Sampler):
-    """DPM-Solver++(3M): multistep through three evaluations (Lu et al. 2022b, section 4.2).
+    """DPM-Solver++(3M) (Lu et al. 2022b, section 4.2): multistep through x0 at three levels.
 
-    The first step is of first order and the second of second (2M). One call a step.
-    weights "published" are those of the authors' code, k-diffusion and diffusers: their quadratic
-    term has half the weight of Taylor's theorem, so the order that tests measure is 2, with a small
-    constant. "taylor" has the whole of it, and order 3.
+    It calls the denoiser once a step. The first step is of first order. The second step is that of
+    `DPMpp2M`.
+
+    Arguments:
+        weights: "published" weights are those of the authors' code, of k-diffusion and of
+            diffusers. Their quadratic term has half the weight that Taylor's theorem asks for.
+            Tests therefore measure order 2, with a small constant. "taylor" has the full weight.
+            Tests measure order 3.
     """
 
     weights: Literal["published", "taylor"] = "published"
 
     def __post_init__(self) -> None:
         if self.weights not in ("published", "taylor"):
-            raise ValueError(f"unknown weights {self.weights!r}; known: published, taylor")
+            raise ValueError(f"DPMpp3M: unknown weights {self.weights!r}; known: published, taylor")
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
-        past: deque[tuple[Tensor, float]] = deque(maxlen=2)  # (x0, the step after it), newest first
+        past: deque[tuple[Tensor, float]] = deque(maxlen=2)  # (x0, h of its step), newest first
         for sigma, sigma_next in pairwise(grid.tolist()):
             x0, h = denoise(x, sigma), _log_step(sigma, sigma_next)
             x = (sigma_next / sigma) * x - math.expm1(-h) * x0
@@ -67,7 +73,7 @@ class DPMpp3M(Sampler):
         return x
 
     def _correction(self, x0: Tensor, h: float, past: deque[tuple[Tensor, float]]) -> Tensor:
-        """What the divided differences of x0 add to the first-order step."""
+        """The terms of second and third order, from divided differences of x0."""
         x1, r1 = past[0][0], past[0][1] / h
         slope = (x0 - x1) / r1  # h dx0/dlambda
         if len(past) == 1:
@@ -83,13 +89,14 @@ class DPMpp3M(Sampler):
 
 @dataclass(frozen=True)
 class DPMpp2S(Sampler):
-    """DPM-Solver++(2S) (Lu et al. 2022b, Algorithm 1, r = 1/2): single-step, two calls a step.
+    """DPM-Solver++(2S) (Lu et al. 2022b, Algorithm 1, r = 1/2): single-step, of second order.
 
-    x0 is taken at sqrt(sigma sigma_next), half the step in lambda.
+    It calls the denoiser twice a step, and once in the step to 0. The second call is at
+    sqrt(sigma sigma_next), the midpoint of the step in lambda. Its x0 is used for the whole step.
     """
 
     def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
+        """Function evaluations on this grid: two a step, one in the step to 0."""
         return 2 * (len(grid) - 1) - int(float(grid[-1]) == 0)
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
@@ -106,10 +113,10 @@ class DPMpp2S(Sampler):
 
 @dataclass(frozen=True)
 class DPMpp2MSDE(Sampler):
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022b, Eq. 18 and section 5): stochastic, one call a step.
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022b, Eq. 18 and section 5): stochastic multistep.
 
-    x_next = (sigma_next / sigma) e^-h x + (1 - e^-2h) d + sigma_next sqrt(1 - e^-2h) z, d as in
-    `DPMpp2M`.
+    It calls the denoiser once a step. With d as in `DPMpp2M` and z standard normal,
+    x_next = (sigma_next / sigma) e^-h x + (1 - e^-2h) d + sigma_next sqrt(1 - e^-2h) z.
     """
 
     stochastic: ClassVar[bool] = True

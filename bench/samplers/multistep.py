@@ -1,4 +1,4 @@
-"""Adams-Bashforth methods in the noise prediction d = (x - x0) / sigma, dx/dsigma = d."""
+"""Adams-Bashforth methods for noise prediction: dx/dsigma = d with d = (x - x0) / sigma."""
 
 from collections import deque
 from collections.abc import Callable
@@ -17,20 +17,27 @@ _UNIFORM = {
     2: (3 / 2, -1 / 2),
     3: (23 / 12, -16 / 12, 5 / 12),
     4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
-}  # Adams-Bashforth on equal steps, newest first
+}  # order -> weights of Adams-Bashforth on equal steps, newest first
 _Past = deque[tuple[float, Tensor]]  # (sigma, d), newest first
 _Weigh = Callable[[list[float], float, float], list[float]]  # nodes, start, end -> weights
 
 
-def _check_order(order: int, most: int) -> None:
-    if order not in range(1, most + 1):
-        raise ValueError(f"order must lie between 1 and {most}, not {order}")
+def _check_order(name: str, order: int) -> None:
+    if order not in _UNIFORM:
+        raise ValueError(f"{name} needs an order of 1, 2, 3 or 4, not {order}")
 
 
 def _weights(nodes: list[float], start: float, end: float, log: bool) -> list[float]:
-    """Integrals over sigma from start to end of the Lagrange polynomials through `nodes`.
+    """Integrals over sigma, from start to end, of the Lagrange polynomials through `nodes`.
 
-    Polynomials in log sigma, or in sigma: Gauss-Legendre quadrature, exact to rounding.
+    Gauss-Legendre quadrature computes them, exactly to rounding.
+
+    Arguments:
+        nodes: noise levels, newest first.
+        log: polynomials in log sigma; else in sigma.
+
+    Returns:
+        One weight for each node.
     """
     clock = np.log if log else np.asarray
     at, share = np.polynomial.legendre.leggauss(12)
@@ -47,7 +54,7 @@ def _weights(nodes: list[float], start: float, end: float, log: bool) -> list[fl
 
 
 def _equal_steps(nodes: list[float], start: float, end: float) -> list[float]:
-    """What `_weights` gives where steps are equal, whatever the nodes are."""
+    """The weights of equal steps. Of the nodes only their number is used."""
     return [(end - start) * weight for weight in _UNIFORM[len(nodes)]]
 
 
@@ -59,7 +66,7 @@ def _combine(weights: list[float], past: _Past) -> Tensor:
 
 
 def _walk(denoise: Denoiser, x: Tensor, grid: Tensor, order: int, weigh: _Weigh) -> Tensor:
-    """Adams-Bashforth: each step with the last `order` slopes, or as many as there are."""
+    """Adams-Bashforth: a step uses the last `order` slopes d. The first steps have fewer."""
     past: _Past = deque(maxlen=order)
     for sigma, sigma_next in pairwise(grid.tolist()):
         x0 = denoise(x, sigma)
@@ -72,20 +79,25 @@ def _walk(denoise: Denoiser, x: Tensor, grid: Tensor, order: int, weigh: _Weigh)
 
 @dataclass(frozen=True)
 class DEIS(Sampler):
-    """tAB-DEIS (Zhang and Chen 2023, Algorithm 1 with Eq. 15): d extrapolated by the polynomial
-    through the last `order` evaluations, integrated exactly. One call a step.
+    """tAB-DEIS (Zhang and Chen 2023, Algorithm 1 with Eq. 15): exponential multistep integrator.
 
-    variable "logrho" has polynomials in log sigma (diffusers' choice), "rho" in sigma (rhoAB).
-    The first steps use as many evaluations as there are.
+    It calls the denoiser once a step. A polynomial through d at the last `order` levels gives d
+    within the step. The step integrates that polynomial exactly. The first steps have fewer levels
+    and lower orders.
+
+    Arguments:
+        order: number of levels, 1 to 4.
+        variable: "logrho": polynomials in log sigma, as in diffusers. "rho": polynomials in sigma,
+            which the paper calls rhoAB.
     """
 
     order: int = 3
     variable: Literal["logrho", "rho"] = "logrho"
 
     def __post_init__(self) -> None:
-        _check_order(self.order, 4)
+        _check_order("DEIS", self.order)
         if self.variable not in ("logrho", "rho"):
-            raise ValueError(f"unknown variable {self.variable!r}; known: logrho, rho")
+            raise ValueError(f"DEIS: unknown variable {self.variable!r}; known: logrho, rho")
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         weigh = partial(_weights, log=self.variable == "logrho")
@@ -94,21 +106,25 @@ class DEIS(Sampler):
 
 @dataclass(frozen=True)
 class IPNDM(Sampler):
-    """iPNDM (Zhang and Chen 2023, section 3; Liu et al. 2022): Adams-Bashforth with lower orders
-    first instead of a Runge-Kutta start. One call a step.
+    """iPNDM (Zhang and Chen 2023, section 3; Liu et al. 2022): Adams-Bashforth multistep.
 
-    steps "uniform" has the textbook weights of equal steps, whatever the grid, as published: on
-    uneven grids of third and fourth order only in name. "variable" fits them to the grid (iPNDM_v),
-    which is `DEIS(variable="rho")`.
+    It calls the denoiser once a step. The first steps have lower orders. PNDM starts with
+    Runge-Kutta steps instead.
+
+    Arguments:
+        order: number of slopes d that a step uses, 1 to 4.
+        steps: "uniform": the weights of equal steps on every grid, as published. On uneven grids
+            orders 3 and 4 converge with order 2. "variable": the weights of the actual grid
+            (iPNDM_v). It is then the same method as `DEIS(variable="rho")`.
     """
 
     order: int = 4
     steps: Literal["uniform", "variable"] = "uniform"
 
     def __post_init__(self) -> None:
-        _check_order(self.order, 4)
+        _check_order("IPNDM", self.order)
         if self.steps not in ("uniform", "variable"):
-            raise ValueError(f"unknown steps {self.steps!r}; known: uniform, variable")
+            raise ValueError(f"IPNDM: unknown steps {self.steps!r}; known: uniform, variable")
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         weigh = _equal_steps if self.steps == "uniform" else partial(_weights, log=False)
@@ -117,19 +133,25 @@ class IPNDM(Sampler):
 
 @dataclass(frozen=True)
 class PNDM(Sampler):
-    """PNDM (Liu et al. 2022, Algorithm 2, "F-PNDM"): three pseudo Runge-Kutta steps of four calls,
-    then fourth-order Adams-Bashforth with the weights of equal steps, one call a step.
+    """PNDM (Liu et al. 2022, Algorithm 2, "F-PNDM"): Runge-Kutta start, then Adams-Bashforth.
 
-    Their transfer function is x + (sigma_next - sigma) d here. The Runge-Kutta midpoint lies half
-    way in sigma, where theirs is half way in timesteps: a sampler sees the grid alone.
+    The first three steps are pseudo Runge-Kutta steps, with four denoiser calls each. All later
+    steps are Adams-Bashforth of fourth order with the weights of equal steps, one call each.
+
+    In the sigma frame the paper's transfer function is x + (sigma_next - sigma) d. The midpoint of
+    a Runge-Kutta step is the middle in sigma. The paper has the middle in timesteps, which a
+    sampler does not know: it sees the grid only.
     """
 
     warmup: ClassVar[int] = 3
 
     def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid: 4 in each of the first three steps, but 1 to 0."""
+        """Function evaluations on this grid: 4 in each of the first three steps, else 1.
+
+        The step to 0 has 1 evaluation, even as one of the first three.
+        """
         steps = len(grid) - 1
-        full = steps - int(float(grid[-1]) == 0)  # the step to 0 is Euler's
+        full = steps - int(float(grid[-1]) == 0)  # the step to 0 is never a Runge-Kutta step
         return steps + 3 * min(self.warmup, full)
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:

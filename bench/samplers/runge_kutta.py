@@ -1,4 +1,7 @@
-"""Single-step methods of second order in the noise prediction d = (x - x0) / sigma."""
+"""Single-step methods of second order for noise prediction, d = (x - x0) / sigma.
+
+All of them call the denoiser twice a step, and once in the step to 0.
+"""
 
 import math
 from dataclasses import dataclass
@@ -11,16 +14,16 @@ from bench.types import Denoiser, Noise, Sampler
 
 
 def _two_a_step(grid: Tensor) -> int:
-    """Two calls a step, one in the step to 0."""
+    """Function evaluations: two a step, one in the step to 0."""
     return 2 * (len(grid) - 1) - int(float(grid[-1]) == 0)
 
 
 @dataclass(frozen=True)
 class Heun(Sampler):
-    """Heun's method in sigma (Karras et al. 2022, Algorithm 1): two calls a step."""
+    """Heun's method in sigma (Karras et al. 2022, Algorithm 1)."""
 
     def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
+        """Function evaluations on this grid: two a step, one in the step to 0."""
         return _two_a_step(grid)
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
@@ -41,11 +44,21 @@ def _heun_step(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float) ->
 
 @dataclass(frozen=True)
 class EDMStochastic(Sampler):
-    """EDM's stochastic sampler (Karras et al. 2022, Algorithm 2): noise is added, then Heun's step.
+    """EDM's stochastic sampler (Karras et al. 2022, Algorithm 2).
 
-    gamma = min(churn / steps, sqrt 2 - 1) within s_min .. s_max, else 0; the state is raised to
-    sigma_hat = (1 + gamma) sigma with noise of standard deviation s_noise. Defaults are their
-    ImageNet-64 settings (Table 5). sigma_hat may exceed the model's sigma_max only if s_max does.
+    A step first adds noise, which raises the noise level from sigma to sigma_hat = (1 + gamma)
+    sigma. Then it takes Heun's step from sigma_hat to sigma_next. gamma is min(churn / steps,
+    sqrt(2) - 1) for s_min <= sigma <= s_max, and 0 for all other sigma. The added noise has the
+    standard deviation s_noise sqrt(sigma_hat^2 - sigma^2).
+
+    The defaults are the paper's settings for ImageNet-64 (Table 5). sigma_hat can exceed the
+    model's sigma_max. An s_max of at most sigma_max / sqrt(2) prevents that.
+
+    Arguments:
+        churn: S_churn of the paper, at least 0. 0 adds no noise.
+        s_min: the lowest noise level at which noise is added.
+        s_max: the highest noise level at which noise is added.
+        s_noise: factor of the added noise, at least 0.
     """
 
     churn: float = 40.0
@@ -56,10 +69,12 @@ class EDMStochastic(Sampler):
 
     def __post_init__(self) -> None:
         if self.churn < 0 or not 0 <= self.s_min <= self.s_max or self.s_noise < 0:
-            raise ValueError(f"{self!r}: churn, s_noise and 0 <= s_min <= s_max must hold")
+            raise ValueError(
+                f"{self!r}: EDMStochastic needs churn >= 0, s_noise >= 0 and 0 <= s_min <= s_max"
+            )
 
     def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
+        """Function evaluations on this grid: two a step, one in the step to 0."""
         return _two_a_step(grid)
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
@@ -75,13 +90,14 @@ class EDMStochastic(Sampler):
 
 @dataclass(frozen=True)
 class DPMSolver2(Sampler):
-    """DPM-Solver-2 (Lu et al. 2022a, Algorithm 1, r = 1/2): the midpoint rule in lambda.
+    """DPM-Solver-2 (Lu et al. 2022a, Algorithm 1, r = 1/2): midpoint rule in lambda = -log sigma.
 
-    d is taken at sqrt(sigma sigma_next), and carried over the whole step. Two calls a step.
+    The second denoiser call is at sqrt(sigma sigma_next), the midpoint of the step in lambda. Its d
+    is used for the whole step.
     """
 
     def evals(self, grid: Tensor) -> int:
-        """Calls of the denoiser on this grid."""
+        """Function evaluations on this grid: two a step, one in the step to 0."""
         return _two_a_step(grid)
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:

@@ -1,12 +1,12 @@
-"""Trains a denoiser under any law of noise levels, a fixed schedule or one estimated on the way."""
+"""Training of denoisers and codecs. The law of noise levels is a schedule, fixed or estimated."""
 
 from bench.training.codec import CodecRecipe, train_codec
 from bench.training.laws import OnlineConstantRate, clock, draw_sigmas, noise_law
 from bench.training.loop import Recipe, train, unet
-from bench.training.weighting import EDM, MinSNR, Unweighted
+from bench.training.weighting import EDMWeighting, MinSNR, Unweighted
 
 __all__ = [
-    "EDM",
+    "EDMWeighting",
     "CodecRecipe",
     "MinSNR",
     "OnlineConstantRate",

@@ -1,6 +1,6 @@
-"""The law of noise levels in training: sigma(t), t ~ U(0, 1).
+"""The law of noise levels in training: sigma(t) for a uniform time t in [0, 1].
 
-Any `Schedule` is one. `OnlineConstantRate` is one that is estimated while the network trains.
+Every `Schedule` is such a law. `OnlineConstantRate` is estimated while the network trains.
 """
 
 from dataclasses import dataclass, field
@@ -11,18 +11,30 @@ from torch import Tensor
 
 from bench.process import Process
 from bench.schedules import ConstantRate, Coordinate, Native
-from bench.types import Rate, Schedule, rate_between
+from bench.types import NoiseProcess, Rate, Schedule, rate_between
 
 _LAW = 4097  # nodes of sigma(t); between them log sigma is linear in t
 
 
 def noise_law(schedule: Schedule, process: Process) -> Tensor:
-    """log sigma(t) at equal t from 0 (noise) to 1 (data): float64 [nodes]."""
+    """Tabulate a law.
+
+    Returns:
+        log sigma(t) at equally spaced t from 0 (noise) to 1 (data), float64 [nodes].
+    """
     return torch.log(schedule(_LAW, process)[:-1])
 
 
 def draw_sigmas(law: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """sigma(t) float32 [n, 1, 1, 1] for stratified uniform t, on the law's device."""
+    """Draw noise levels at stratified uniform times.
+
+    Arguments:
+        law: table of `noise_law`, float64 [nodes].
+        n: number of noise levels.
+
+    Returns:
+        sigma, float32 [n, 1, 1, 1], on the device of the law.
+    """
     offset = torch.rand(n, generator=generator, device=law.device)
     t = (torch.arange(n, device=law.device) + offset) / n * (len(law) - 1)
     low = t.floor().clamp(max=len(law) - 2)
@@ -33,15 +45,19 @@ def draw_sigmas(law: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Clock:
-    """The network's timestep of any sigma, in tensor operations: a table over log sigma.
+    """A table that converts sigma to the network's timestep on the device.
 
-    A device is never waited for, as `process.timestep` would.
+    `process.timestep` computes on the CPU, so the CPU would have to wait for the GPU.
+
+    nodes: log sigma, float64 [k], increasing.
+    steps: timesteps at the nodes, float64 [k].
     """
 
-    nodes: Tensor  # log sigma, float64, increasing
-    steps: Tensor  # timesteps there, float64
+    nodes: Tensor
+    steps: Tensor
 
-    def __call__(self, sigma: Tensor) -> Tensor:  # float32 [n, 1, 1, 1] -> float32 [n]
+    def __call__(self, sigma: Tensor) -> Tensor:
+        """sigma, float32 [n, 1, 1, 1] -> timesteps, float32 [n]."""
         log_sigma = sigma.flatten().to(self.nodes.dtype).log()
         right = torch.searchsorted(self.nodes, log_sigma).clamp(1, len(self.nodes) - 1)
         low, high = self.nodes[right - 1], self.nodes[right]
@@ -50,21 +66,30 @@ class Clock:
 
 
 def clock(process: Process, device: str) -> Clock:
-    """The table for all of a process's range."""
+    """The table for the whole range of a process."""
     ends = torch.tensor([process.sigma_min, process.sigma_max], dtype=torch.float64).log()
     nodes = torch.linspace(float(ends[0]), float(ends[1]), 4 * _LAW, dtype=torch.float64)
     return Clock(nodes.to(device), process.timestep(nodes.exp()).to(device))
 
 
 @dataclass(frozen=True)
-class OnlineConstantRate:
-    """A constant-rate law estimated while the network trains (arXiv 2411.12188, its training part).
+class OnlineConstantRate(Schedule):
+    """A constant-rate law that is estimated while the network trains (arXiv 2411.12188).
 
-    Every `probe` steps the network in training predicts `images` training images at both edges of
-    `bins` equal bins of log sigma, same x0 and eps at both; the mean squared change of a bin enters
-    an exponential average of weight 1 - `decay`, with the start-up bias divided out. From `warmup`
-    steps on, and then every `every` steps, the law becomes that of
-    `ConstantRate(rate, xi, coordinate)`; until then noise levels follow `start`.
+    The range of log sigma is cut into equal bins. A probe predicts training images at both edges of
+    each bin, with the same x0 and eps. The mean squared change of the prediction enters an
+    exponential moving average, which is corrected for its start. After the warm-up the law is
+    `ConstantRate(rate, xi, coordinate)` of that average. Called as a schedule, it gives `start`.
+
+    measure: v_x, the change of the predicted image, or v_eps, the change of the predicted noise.
+    xi, coordinate: those of `ConstantRate`.
+    start: the law during the warm-up.
+    warmup: step of the first update of the law.
+    every: steps between two updates.
+    probe: steps between two probes.
+    images: training images in a probe.
+    bins: number of bins.
+    decay: decay of the average, for each probe.
     """
 
     measure: Literal["v_x", "v_eps"] = "v_x"
@@ -85,32 +110,36 @@ class OnlineConstantRate:
             raise ValueError(f"decay must lie between 0 and 1, not {self.decay}")
         if self.bins < 4 or self.images < self.bins:
             raise ValueError(
-                f"an online rate needs at least 4 bins and an image a bin, not {self.bins} bins "
-                f"and {self.images} images"
+                f"an online rate needs at least 4 bins and an image a bin, but bins is {self.bins} "
+                f"and images is {self.images}"
             )
         if self.probe < 1 or self.every < 1 or self.warmup < self.probe:
             raise ValueError(
                 f"probe ({self.probe}) and every ({self.every}) must be at least 1, and warmup "
                 f"({self.warmup}) at least probe: a law needs a measured rate"
             )
-        if not isinstance(self.start, Schedule):
-            raise ValueError(f"start must be a schedule, not {self.start!r}")
-        # xi and the coordinate are checked now, not at the end of the warm-up
-        ConstantRate(Rate(self.measure, *torch.arange(1.0, 9.0).view(2, 4)), self.xi,
-                     self.coordinate)  # fmt: skip
+        if not isinstance(self.start, Schedule) or isinstance(self.start, OnlineConstantRate):
+            raise ValueError(f"start must be a schedule that is not estimated, not {self.start!r}")
+        # ConstantRate checks xi and the coordinate now, not after the warm-up
+        self.constant(Rate(self.measure, *torch.arange(1.0, 9.0).view(2, 4)))
+
+    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        """The grid of `start`, before the first update."""
+        return self.start(steps, process)
+
+    def constant(self, rate: Rate) -> ConstantRate:
+        """The constant-rate schedule of an estimated rate."""
+        return ConstantRate(rate, self.xi, self.coordinate)
 
 
 class Law:
-    """The current law as a table on a device; a fixed schedule never changes it."""
+    """The table of the current law, on a device. Only an online law changes it."""
 
-    def __init__(
-        self, law: Schedule | OnlineConstantRate, process: Process, device: str, seed: int
-    ):
+    def __init__(self, law: Schedule, process: Process, device: str, seed: int):
         self.process, self.device = process, device
         self.online = law if isinstance(law, OnlineConstantRate) else None
-        start = self.online.start if self.online else law
-        self.table = noise_law(start, process).to(device)  # type: ignore[arg-type]
-        self.history: list[tuple[int, list[float]]] = []  # (step, v of each bin) of every update
+        self.table = noise_law(law, process).to(device)
+        self.history: list[tuple[int, list[float]]] = []  # of each update: step, v of each bin
         bins = self.online.bins if self.online else 1
         ends = torch.tensor([process.sigma_min, process.sigma_max], dtype=torch.float64).log()
         self.edges = torch.linspace(
@@ -118,17 +147,19 @@ class Law:
         ).exp()
         self.mean = torch.zeros(bins, dtype=torch.float64, device=device)
         self.probes = 0
-        # its own generator: the images and noise of training are those of any other law
+        # A generator of its own: the law does not change which images and noise training draws.
         self.generator = torch.Generator(device).manual_seed(2**31 + seed)
 
     def wants_probe(self, step: int) -> bool:
-        """Whether `probe` is due after this many steps."""
+        """Whether a probe follows this step."""
         return self.online is not None and step % self.online.probe == 0
 
     def probe(self, predict: Any, images: Tensor) -> None:
-        """One reading of every bin. predict: (x0, eps, sigma) -> (x0_hat, x), clipped as sampled.
+        """Measure the rate in every bin once.
 
-        images: all training images, float [N, c, h, w] on the device.
+        Arguments:
+            predict: (x0, eps, sigma) -> (predicted x0, x = x0 + sigma eps), clipped as in sampling.
+            images: all training images, float [N, c, h, w], on the device.
         """
         assert self.online is not None
         n, bins = self.online.images, self.online.bins
@@ -148,7 +179,7 @@ class Law:
         self.probes += 1
 
     def wants_update(self, step: int) -> bool:
-        """Whether `update` is due after this many steps."""
+        """Whether an update of the law follows this step."""
         online = self.online
         return (
             online is not None
@@ -157,29 +188,32 @@ class Law:
         )
 
     def update(self, step: int) -> None:
-        """Make the law that of the rate as it is known now, and remember it."""
+        """Replace the law by that of the current rate, and add the rate to the history.
+
+        Raises:
+            FloatingPointError: the rate is not finite, or 0 everywhere.
+        """
         assert self.online is not None
         bias = 1 - self.online.decay**self.probes
         v = (self.mean.cpu() / bias).sqrt() / self.edges.diff()
         if not bool(torch.isfinite(v).all() and (v > 0).any()):
             raise FloatingPointError(
-                f"training diverged before step {step}: the online rate has no finite value; "
-                "lower --rate"
+                f"training diverged before step {step}: the online rate is not finite, or 0 in all "
+                "bins; lower --rate"
             )
         self.history.append((step, v.tolist()))
         self._follow(v)
 
     def _follow(self, v: Tensor) -> None:
         assert self.online is not None
-        schedule = ConstantRate(self._rate(v), self.online.xi, self.online.coordinate)
-        self.table.copy_(noise_law(schedule, self.process))
+        self.table.copy_(noise_law(self.online.constant(self._rate(v)), self.process))
 
     def _rate(self, v: Tensor) -> Rate:
         assert self.online is not None
         return rate_between(self.online.measure, self.edges, v)
 
     def final(self) -> Rate | None:
-        """The last rate that the law followed; None for a fixed law, or before the warm-up ends."""
+        """The rate of the last update. None: the law is fixed, or the warm-up has not ended."""
         if self.online is None or not self.history:
             return None
         step, v = self.history[-1]
@@ -191,10 +225,12 @@ class Law:
         return Rate(f"{rate.name}_online", rate.sigma, rate.v, provenance)
 
     def state(self) -> dict[str, Any]:
+        """Everything that `load` restores."""
         return {"mean": self.mean, "probes": self.probes, "history": self.history,
                 "generator": self.generator.get_state()}  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
+        """Restore a state."""
         self.mean.copy_(state["mean"])
         self.probes = state["probes"]
         self.history = [(step, v) for step, v in state["history"]]

@@ -1,26 +1,36 @@
-"""Loss weightings: apart from the law of noise levels, which says how often a level is seen.
+"""Loss weightings: the weight of each noise level in the training loss.
 
-A weighting is a frozen dataclass `(sigma, gain) -> factor` on the squared error of what the network
-predicts. gain = squared error of x0 over that of the prediction, so `weight(sigma) * gain` weighs
-the squared error of x0 by `weight(sigma)` whatever the network predicts. Tensors [n, 1, 1, 1].
+The law of noise levels is separate: it says how often a level is drawn. A weighting is a frozen
+dataclass. It returns the factor of the squared error of the network's prediction.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 
 class Weighting(Protocol):
-    """Factor of the squared error of the prediction, at each sigma."""
+    """The factor of the squared error of the network's prediction, at each sigma."""
 
-    def __call__(self, sigma: Tensor, gain: Tensor) -> Tensor: ...
+    def __call__(self, sigma: Tensor, gain: Tensor) -> Tensor:
+        """The factor at each noise level.
+
+        Arguments:
+            sigma: noise levels, float [n, 1, 1, 1].
+            gain: squared error of x0 divided by the squared error of the prediction, same shape.
+                `weight * gain` weighs the squared error of x0 by `weight`.
+
+        Returns:
+            float [n, 1, 1, 1].
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Unweighted:
-    """1: the plain mean squared error of what the network predicts (Ho et al. 2020, Eq. 14)."""
+    """Weight 1: the mean squared error of the network's prediction (Ho et al. 2020, Eq. 14)."""
 
     def __call__(self, sigma: Tensor, gain: Tensor) -> Tensor:
         return torch.ones_like(sigma)
@@ -28,7 +38,7 @@ class Unweighted:
 
 @dataclass(frozen=True)
 class MinSNR:
-    """min(SNR, gamma) on the error of x0, SNR = sigma^-2 (Hang et al. 2023, Eq. 8)."""
+    """Weight min(SNR, gamma) of the squared x0 error, SNR = sigma^-2 (Hang et al. 2023, Eq. 8)."""
 
     gamma: float = 5.0
 
@@ -41,14 +51,20 @@ class MinSNR:
 
 
 @dataclass(frozen=True)
-class EDM:
-    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on the error of x0 (Karras et al. 2022)."""
+class EDMWeighting:
+    """EDM's weight of the squared error of x0: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2
+    (Karras et al. 2022, Table 1).
+
+    sigma_data: standard deviation of the data.
+    """
+
+    written: ClassVar[str] = "edm"  # the name on the command line
 
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
         if not self.sigma_data > 0:
-            raise ValueError(f"EDM needs sigma_data > 0, not {self.sigma_data}")
+            raise ValueError(f"EDMWeighting needs sigma_data > 0, not {self.sigma_data}")
 
     def __call__(self, sigma: Tensor, gain: Tensor) -> Tensor:
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2 * gain

@@ -11,7 +11,7 @@ standard deviation of the noise over the scale of the signal: x = x0 + sigma * e
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -137,6 +137,7 @@ class Extractor(Described, ABC):
     """Images to feature vectors."""
 
     layers: ClassVar[tuple[str, ...]] = ("features",)  # names of what it can give in one pass
+    published: ClassVar[Any] = None  # its published weights, a `Published`; None: it has none
 
     @property
     @abstractmethod
