@@ -77,10 +77,13 @@ class Judge:
         """Layer that a metric reads -> single generated features that are kept of it."""
         kept: dict[str, int] = {}
         for metric in self.metrics:
-            most = sys.maxsize if metric.whole_bank or not self.bank else self.bank
-            rows = most if metric.reads_rows else 0
-            kept[metric.reads_layer] = max(rows, kept.get(metric.reads_layer, 0))
+            kept[metric.reads_layer] = max(self.rows(metric), kept.get(metric.reads_layer, 0))
         return kept
+
+    def rows(self, metric: Metric) -> int:
+        """Single generated features that a metric reads, at most."""
+        most = sys.maxsize if metric.whole_bank or not self.bank else self.bank
+        return most if metric.reads_rows else 0
 
     @property
     def columns(self) -> dict[str, Metric]:
@@ -136,11 +139,14 @@ class Judge:
         names = ("metric", "features", "features_digest", "reference_digest", "bank")
         return digest({name: self.protocol(metric).get(name) for name in names})
 
+    def interval(self, metric: Metric, fake: Fake, replicates: int) -> tuple[float, float]:
+        """95 % interval of a metric's mean over fresh sets of images: see `metrics.interval`."""
+        return interval(metric, **self._pair(metric, fake), replicates=replicates)
+
     def intervals(self, fake: Fake, replicates: int) -> dict[str, tuple[float, float]]:
-        """Name in tables -> 95 % interval of its mean over fresh sets of images: see `interval`."""
+        """Name in tables -> interval."""
         return {
-            name: interval(metric, **self._pair(metric, fake), replicates=replicates)
-            for name, metric in self.columns.items()
+            name: self.interval(metric, fake, replicates) for name, metric in self.columns.items()
         }
 
     def differences(

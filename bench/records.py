@@ -2,7 +2,8 @@
 
 import io
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -172,9 +173,16 @@ def scores_of(
     found = {}
     for metric in judge.metrics:
         if (of_score := store.score_key(key, judge.identity(metric))) not in known:
-            entry = _entry(judge.score(metric, features), metric.name, n)
+            read = first_rows(features, judge.rows(metric))
+            entry = _entry(judge.score(metric, read), metric.name, n)
             found[of_score] = entry | judge.protocol(metric)
     return found
+
+
+def first_rows(features: Mapping[str, Features], rows: int) -> dict[str, Features]:
+    """The same sums with at most so many single features: a score must not depend on what other
+    metrics read."""
+    return {layer: replace(one, bank=one.bank[:rows]) for layer, one in features.items()}
 
 
 def _entry(score: Score, name: str, n: int) -> dict[str, Any]:

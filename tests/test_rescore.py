@@ -46,7 +46,7 @@ def test_metrics_are_added_without_sampling(
     new = columns(results)
     assert list(new.columns)[: len(old.columns)] != list(old.columns)
     assert {*new.columns} - {*old.columns} == {"kid", "precision(k=5)", "kid_error"}
-    assert new[old.columns].equals(old) and new[["kid", "precision(k=5)"]].notna().all(None)
+    assert new[old.columns].equals(old) and new[["kid", "precision(k=5)"]].notna().all(axis=None)
     text = (results / "tiny" / "table.md").read_text()
     assert "## KID, tiny" in text and "## Precision(k=5), tiny" in text
     monkeypatch.undo()

@@ -294,6 +294,19 @@ def test_a_metric_of_the_same_layer_needs_no_sampling(
     assert len(made) == 3 * len(tuning)
 
 
+def test_a_score_does_not_depend_on_the_other_metrics(tiny_models: Path, tmp_path: Path) -> None:
+    """`precision_adm` reads every image, `precision` the bank, whoever is asked beside it."""
+    found = []
+    for name, metrics in (("alone", ("fd", "precision")), ("both", ("fd", "precision_adm",
+                                                                    "precision"))):  # fmt: skip
+        plan = tiny.pooled(tiny_models, metrics=metrics, bank=5, converged=None)
+        plan = replace(plan, lines={"Karras": Karras()}, tuning=None)
+        run.run(plan, tmp_path / name, tiny_models)
+        found.append({k: v for k, v in scores(tmp_path / name / "tiny").items()
+                      if v["name"] != "precision_adm"})  # fmt: skip
+    assert found[0] == found[1] and len(found[0]) == 8
+
+
 # ---------------------------------------------------------------- what stays on disk
 
 
