@@ -80,8 +80,10 @@ def _of_folder(path: Path) -> str:
     if (path / "model_index.json").is_file() or (path / "config.json").is_file():
         return f"{path} is a folder of diffusers, not a file; add it with --family diffusers"
     if any(path.glob("*.distcp")):
-        return (f"{path} is a distributed checkpoint of torch; make one file of it: python -m "
-                f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE.pt")  # fmt: skip
+        return (
+            f"{path} is a distributed checkpoint of torch; make one file of it: python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE.pt"
+        )
     inside = sorted(p.name for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
     listed = f"give one of its files: {', '.join(inside[:5])}" if inside else "it holds no weights"
     return f"{path} is a folder, not a file; {listed}"
@@ -199,8 +201,10 @@ def check_finite(where: object, weights: dict[str, Tensor]) -> None:
     for key, value in weights.items():
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
             what = "NaN" if torch.isnan(value.float()).any() else "infinite numbers"
-            raise ValueError(f"{where}: {key} holds {what}, so every image would be wrong; take "
-                             "weights that were saved earlier, or fetch the file again")  # fmt: skip
+            raise ValueError(
+                f"{where}: {key} holds {what}, so every image would be wrong; take weights that "
+                "were saved earlier, or fetch the file again"
+            )
 
 
 def unwritable(folder: Path, error: Exception, way: str) -> ValueError:

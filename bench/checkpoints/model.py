@@ -191,7 +191,7 @@ def load(
     )
     net = find_family(card.family).cast(net, kind)
     _check_cast(card.name, net, dtype)
-    if card.codec:
+    if isinstance(codec, Latents):
         _check_cast(f"the codec of {card.name}", codec.net, dtype)
     return Checkpoint(
         card.name, digest(_identity(card)), card.process.build(), shape, device, card,

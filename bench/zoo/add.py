@@ -71,8 +71,9 @@ def add(
         check_weights(file, made.codec, autoencoder(made.card.codec).state_dict())
     if picked.line:
         print(picked.line, file=sys.stderr)
-    record = {"family": family, "preset": preset, "file": file.name, "file_sha256": sha256}
-    _write(home, made, record | picked.record)
+    record: dict[str, object] = {"family": family, "preset": preset, "file": file.name}
+    record |= {"file_sha256": sha256} | picked.record
+    _write(home, made, record)
     return home
 
 
@@ -93,7 +94,8 @@ def _known_keys(chosen: Preset, name: str) -> set[str]:
 def _attempt(chosen: Preset, name: str, tensors: dict[str, Tensor]) -> Attempt:
     try:
         made = chosen.converted(name, tensors)
-        return Attempt(made, made.weights, _network(made.card))
+        whole = made.codec is None or bool(made.codec)  # a file with a codec has all of it
+        return Attempt(made, made.weights if whole else {}, _network(made.card))
     except ValidationError as error:
         raise ValueError(complaint(error)) from error
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.checkpoints.card import CodecCard, complaint, read_codec
-from bench.checkpoints.files import content_of, published_digest, read_json, weights_file
+from bench.checkpoints.files import published_digest, read_json, weights_file
 from bench.store import file_digest
 from bench.zoo.base import WantedCodec
 
@@ -46,7 +46,6 @@ def codec_at(path: Path, wanted: WantedCodec) -> tuple[CodecCard, Path]:
     else:
         raise ValueError(f"--codec {path} is no file, diffusers folder (config.json) nor model "
                          f"folder (card.json); fetch {wanted.source}")  # fmt: skip
-    content_of(file)
     for what, have, want in (("scale", card.scale, wanted.scale),
                              ("shift", card.shift, wanted.shift)):  # fmt: skip
         if not math.isclose(have, want, rel_tol=1e-9):

@@ -41,7 +41,9 @@ def check_codec(chosen: Preset, preset: str, codec: Path | None) -> tuple[CodecC
     if codec is None:
         raise ValueError(f"preset {preset} needs its autoencoder: fetch {chosen.codec.source} and "
                          "give --codec FOLDER_OR_FILE")  # fmt: skip
-    return codec_at(codec, chosen.codec)
+    card, file = codec_at(codec, chosen.codec)
+    content_of(file)
+    return card, file
 
 
 def check_file(file: Path, chosen: Preset, preset: str) -> None:

@@ -69,7 +69,7 @@ class Picked:
     attempt: Attempt
     view: View
     line: str = ""
-    record: Mapping[str, object] = field(default_factory=dict)
+    record: dict[str, object] = field(default_factory=dict)
     hint: str = ""
 
 
@@ -82,7 +82,7 @@ def is_average(path: str) -> bool:
     for word in reversed(_words(path)):
         if word in _RAW:
             return False
-        if word in _AVERAGE or word.startswith("ema") or (word.endswith("ema") and word != "schema"):
+        if word in _AVERAGE or word.startswith("ema") or word.endswith("ema") != (word == "schema"):
             return True
     return False
 
@@ -266,8 +266,11 @@ def _one(
 def _check_no_average(contents: Contents, view: View, names: dict[str, Tensor]) -> None:
     """Raise ValueError if the file holds a moving average that cannot be used."""
     taken = {view.prefix + name for name in view.tensors}
-    other = [n for n, v in names.items()
-             if n not in taken and v.numel() > 1 and is_average(n) and not _of_trainer(n)]  # fmt: skip
+    other = [
+        n
+        for n, v in names.items()
+        if n not in taken and v.numel() > 1 and is_average(n) and not _of_trainer(n)
+    ]
     if not other:
         return
     unnamed = all(n.rpartition(".")[2].isdigit() for n in other)
@@ -285,7 +288,9 @@ def _told(
     removed: list[str], key: str,
 ) -> Picked:  # fmt: skip
     """The choice with the line that tells it, if there was one."""
-    view, record, said = picked.view, {}, []
+    view = picked.view
+    record: dict[str, object] = {}
+    said: list[str] = []
     others = [one.key or "(root)" for one in fitting if one is not view]
     if others or key:
         record["weights_key"] = view.key
@@ -333,9 +338,10 @@ def _nearest(
         hint = (f"no key is one of the network's: the file has {min(found.have)}, the network "
                 f"{min(found.want)}; is it another --family or --preset?")  # fmt: skip
     elif view.prefix and not key:
-        hint = f"after the prefix {view.prefix} is removed, {len(both)} of {len(found.want)} keys fit"
+        hint = (f"without the prefix {view.prefix} {len(both)} of its {len(found.want)} keys are "
+                "there")  # fmt: skip
     elif view.prefix:
-        hint = f"under {view.key} {len(both)} of {len(found.want)} keys fit"
+        hint = f"under {view.key} {len(both)} of its {len(found.want)} keys are there"
     else:
         hint = ""
     return Picked(found, view, hint=hint)

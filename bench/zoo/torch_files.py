@@ -94,14 +94,12 @@ def _safetensors(file: Path) -> Contents:
 
 def _torch(file: Path, what: Content) -> Contents:
     if what == "script":
-        raise ValueError(f"{file} is a program of TorchScript; in its publisher's environment run "
-                         "torch.save(torch.jit.load(FILE).state_dict(), 'new.pt') and add that")  # fmt: skip
+        raise ValueError(
+            f"{file} is a program of TorchScript; run "
+            "torch.save(torch.jit.load(FILE).state_dict(), NEW), then add NEW"
+        )
     try:
-        mapped = zipfile.is_zipfile(file)  # files of torch before 1.6 cannot be mapped
-        quiet = warnings.catch_warnings(action="ignore")  # torch warns, then refuses
-        with quiet, torch.serialization.safe_globals(_INERT):
-            found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-        return _flat(file, found)
+        return _flat(file, _loaded(file))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} is refused: reading it would run its code, or it is damaged; delete it and "
@@ -110,6 +108,17 @@ def _torch(file: Path, what: Content) -> Contents:
         ) from error
     except Exception as error:  # a damaged pickle raises almost any error
         raise ValueError(f"{file} is damaged or no torch file: {_line(error)}") from error
+
+
+def _loaded(file: Path) -> Any:
+    """What torch.load gives. It takes a path that ends in .safetensors for another format."""
+    mapped = zipfile.is_zipfile(file)  # files of torch before 1.6 cannot be mapped
+    quiet = warnings.catch_warnings(action="ignore")  # torch warns, then refuses
+    with quiet, torch.serialization.safe_globals(_INERT):
+        if file.suffix.lower() != ".safetensors":
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        with open(file, "rb") as opened:
+            return torch.load(opened, map_location="cpu", weights_only=True)
 
 
 def _flat(file: Path, found: Any) -> Contents:
