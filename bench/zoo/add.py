@@ -60,21 +60,28 @@ def add(
     beside = check_codec(chosen, preset, codec)
     want = _known_keys(chosen, name)
     sha256 = _published_digest(file, chosen)
+    made, chosen_keys = _read(file, chosen, name, weights_key, want)
+    if beside:
+        made = _with_codec(made, *beside)
+    record: dict[str, object] = {"family": family, "preset": preset, "file": file.name}
+    _write(home, made, record | {"file_sha256": sha256} | chosen_keys)
+    return home
+
+
+def _read(
+    file: Path, chosen: Preset, name: str, key: str, want: set[str]
+) -> tuple[Converted, dict[str, object]]:
+    """The model of a file, and the record of what was taken. ValueError: it does not fit."""
     contents = read_file(file)
-    picked = pick(contents, weights_key, lambda tensors: _attempt(chosen, name, tensors), want)
+    picked = pick(contents, key, lambda tensors: _attempt(chosen, name, tensors), want)
     check_weights(file, picked.attempt.have, picked.attempt.want, picked.hint)
     made: Converted = picked.attempt.made
     _check_process(contents, picked, made.card)
-    if beside:
-        made = _with_codec(made, *beside)
-    elif made.codec is not None and made.card.codec is not None:
+    if made.codec is not None and made.card.codec is not None:
         check_weights(file, made.codec, autoencoder(made.card.codec).state_dict())
     if picked.line:
         print(picked.line, file=sys.stderr)
-    record: dict[str, object] = {"family": family, "preset": preset, "file": file.name}
-    record |= {"file_sha256": sha256} | picked.record
-    _write(home, made, record)
-    return home
+    return made, picked.record
 
 
 def _network(card: Card) -> Mapping[str, Tensor]:
@@ -83,7 +90,7 @@ def _network(card: Card) -> Mapping[str, Tensor]:
 
 
 def _known_keys(chosen: Preset, name: str) -> set[str]:
-    """The network's keys before the file is read. None: the preset needs the file to tell them."""
+    """The network's keys before the file is read. Empty: the preset needs the file for them."""
     try:
         card = chosen.converted(name, {}).card
     except ValueError:
