@@ -108,7 +108,8 @@ def _refuse_others(path: Path, head: bytes) -> None:
     for magic, what in _OTHERS.items():
         if head.startswith(magic):
             raise ValueError(f"{path} is {what}; save its tensors as .safetensors and add that")
-    if path.suffix.lower() not in (".pkl", ".pickle") and _is_text(head) and text[:1] not in b"{[":
+    known = path.suffix.lower() in (".pkl", ".pickle") or head.startswith((b"PK", b"{", b"["))
+    if not known and _is_text(head) and text[:1] not in (b"{", b"["):
         said = head.decode(errors="replace").split("\n")[0].strip()[:60]
         raise ValueError(f"{path} is not a safetensors file nor one of torch: it is text "
                          f"({said!r}); delete it and fetch it again")  # fmt: skip

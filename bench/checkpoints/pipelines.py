@@ -157,12 +157,13 @@ def drafted(home: Path) -> Card:
     config = _config(home / part / "config.json")
     where = home / ("scheduler" if (home / "scheduler").is_dir() else ".") / "scheduler_config.json"
     scheduler = _config(where)
+    process = _process(where, scheduler)
     _check_class(home, scheduler["_class_name"])
     network = _network(home / part, config)
     codec = _codec(home, network["network"])
     return Card.model_validate({
         "name": _name(home), "file": _weights(home, part), "codec": codec,
-        "process": _process(where, scheduler), "prediction": _prediction(scheduler),
+        "process": process, "prediction": _prediction(scheduler),
         "clip": _clip(where, scheduler, codec is not None), "data": _NO_DATA,
         "licence": "unknown", "weights_sha256": "",
         "training": {"pipeline": kind, "diffusers": config.get("_diffusers_version")},
