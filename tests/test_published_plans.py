@@ -113,7 +113,7 @@ def test_a_reference_without_images_wants_a_measured_rate(
 
 def test_only_published_plans_are_altered(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert crs(monkeypatch, "run", "quick", "--images", "4") == 2
-    assert "quick is of no published checkpoint" in capsys.readouterr().err
+    assert "quick is not a published plan" in capsys.readouterr().err
 
 
 def test_spaced_images_are_those_of_a_stride(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_spaced_images_are_those_of_a_stride(tmp_path: Path) -> None:
     assert torch.equal(found, torch.from_numpy(pixels[[0, 3, 6]]).permute(0, 3, 1, 2))
     small = data.spaced(tmp_path / "a.npz", 2, data.ADMLSUN(4))
     assert small.shape == (2, 3, 4, 4)
-    with pytest.raises(ValueError, match="has 10 images, not the 11"):
+    with pytest.raises(ValueError, match="has 10 images, not 11"):
         data.spaced(tmp_path / "a.npz", 11)
 
 

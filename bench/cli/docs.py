@@ -59,8 +59,7 @@ def summary(text: str) -> str:
 
 def reference() -> str:
     """Signature and docstring of all public names, as Markdown."""
-    import bench
-
+    bench = importlib.import_module("bench")
     parts = [f"# Reference\n\n{_TITLE}\n", "## bench\n"]
     own = [name for name in dir(bench) if inspect.isclass(getattr(bench, name))
            or inspect.isfunction(getattr(bench, name))]  # fmt: skip

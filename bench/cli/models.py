@@ -41,6 +41,9 @@ def add(
         Path | None,
         typer.Option(help="autoencoder: diffusers folder, model folder, or Stable Diffusion file"),
     ] = None,
+    weights_key: Annotated[
+        str, typer.Option(help="key of the weights in a file of several, such as ema.shadow")
+    ] = "",
     models: Models = None,
 ) -> None:
     """Convert a published checkpoint to a model folder. The file cannot run code.
@@ -55,9 +58,11 @@ def add(
     if family == "diffusers":
         if preset:
             raise ValueError("a diffusers folder has its own configs; leave --preset out")
+        if weights_key or codec:
+            raise ValueError("--weights-key and --codec are not for diffusers; leave them out")
         typer.echo(add_folder(file, name, where))
         return
-    typer.echo(add_file(file, preset, name, where, family, codec))
+    typer.echo(add_file(file, preset, name, where, family, codec, weights_key))
 
 
 @app.command()
@@ -77,7 +82,7 @@ def fetch(
     from bench import checkpoints, features
     from bench import fetch as downloads
     from bench.zoo.add import add as add_file
-    from bench.zoo.add import check_free
+    from bench.zoo.checks import check_codec, check_free
     from bench.zoo.presets import find_preset
 
     def get(address: str, usual: Path, sha256: str | None = None) -> Path:
@@ -104,6 +109,7 @@ def fetch(
         check_free(name, folder / name)
         if chosen.options and codec is None:
             raise ValueError(f"preset {name} needs{chosen.options}; add it, or add --only-file")
+        check_codec(chosen, name, codec)
     usual = features.cache_folder() / "downloads" / chosen.file
     file = get(chosen.address, usual, chosen.sha256)
     if not only_file:

@@ -57,8 +57,7 @@ class Resumable:
         """Write the state. FloatingPointError: weights are not finite; the last file stays."""
         if not all(bool(torch.isfinite(p).all()) for p in self.ema):
             raise FloatingPointError(
-                f"training diverged before step {self.step}: lower --rate; {path} has an earlier "
-                "state"
+                f"training diverged before step {self.step}: lower --rate; {path} is older"
             )
         temporary = path.with_suffix(".tmp")
         torch.save(self.state(), temporary)
