@@ -48,7 +48,7 @@ def test_metrics_are_added_without_sampling(
     assert {*new.columns} - {*old.columns} == {"kid", "precision(k=5)", "kid_error"}
     assert new[old.columns].equals(old) and new[["kid", "precision(k=5)"]].notna().all(axis=None)
     text = (results / "tiny" / "table.md").read_text()
-    assert "## KID, tiny" in text and "## Precision(k=5), tiny" in text
+    assert "## KID, small" in text and "## Precision(k=5), small" in text
     monkeypatch.undo()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.report.figures.write", lambda *_: [])
@@ -68,10 +68,10 @@ def test_what_a_cell_has_is_not_taken_again(
     said = capsys.readouterr().err
     cells = len(set(columns(results).index[columns(results).role == "converged"]))
     keys = {r["key"] for r in store.load_plan(results / "tiny")["rows"] if r["role"] != "tune"}
-    assert cells == 2 and f"{len(keys)} cells scored; 0 had these scores" in said
+    assert cells == 2 and f"{len(keys)} cells scored; 0 cells already had these scores" in said
     before = {path: path.stat().st_mtime_ns for path in (results / "tiny").glob("records/*.json")}
     assert rescore(monkeypatch, results, ADDED) == 0
-    assert f"0 cells scored; {len(keys)} had these scores" in capsys.readouterr().err
+    assert f"0 cells scored; {len(keys)} cells already had these scores" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -152,7 +152,7 @@ def test_a_users_own_metric_is_seen_in_an_old_experiment(
     assert found["mine(power=2)"].to_list() == pytest.approx((found.mine**2).to_list())
     assert set(found.mine_error) == {0.5}
     text = (results / "tiny" / "table.md").read_text()
-    assert "## Mine, tiny, 12 images a cell (higher is better)" in text
+    assert "## Mine, small, 12 images a cell (higher is better)" in text
 
 
 def test_two_protocols_of_one_metric_have_columns_of_their_own(

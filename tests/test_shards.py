@@ -15,6 +15,7 @@ import torch
 from console import crs
 
 from bench import checkpoints, plan, records, run, shards, store
+from bench.checkpoints import Output
 from bench.plan import Bench, Planned
 from bench.report import figures
 from bench.samplers import DPMpp2M
@@ -479,16 +480,11 @@ def test_cells_and_their_scores_have_keys_of_their_own(
     assert records.wanted(bench, cells["score"][0]) == record["scores"].keys()
 
 
-def test_a_model_that_makes_nan_leaves_no_shard(
-    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nan = tmp_path / "models"
-    shutil.copytree(tiny_models, nan)
-    card = checkpoints.read_card(nan / "tiny")
-    net = checkpoints.network(card.network)
-    checkpoints.save(nan / "tiny", card, {k: torch.full_like(v, torch.nan)
-                                          for k, v in net.state_dict().items()})  # fmt: skip
-    experiment = replace(tiny.pooled(nan), lines={"Karras": Karras()}, tuning=None)
-    with pytest.raises(FloatingPointError, match="tiny made NaN"):
-        run.run(experiment, tmp_path / "results", nan)
-    assert not list((tmp_path / "results").rglob("*.npz"))
+def test_a_model_that_makes_nan_leaves_no_shard(tiny_models: Path, tmp_path: Path) -> None:
+    def broken(model: checkpoints.Checkpoint) -> checkpoints.Checkpoint:
+        return replace(model, net=lambda x, *_: Output(torch.full_like(x, torch.nan)))
+
+    experiment = replace(tiny.pooled(tiny_models), lines={"Karras": Karras()}, tuning=None)
+    with pytest.raises(FloatingPointError, match="small made NaN"):
+        run.run(experiment, tmp_path, tiny_models, prepare=broken)
+    assert not list(tmp_path.rglob("*.npz"))

@@ -21,12 +21,9 @@ from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import ConstantRate, Karras
 from bench.types import Block, Converged, Experiment, Extractor, Rate, Scoring, Tuned
 
-NETWORK = training.unet((8, 16), 1)
-
-
 @dataclass(frozen=True)
 class Pooled(Extractor):
-    """Grey levels of 4 x 4 fields; the layer "spatial" has the fields of 14 x 14."""
+    """Grey levels of 4 x 4 fields; the layer "spatial" has 2 x 2."""
 
     name = "pooled"
     digest = "1" * 64
@@ -45,45 +42,50 @@ class Pooled(Extractor):
 
 
 def make_models(folder: Path) -> Path:
-    """A models folder with one random checkpoint, its measured rate, and a reference.
+    """A models folder with two random checkpoints and their measured rates: `tiny` has the size of
+    Fashion-MNIST, `small` has 8 x 8 pixels and a reference.npz of `Pooled`."""
+    for name, size in (("tiny", 28), ("small", 8)):
+        _make_model(folder, name, size)
+    draw = np.random.default_rng(0)
+    real = torch.from_numpy(draw.integers(0, 256, (100, 3, 8, 8), np.uint8))
+    made = features.fold_layers(Pooled(), [real], {"features": 100, "spatial": 0})
+    who = {"extractor": Pooled.name, "extractor_digest": Pooled.digest}
+    features.save_reference(
+        folder / "small" / "reference.npz", made["features"], who,
+        layers={"spatial": made["spatial"]},
+    )  # fmt: skip
+    return folder
 
-    The rate is a file of measures/, the reference the file reference.npz of `Pooled`.
-    """
+
+def _make_model(folder: Path, name: str, size: int) -> None:
     torch.manual_seed(0)
+    network = training.unet((8, 16), 1, size)
     card = Card(
-        name="tiny",
-        network=NETWORK,
+        name=name,
+        network=network,
         process=VPCard(kind="vp", betas="cosine", timesteps=1000, sigma_min=0.01, sigma_max=80),
         prediction="v",
         data=Data(name="none", digest="", licence="none"),
         training={},
         weights_sha256="",
     )
-    checkpoints.save(folder / "tiny", card, checkpoints.network(NETWORK).state_dict())
-    model = checkpoints.load("tiny", models=folder)
-    images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
+    checkpoints.save(folder / name, card, checkpoints.network(network).state_dict())
+    model = checkpoints.load(name, models=folder)
+    images = torch.randint(0, 256, (4, 1, size, size), dtype=torch.uint8)
     rate = measures.measure(model, measures.DataPrediction(), images, levels=6)
-    measures.save(folder / "tiny" / "measures" / "v_x.json", rate)
-    draw = np.random.default_rng(0)
-    real = torch.from_numpy(draw.integers(0, 256, (100, 3, 28, 28), np.uint8))
-    made = features.fold_layers(Pooled(), [real], {"features": 100, "spatial": 0})
-    who = {"extractor": Pooled.name, "extractor_digest": Pooled.digest}
-    features.save_reference(
-        folder / "tiny" / "reference.npz", made["features"], who, layers={"spatial": made["spatial"]}
-    )
-    return folder
+    measures.save(folder / name / "measures" / "v_x.json", rate)
 
 
-def rate_of(models: Models | Path) -> Rate:
-    """The measured rate of the network."""
-    return measures.load_rate(models / "tiny" / "measures" / "v_x.json")
+def rate_of(models: Models | Path, model: str = "tiny") -> Rate:
+    """The measured rate of a network."""
+    return measures.load_rate(models / model / "measures" / "v_x.json")
 
 
-def tiny(models: Models | Path) -> Experiment:
+def tiny(models: Models | Path, model: str = "tiny") -> Experiment:
     """A tuned line and another, two samplers, two blocks, a converged run; real features."""
-    v_x = rate_of(models)
+    v_x = rate_of(models, model)
     return Experiment(
-        name="tiny", title="tiny", model="tiny", samplers=(DDIM(), DPMpp2M()),
+        name="tiny", title="tiny", model=model, samplers=(DDIM(), DPMpp2M()),
         lines={"Karras": Karras(), "CRS": Tuned((ConstantRate(v_x, 0.5), ConstantRate(v_x, 1.0)))},
         tuning=Block("tuning", range(12), (3,)),
         blocks=(Block("1", range(12, 24), (2, 3)), Block("2", range(24, 36), (2, 3))),
@@ -92,8 +94,9 @@ def tiny(models: Models | Path) -> Experiment:
 
 
 def pooled(models: Models | Path, **scoring: Any) -> Experiment:
-    """`tiny` under one sampler, with features that take no time, in shards of 4."""
-    plan, real = tiny(models), str(models / "tiny" / "reference.npz")
+    """`tiny` of the smaller model, under one sampler, with features that take no time, in shards
+    of 4."""
+    plan, real = tiny(models, "small"), str(models / "small" / "reference.npz")
     protocol = replace(plan.scoring, features="tiny:Pooled", reference=real, shard=4, batch=4)
     return replace(plan, samplers=(DDIM(),), scoring=replace(protocol, **scoring))
 
