@@ -161,7 +161,6 @@ ASKED: dict[str, set[str]] = {
     "names.py": {"hint.__name__", "module.name"},  # a type may be text; a module of the user's
     "cli/docs.py": {"what.__func__"},  # Python's own class methods have it
     "features/inception.py": {"stage.bn"},  # torchvision's stages are of two kinds
-    "cli/models.py": {"kind.published"},  # extractors whose weights others publish
 }
 
 

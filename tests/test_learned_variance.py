@@ -20,7 +20,7 @@ GRID = Karras()(6, bench.load("fmnist-pixel-small").process)
 
 
 @dataclass(frozen=True)
-class Says:
+class Says(VarianceDenoiser):
     """Data N(0, 1/4), and v as told: a number, or [n, 1, h, w]."""
 
     v: float | Tensor
@@ -112,7 +112,7 @@ def test_a_model_without_it_is_refused_before_sampling(models: Path) -> None:
         generate.check_fits(model, DDPM("learned"))
     generate.check_fits(model, DDPM())
     generate.check_fits(checkpoints.load("says", models=models), DDPM("learned"))
-    with pytest.raises(ValueError, match="needs a denoiser that predicts its variance"):
+    with pytest.raises(ValueError, match="needs a network that predicts its variance"):
         DDPM("learned")(lambda x, sigma: x, torch.zeros(1), GRID, lambda: torch.zeros(1))
 
 
