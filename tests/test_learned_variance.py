@@ -14,13 +14,13 @@ from bench import checkpoints, generate, run, training
 from bench.checkpoints.card import Card, Data, VPCard
 from bench.samplers import DDIM, DDPM
 from bench.schedules import Karras
-from bench.types import Block, Experiment, VarianceDenoiser
+from bench.types import Block, Experiment, Scoring, VarianceDenoiser
 
 GRID = Karras()(6, bench.load("fmnist-pixel-small").process)
 
 
 @dataclass(frozen=True)
-class Says:
+class Says(VarianceDenoiser):
     """Data N(0, 1/4), and v as told: a number, or [n, 1, h, w]."""
 
     v: float | Tensor
@@ -112,7 +112,7 @@ def test_a_model_without_it_is_refused_before_sampling(models: Path) -> None:
         generate.check_fits(model, DDPM("learned"))
     generate.check_fits(model, DDPM())
     generate.check_fits(checkpoints.load("says", models=models), DDPM("learned"))
-    with pytest.raises(ValueError, match="needs a denoiser that predicts its variance"):
+    with pytest.raises(ValueError, match="needs a network that predicts its variance"):
         DDPM("learned")(lambda x, sigma: x, torch.zeros(1), GRID, lambda: torch.zeros(1))
 
 
@@ -127,7 +127,8 @@ def test_the_command_line_refuses_it_before_sampling(
     assert "plain predicts no variance" in said and "posterior" in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
     lines, blocks = {"Karras": Karras()}, (Block("1", range(4), (3,)),)
-    refused = Experiment("x", "x", "plain", lines, (DDPM("learned"),), blocks)
+    scoring = Scoring(metrics=("fd",))
+    refused = Experiment("x", "x", "plain", lines, (DDPM("learned"),), blocks, scoring=scoring)
     with pytest.raises(ValueError, match="plain predicts no variance"):
         run.run(refused, tmp_path / "results", models)
     assert not list((tmp_path / "results").rglob("*.json"))
