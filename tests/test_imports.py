@@ -167,11 +167,12 @@ ASKED: dict[str, set[str]] = {
 def asked(path: Path) -> Iterator[tuple[int, str]]:
     """Line and `object.name` of each hasattr, and of each getattr with a default, in a file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id == "hasattr" or (node.func.id == "getattr" and len(node.args) == 3):
-                what, name = node.args[:2]
-                text = name.value if isinstance(name, ast.Constant) else ast.unparse(name)
-                yield node.lineno, f"{ast.unparse(what)}.{text}"
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+            continue
+        if node.func.id == "hasattr" or (node.func.id == "getattr" and len(node.args) == 3):
+            what, name = node.args[:2]
+            text = name.value if isinstance(name, ast.Constant) else ast.unparse(name)
+            yield node.lineno, f"{ast.unparse(what)}.{text}"
 
 
 def test_no_trait_is_optional() -> None:
@@ -182,7 +183,7 @@ def test_no_trait_is_optional() -> None:
              for line, what in each if what not in ASKED.get(name, set())]  # fmt: skip
     assert not wrong, "give the base class a default instead:\n" + "\n".join(wrong)
     gone = {name: whats - {what for _, what in found[name]} for name, whats in ASKED.items()}
-    assert not any(gone.values()), "no longer asked; take it out of ASKED"
+    assert not any(gone.values()), f"no longer asked; take it out of ASKED: {gone}"
 
 
 def test_public_names_have_docstrings() -> None:

@@ -14,7 +14,7 @@ from bench import checkpoints, generate, run, training
 from bench.checkpoints.card import Card, Data, VPCard
 from bench.samplers import DDIM, DDPM
 from bench.schedules import Karras
-from bench.types import Block, Experiment, VarianceDenoiser
+from bench.types import Block, Experiment, Scoring, VarianceDenoiser
 
 GRID = Karras()(6, bench.load("fmnist-pixel-small").process)
 
@@ -127,7 +127,8 @@ def test_the_command_line_refuses_it_before_sampling(
     assert "plain predicts no variance" in said and "posterior" in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
     lines, blocks = {"Karras": Karras()}, (Block("1", range(4), (3,)),)
-    refused = Experiment("x", "x", "plain", lines, (DDPM("learned"),), blocks)
+    scoring = Scoring(metrics=("fd",))
+    refused = Experiment("x", "x", "plain", lines, (DDPM("learned"),), blocks, scoring=scoring)
     with pytest.raises(ValueError, match="plain predicts no variance"):
         run.run(refused, tmp_path / "results", models)
     assert not list((tmp_path / "results").rglob("*.json"))

@@ -401,7 +401,8 @@ def test_costs_of_other_weights_are_refused() -> None:
 
     stale = {"model": "gaussian", "model_digest": "another", "measure": KLUB().spec()}
     found = replace(made(fine(VE(0.02, 80.0), 5)), provenance=stale)
-    with pytest.raises(ValueError, match="made was measured .* crs-bench measure gaussian --measure KLUB"):
+    says = "made was measured .* crs-bench measure gaussian --measure KLUB"
+    with pytest.raises(ValueError, match=says):
         check_measured(CheapestPath(found), Gaussian())
     check_measured(CheapestPath(found), replace(Gaussian(), name="another model"))
     assert CheapestPath(found).measured == (found,)

@@ -20,8 +20,8 @@ from bench.plan import Bench, Planned
 from bench.report import figures
 from bench.samplers import DPMpp2M
 from bench.schedules import Karras
-from bench.share import Share
 from bench.shards import Shelf, Task, ranges
+from bench.share import Share
 from bench.types import Block, Experiment
 
 TABLES = ("table.md", "table.csv", "table.tex")
@@ -47,9 +47,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
 
 
 @pytest.fixture
-def again(
-    undisturbed: Path, tiny_models: Path, tmp_path: Path
-) -> Iterator[Callable[..., Path]]:
+def again(undisturbed: Path, tiny_models: Path, tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Runs `tiny.pooled` with another protocol, on a copy of the undisturbed results."""
     shutil.copytree(undisturbed, tmp_path / "tiny")
 
@@ -411,9 +409,7 @@ def test_damaged_converged_images_are_made_again(
 
 
 @pytest.mark.parametrize("keep", ["scored", "none"])
-def test_a_cell_may_be_its_own_converged_run(
-    keep: Any, tiny_models: Path, tmp_path: Path
-) -> None:
+def test_a_cell_may_be_its_own_converged_run(keep: Any, tiny_models: Path, tmp_path: Path) -> None:
     plan = tiny.pooled(tiny_models, keep=keep, bank=12)
     fine = plan.scoring.converged
     assert fine
@@ -467,8 +463,8 @@ def test_cells_and_their_scores_have_keys_of_their_own(
 ) -> None:
     """Images do not depend on what they are scored with, nor scores on how images are cut."""
     bench, cells = planned(tiny.pooled(tiny_models), undisturbed, tiny_models)
-    other = tiny.pooled(tiny_models, batch=3, shard=7, metrics=("fd", "kid(subset_size=9)"), bank=15,
-                        keep="all")  # fmt: skip
+    metrics = ("fd", "kid(subset_size=9)")
+    other = tiny.pooled(tiny_models, batch=3, shard=7, metrics=metrics, bank=15, keep="all")
     again, same_cells = planned(other, undisturbed, tiny_models)
     assert [one.key for one in cells["score"]] == [one.key for one in same_cells["score"]]
     key, column = cells["score"][0].key, bench.judge.columns["fd"]

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench import experiments, plan, records, store
 from bench.checkpoints import Models
+from bench.features import EffNetLite0
 from bench.report.frame import Results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +22,14 @@ EXPERIMENTS = {
 }
 
 
+@pytest.fixture
+def quick_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No features of 10,000 real images are taken: keys need their number alone."""
+    monkeypatch.setenv("CRS_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(EffNetLite0, "__call__", lambda _, images: torch.zeros(len(images), 1280))
+
+
+@pytest.mark.usefixtures("quick_features")
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_cell_of_a_shipped_experiment_has_its_record(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -35,11 +45,19 @@ def test_every_cell_of_a_shipped_experiment_has_its_record(
     assert not lacking, f"{len(lacking)} of {len(cells)} cells would be sampled again"
     assert {one.key for one in cells} == found.keys(), "there are records of no cell"
     shipped = store.load_plan(folder)
-    rows = [one.row | {"errors": records.error_keys(bench, one)} for one in cells]
-    assert rows == [row | {"errors": row.get("errors", {})} for row in shipped["rows"]]
+    names = ("line", "role", "block", "nfe", "n", "model", "key", "anchor")
+    rows = [{name: one.row.get(name) for name in names} for one in cells]
+    assert rows == [{name: row.get(name) for name in names} for row in shipped["rows"]]
+    errors = [records.error_keys(bench, one) for one in cells]
+    assert errors == [row.get("errors", {}) for row in shipped["rows"]]
     outline: dict[str, Any] = plan.outline(bench, cells, chosen)
-    for what in ("lines", "metrics", "chosen", "protocol"):
+    assert outline["protocol"] == shipped["protocol"]
+    for content in (outline, shipped):
+        content["lines"] = {name: line["identity"] for name, line in content["lines"].items()}
+        content["metrics"] = [metric["identity"] for metric in content["metrics"]]
+        content["chosen"] = [(one["line"], one["block"], one["tries"]) for one in content["chosen"]]
+    for what in ("lines", "metrics", "chosen"):
         assert outline[what] == shipped[what], what
-    scores = Results(shipped, found)
+    scores = Results(store.load_plan(folder), found)
     assert all(scores.scores(row).keys() >= set(scores.metrics) - {"rms_error", "fd_error"}
-               for row in shipped["rows"])  # fmt: skip
+               for row in scores.plan["rows"])  # fmt: skip
