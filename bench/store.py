@@ -87,6 +87,26 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def check_output(path: Path) -> Path:
+    """Check, before any expensive work, that a file can be written; nothing is left behind.
+
+    Raises:
+        ValueError: a folder that cannot be written, or a file where a folder should be.
+    """
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise ValueError(f"{path} cannot be written ({why}); choose another place") from error
+    return path
+
+
 def save_record(folder: Path, record: Mapping[str, Any], strip: bytes | None) -> Path:
     """Write the record of a cell and its strip of pictures.
 

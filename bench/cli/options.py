@@ -106,7 +106,7 @@ def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
         raise ValueError(f"--data {data} does not exist; give Fashion-MNIST's IDX files (Debian's "
                          "dataset-fashion-mnist), or a folder, zip or array of images")  # fmt: skip
     if data is not None and not list(data.glob("*-ubyte*")):
-        return datasets.spaced(data, images, prepare)
+        return datasets.open_images(data).spaced(images, prepare)
     if prepare != datasets.AsIs():
         raise ValueError(f"--preprocess {preprocess} needs a folder of images: give it with --data")
     real = (FashionMNIST() if data is None else FashionMNIST(folder=data)).images()
@@ -115,25 +115,26 @@ def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
     return real[:: len(real) // images][:images]
 
 
-def write_images(out: Path, images: Any, seeds: list[int]) -> None:
-    """Write uint8 [n, c, h, w] as one .npz file, or as one PNG for each seed in a folder."""
-    import io
+def check_output(out: Path) -> Path:
+    """Try the place of an output before any expensive work.
 
-    import numpy as np
-    from PIL import Image
-
+    Raises:
+        ValueError: a file or folder that cannot be written there.
+    """
     from bench import store
 
-    pixels = images.permute(0, 2, 3, 1).numpy()  # [n, h, w, c]
-    if out.suffix == ".npz":
-        file = io.BytesIO()
-        np.savez_compressed(file, arr_0=pixels)
-        store.write_bytes(out, file.getvalue())
+    return store.check_output(out)
+
+
+def write_images(out: Path, images: Any, seeds: list[int]) -> None:
+    """Write uint8 [n, c, h, w] as one .npz file, or as one PNG for each seed in a folder."""
+    from bench.data import writing
+
+    if out.suffix.lower() == ".npz":
+        writing.write_npz(out, images)
         return
-    for seed, image in zip(seeds, pixels, strict=True):
-        file = io.BytesIO()
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "png")
-        store.write_bytes(out / f"{seed:06d}.png", file.getvalue())
+    for seed, image in zip(seeds, images, strict=True):
+        writing.write_png(out / f"{seed:06d}.png", image)
 
 
 def print_json(content: dict[str, Any]) -> None:

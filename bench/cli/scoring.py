@@ -6,93 +6,162 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import JSON, Data, Device, app, device_of, forms_of, print_json
+from bench.cli.options import (
+    JSON,
+    Data,
+    Device,
+    app,
+    check_output,
+    device_of,
+    forms_of,
+    print_json,
+)
+
+_FEWEST = 1_000  # real images whose single features are read, at least
 
 
 @app.command()
 def score(
-    images: Annotated[Path, typer.Argument(help="folder or .zip of PNGs, .npy, .npz with arr_0")],
-    reference: Annotated[str, typer.Argument(help="shipped name or .npz")] = "fashion-mnist",
+    images: Annotated[Path, typer.Argument(help="folder or .zip of images, .npy, .npz with arr_0")],
+    reference: Annotated[
+        str, typer.Argument(help="a name, an .npz of statistics, or images of any such kind")
+    ] = "fashion-mnist",
     features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
     metrics: Annotated[
         str,
         typer.Option(
-            help="fd,precision,recall,kid,kid_error,density(k=5),coverage,fd_infinity,is,sfid,"
+            help="fd,precision,recall,kid,density(k=5),coverage,fd_infinity,is,sfid,"
             "precision_adm,recall_adm"
         ),
     ] = "fd,precision,recall",
     bank: Annotated[
         int | None,
-        typer.Option(min=2, help="single features kept, evenly spaced; all without it"),
+        typer.Option(
+            min=2,
+            help="single features that metrics read, of each set, evenly spaced; default: all "
+            "generated images, and as many real images, at least 1,000",
+        ),
     ] = None,
     bootstrap: Annotated[
         int, typer.Option(min=0, help="replicates of 95 % intervals, each as costly as the scores")
     ] = 0,
     against: Annotated[
         Path | None,
-        typer.Option(help="images of the same seeds: intervals of the differences from theirs"),
+        typer.Option(help="other images of the same seeds: shows the differences from theirs"),
     ] = None,
     json: JSON = False,
     device: Device = "auto",
 ) -> None:
-    """Score images against a reference, a batch at a time; says on stderr what keeps the score from
-    being compared with others."""
-    import dataclasses
+    """Score a set of images against another set, or against a reference.
 
-    from bench import data
-    from bench import features as room
-    from bench.judge import Judge, cautions
+    Warnings on stderr say what keeps the score from being compared with others. Features are kept
+    in the cache, so that a second score of the same images takes seconds.
+    """
+    from bench.data import open_images
+    from bench.judge import Judge
 
-    (n, lossy), shape = data.survey(images), list[int]()
-    if against and data.survey(against)[0] != n:
-        raise ValueError(f"{against} has {data.survey(against)[0]} images and {images} {n}, but "
-                         "differences are of the same seeds")  # fmt: skip
-    judge = Judge.open(reference, features, forms_of(metrics), device_of(device))
-    judge = dataclasses.replace(judge, bank=bank)
-    mine = judge.fold(_noted(images, n, shape), n)
-    found = judge.scores(mine)
-    scores = {name: one.value for name, one in found.items()}
-    result: dict[str, Any] = {"n": n, "features": features, "reference": reference, **scores}
-    result |= {f"{name}_error": one.error for name, one in found.items() if one.error is not None}
+    fake = open_images(images)
+    other = open_images(against).as_of(fake) if against else None
+    real = _real(reference)
+    whole = any("_adm" in form for form in forms_of(metrics)) or not isinstance(real, str)
+    real_bank = None if whole else max(_FEWEST, len(fake))
+    judge = Judge.open(real, features, forms_of(metrics), device_of(device), bank,
+                       bank or real_bank, bootstrap > 0)  # fmt: skip
+    mine = judge.fold(_barred(fake), len(fake))
+    result = _scores(judge, mine, len(fake), features, reference)
     if bootstrap:
         result["interval_95"] = judge.intervals(mine, bootstrap)
-    if against:
-        other = judge.fold(_noted(against, n, []), n)
-        result["difference"] = {
-            name: scores[name] - one.value for name, one in judge.scores(other).items()
-        }
-        if bootstrap:
-            result["difference_95"] = judge.differences(mine, other, bootstrap)
-    real = room.reference_shape(reference, judge.extractor) if judge.real else ()
-    warnings = cautions(n, lossy, tuple(shape), features, real)
+    if other:
+        result |= _difference(judge, mine, judge.fold(_barred(other), len(other)), bootstrap)
+    warnings = _warnings(judge, fake, real, features)
     if json:
-        protocol = {name: judge.protocol(metric) for name, metric in judge.columns.items()}
-        kept = {layer: len(one.bank) for layer, one in mine.items()}
-        print_json(result | {"protocol": protocol, "bank": kept, "warnings": warnings})
+        print_json(result | _protocol(judge, mine, fake) | {"warnings": warnings})
         return
-    for name, value in result.items():
-        if not isinstance(value, dict):
-            typer.echo(f"{name:>13}  {value}")
-    for metric in scores if bootstrap or against else ():
-        typer.echo(f"{metric:>13}  " + ", ".join(
-            f"{name} {value[metric]}" for name, value in result.items()
-            if isinstance(value, dict) and metric in value
-        ))  # fmt: skip
+    _table(result, list(judge.columns))
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
 
 
-def _noted(images: Path, n: int, shape: list[int]) -> Iterator[Any]:
-    """Batches of a path, while a bar on stderr moves; the shape of an image is left in `shape`."""
-    from tqdm import tqdm
+def _real(reference: str) -> Any:
+    """A set of images if the text is the path of one, else the text."""
+    from bench import features as room
+    from bench.data import open_images
 
-    from bench import data
+    path = Path(reference)
+    known = reference in room.known_references()
+    images = path.is_dir() or path.suffix.lower() in (".zip", ".npy")
+    return open_images(path) if images and path.exists() and not known else reference
 
-    with tqdm(total=n, unit="image", disable=None) as bar:
-        for batch in data.stream(images, 256):
-            shape[:] = batch.shape[1:]
-            yield batch
-            bar.update(len(batch))
+
+def _barred(images: Any) -> Iterator[Any]:
+    from bench.features import barred
+
+    return barred(images.stream(256), len(images), images.path.name)
+
+
+def _scores(judge: Any, mine: Any, n: int, features: str, reference: str) -> dict[str, Any]:
+    """Scores and their errors, by name."""
+    found = judge.scores(mine)
+    values = {name: one.value for name, one in found.items()}
+    errors = {f"{name}_error": one.error for name, one in found.items() if one.error is not None}
+    return {"n": n, "features": features, "reference": reference, **values, **errors}
+
+
+def _difference(judge: Any, mine: Any, other: Any, bootstrap: int) -> dict[str, Any]:
+    """Scores less those of the other set, with intervals if they are asked for."""
+    ours, theirs = judge.scores(mine), judge.scores(other)
+    found: dict[str, Any] = {
+        "difference": {name: ours[name].value - one.value for name, one in theirs.items()}
+    }
+    if bootstrap:
+        found["difference_95"] = judge.differences(mine, other, bootstrap)
+    return found
+
+
+def _warnings(judge: Any, fake: Any, real: Any, features: str) -> list[str]:
+    """What keeps the score from being compared with others."""
+    from bench import features as room
+    from bench.judge import cautions
+
+    shape: tuple[int, ...] = ()
+    if judge.real:
+        shape = room.reference_shape(real, judge.extractor) if isinstance(real, str) else (
+            real.found.shape
+        )  # fmt: skip
+    found = cautions(len(fake), fake.found.lossy, fake.found.shape, features, shape)
+    found += fake.notes()
+    if not isinstance(real, str):
+        found += real.notes()
+        if real.found.lossy:
+            found.append(f"{real.found.lossy:,} of the reference images have lossy compression")
+    read = {len(one.bank) for one in judge.real.values() if len(one.bank)}
+    if isinstance(real, str) and read and min(read) < 10_000 and any(
+        metric.reads_rows for metric in judge.metrics
+    ):  # fmt: skip
+        found.append(f"{min(read):,} single real features were read (--bank 10000 reads more)")
+    return found
+
+
+def _protocol(judge: Any, mine: Any, fake: Any) -> dict[str, Any]:
+    """The whole protocol of a score, for --json."""
+    return {
+        "protocol": {name: judge.protocol(metric) for name, metric in judge.columns.items()},
+        "bank": {layer: len(one.bank) for layer, one in mine.items()},
+        "left_out": len(fake.left_out), "lossy": fake.found.lossy,
+        "converted": {"grey": fake.found.grey, "other": fake.found.other},
+        "manifest": fake.manifest,
+    }  # fmt: skip
+
+
+def _table(result: dict[str, Any], names: list[str]) -> None:
+    for name, value in result.items():
+        if not isinstance(value, dict):
+            typer.echo(f"{name:>13}  {value}")
+    parts = {name: value for name, value in result.items() if isinstance(value, dict)}
+    for metric in names if parts else ():
+        typer.echo(f"{metric:>13}  " + ", ".join(
+            f"{name} {value[metric]}" for name, value in parts.items() if metric in value
+        ))  # fmt: skip
 
 
 @app.command()
@@ -103,58 +172,92 @@ def reference(
         Path | None, typer.Option(help="folder, .zip, .npy or .npz; default: dataset")
     ] = None,
     preprocess: Annotated[
-        str, typer.Option(help="of --images: none, adm-lsun, ldm, 'ldm(size=128)'")
+        str, typer.Option(help="how --images are prepared: none, adm-lsun, ldm, 'ldm(size=128)'")
     ] = "none",
     bank: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="single features kept, evenly spaced, for precision, KID ...: 10,000 of --images, "
-            "none of the dataset, whose test images are at hand",
+            help="single features that are kept, evenly spaced, for precision, KID ...; default: "
+            "10,000 of --images, none of the dataset",
         ),
     ] = None,
     layers: Annotated[
-        str, typer.Option(help="the extractor's other layers, as spatial for sfid")
+        str, typer.Option(help="further layers of the extractor, such as spatial for sfid")
     ] = "",
     data: Data = None,
     device: Device = "auto",
 ) -> None:
-    """Fold a set of real images into a reference file, a batch at a time."""
+    """Write the statistics of a set of real images to a reference file."""
     import hashlib
-    import re
 
     from bench import data as datasets
     from bench import features as room
     from bench import names
     from bench.judge import extractor_of
 
-    if not out.endswith(".npz") and not re.fullmatch(r"[\w.-]+", out):
-        raise ValueError(f"{out!r} is neither a name, of letters, digits and .-_, nor an .npz path")
     prepare = names.build(preprocess, datasets.preprocess)
-    extractor = extractor_of(features, device_of(device))
-    others = [layer for layer in layers.split(",") if layer]
-    rows = bank if bank is not None else 10_000 if images else 0
-    keep = dict.fromkeys(others, 0) | {"features": rows}
-    room.check_layers(extractor, keep)
-    dataset = datasets.FashionMNIST() if data is None else datasets.FashionMNIST(folder=data)
     if images is None and prepare != datasets.AsIs():
         raise ValueError(f"--preprocess {preprocess} prepares --images: give their folder")
-    real = datasets.stream(images, 256, prepare) if images else dataset.images().split(256)
-    count = datasets.survey(images)[0] if images else None
-    digest = hashlib.sha256()
-    shape: list[int] = []
-
-    def noted() -> Iterator[Any]:
-        for batch in datasets.hashed(real, digest):
-            shape[:] = batch.shape[1:]
-            yield batch
-
-    folded = room.fold_layers(extractor, noted(), keep, count)
-    provenance = {
+    extractor = extractor_of(features, device_of(device))
+    path = _reference_file(out, extractor.name, images is not None)
+    rows = bank if bank is not None else 10_000 if images else 0
+    keep = {"features": rows} | dict.fromkeys(filter(None, layers.split(",")), 0)
+    room.check_layers(extractor, keep)
+    dataset = datasets.FashionMNIST() if data is None else datasets.FashionMNIST(folder=data)
+    found = datasets.open_images(images) if images else None
+    real = found.stream(256, prepare) if found else dataset.images().split(256)
+    digest, count = hashlib.sha256(), len(found) if found else None
+    shown = room.barred(datasets.hashed(real, digest), count, f"{extractor.name} features")
+    folded = room.fold_rows(room.embedded(extractor, shown, tuple(keep)), keep, count)
+    provenance: dict[str, Any] = {
         "dataset": str(images) if images else dataset.name, "data_digest": digest.hexdigest(),
-        "preprocess": prepare.name, "image": shape,
+        "preprocess": prepare.name, "image": found.found.shape if found else (1, 28, 28),
         "extractor": extractor.name, "extractor_digest": extractor.digest,
     }  # fmt: skip
-    path = Path(out) if out.endswith(".npz") else room.reference_path(out, extractor.name)
-    saved = room.save_reference(path, folded.pop("features"), provenance, layers=folded)
-    typer.echo(saved)
+    for note in found.notes() if found else ():
+        typer.echo(f"warning: {note}", err=True)
+    if found:
+        provenance |= {"grey": found.found.grey, "converted": found.found.other,
+                       "lossy": found.found.lossy}  # fmt: skip
+    _say_overwriting(path, provenance["data_digest"])
+    typer.echo(room.save_reference(path, folded.pop("features"), provenance, layers=folded))
+
+
+def _reference_file(out: str, extractor: str, own_images: bool) -> Path:
+    """The file of a new reference.
+
+    Raises:
+        ValueError: no name and no .npz; a shipped name; a file that cannot be written.
+    """
+    import re
+
+    from bench import features as room
+
+    if out.lower().endswith(".npz"):
+        return check_output(Path(out))
+    if not re.fullmatch(r"[\w.-]+", out):
+        raise ValueError(f"{out!r} is neither a name, of letters, digits and .-_, nor an .npz path")
+    shipped = [one.name.split(".")[0] for one in room.REFERENCES.glob("*.npz")]
+    same = (room.REFERENCES / f"{out}.{extractor}.npz").is_file()
+    if out in shipped and (own_images or same):
+        raise ValueError(f"{out!r} is the name of a shipped reference; choose another name")
+    return check_output(room.reference_path(out, extractor))
+
+
+def _say_overwriting(path: Path, digest: str) -> None:
+    """A line on stderr where a reference of other images is replaced."""
+    import json
+
+    import numpy as np
+
+    if not path.is_file():
+        return
+    try:
+        with np.load(path) as file:
+            old = json.loads(str(file["provenance"]))
+    except (OSError, ValueError, KeyError):
+        old = {}
+    if old.get("data_digest") != digest:
+        typer.echo(f"warning: {path} held a reference of other images "
+                   f"({old.get('dataset', 'unknown')}); it is replaced", err=True)  # fmt: skip
