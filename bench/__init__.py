@@ -1,29 +1,40 @@
 """crs-bench: noise schedules for diffusion models, compared honestly.
 
-    experiment -> cells -> grid -> images -> features -> sums -> metrics -> record -> table, figure
+    experiment -> plan: cells, grids, keys -> shards: images, features -> scores -> record -> report
 
-Read `bench/run.py` first: it is that line as code. The rooms:
+Read `bench/run.py` first: it is that line as code. `crs-bench docs` lists the pages for users. The
+rooms:
 
-    types        protocols and frozen dataclasses, shape and dtype conventions
+    types        base classes of parts, measurements, an experiment's choices
     noise        counter-based Gaussian noise: a function of (seed, draw, pixel) alone
-    process      VP / VE: alpha, timestep <-> sigma; eps / v / x0 -> E[x0|x]
-    schedules    Native, LogSNR, Karras, ConstantRate: steps -> grid
+    process      VP and VE: alpha, timestep <-> sigma; eps, v, x0 -> E[x0|x]
     curves       a measured rate as a smooth positive function
-    measures     DataPrediction, FeatureFrechet, GITS, ... -> a Rate or Costs, kept in a file
-    samplers     DDIM, DPMpp2M: (denoise, x, grid, noise) -> x
-    checkpoints  a model folder -> a network behind one Denoiser
+    schedules    Native, Karras, ConstantRate, ...: steps -> grid
+    samplers     DDIM, DPMpp2M, ...: (denoise, x, grid, noise) -> x
+    measures     DataPrediction, GITS, ...: model and images -> a Rate or Costs, kept in a file
+    checkpoints  where models lie; a model folder -> a network behind one denoiser
     zoo          published formats: a file of weights -> a model folder
-    data         a dataset -> uint8 images
+    data         files of images -> uint8 tensors
     generate     a cell -> a stream of uint8 images
     features     extractors, sums, references
-    metrics      Frechet and kernel distance, nearest neighbours, intervals
-    experiments  functions that list the choices
-    judge        images of any kind against a reference
-    lab          an experiment's cells with their grids and keys
+    metrics      Frechet and kernel distance, nearest neighbours, bootstrap intervals
+    judge        features of two sets -> scores with their protocol: the only scorer
+    experiments  functions that list the choices of an experiment
+    plan         an experiment -> its cells with grids and keys, checked before any sampling
+    shards       fixed ranges of seeds -> features on disk, merged in seed order
+    share        several processes on one results folder
+    records      what a cell's record holds, and which scores it lacks
     run          the main path
-    store        records on disk
+    rescore      further metrics from the features on disk
+    store        keys, records and plans on disk
     report       records -> tables and figures
     training     trains a denoiser under any schedule
+    benchmarks   what the bench itself costs
+    fetch        downloads that continue after a break
+    names        text -> objects; never evaluates code
+    machine      the hardware and the versions behind a number
+    cli          one verb an action
+    docs         the pages of the documentation, in Markdown
 """
 
 import importlib

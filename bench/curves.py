@@ -1,8 +1,7 @@
-"""A measured rate as a smooth, positive function of sigma: one interpolation for every use of it.
+"""Interpolate a measured rate: a smooth, positive function of sigma.
 
-log v is interpolated against log sigma by PCHIP: monotone pieces between the measured levels, which
-cannot cross zero or overshoot, and exact for power laws. Zeros are raised to a floor, levels where
-v is infinite are bridged from their finite neighbours, and noise may be smoothed away.
+PCHIP interpolates log v as a function of log sigma. It does not overshoot and is exact for power
+laws. Zeros are raised to a floor. Levels where v is infinite are left out. Smoothing is optional.
 """
 
 import math
@@ -14,14 +13,25 @@ from bench.types import Rate
 
 
 def log_rate(rate: Rate, log_sigma: np.ndarray, floor: float, smooth: float) -> np.ndarray:
-    """log v at log_sigma, v per unit sigma; beyond the measured levels v is held.
+    """The logarithm of a rate. Outside the measured levels, v is constant.
 
-    floor: v sigma is raised to this share of its maximum. smooth: see `smoothed`.
+    Arguments:
+        log_sigma: float64 [n].
+        floor: smaller values of v sigma are raised to this share of its maximum.
+        smooth: width of `smoothed`, in log sigma; 0: no smoothing.
+
+    Returns:
+        log v, v per unit sigma, float64 [n].
+
+    Raises:
+        ValueError: the rate is zero everywhere.
     """
     level, v = np.log(rate.sigma.numpy()), rate.v.numpy()
     finite = np.isfinite(v)
     if not (v > 0).any():
-        raise ValueError(f"rate {rate.name} is zero everywhere: nothing changes by it")
+        raise ValueError(
+            f"rate {rate.name} is zero everywhere, so it gives no schedule; measure another one"
+        )
     level, per_log = level[finite], (v * np.exp(np.log(rate.sigma.numpy())))[finite]
     log_v = np.log(np.maximum(per_log, floor * per_log.max()))  # per log sigma
     if smooth > 0:
@@ -33,8 +43,8 @@ def log_rate(rate: Rate, log_sigma: np.ndarray, floor: float, smooth: float) -> 
 def smoothed(x: np.ndarray, y: np.ndarray, width: float) -> np.ndarray:
     """Local linear regression of y on x with a Gaussian kernel of standard deviation `width`.
 
-    Straight lines, so power laws of a rate, pass unchanged, to the very ends. A point with no
-    neighbour in the kernel's reach stays as it is.
+    Straight lines do not change, not even at their ends. A straight line is a power law of the
+    rate. A point without a neighbour inside the kernel does not change.
     """
     distance = x[None, :] - x[:, None]  # [at, from]
     weight = np.exp(-((distance / width) ** 2) / 2)
@@ -46,17 +56,17 @@ def smoothed(x: np.ndarray, y: np.ndarray, width: float) -> np.ndarray:
 
 
 def check_range(rate: Rate, sigma_min: float, sigma_max: float) -> None:
-    """ValueError where a rate does not reach a range of sigma, to 2 %."""
+    """ValueError: a rate does not cover a range of sigma, with a tolerance of 2 %."""
     low, high = float(rate.sigma[0]), float(rate.sigma[-1])
     if math.log(sigma_min / low) < -0.02 or math.log(sigma_max / high) > 0.02:
         raise ValueError(
-            f"rate {rate.name} was measured for sigma {low:.4g} .. {high:.4g}, the process needs "
-            f"{sigma_min:.4g} .. {sigma_max:.4g}; measure it over that range"
+            f"rate {rate.name} was measured for sigma {low:.4g} .. {high:.4g}, but the process "
+            f"needs {sigma_min:.4g} .. {sigma_max:.4g}; measure it over that range"
         )
 
 
 def log_dsigma_du(coordinate: str, sigma: np.ndarray) -> np.ndarray:
-    """log |dsigma/du|."""
+    """log |dsigma/du| of a coordinate u, at each sigma."""
     if coordinate == "angle":
         return np.log1p(sigma**2)
     if coordinate == "alpha":  # alpha = 1/(1+sigma^2): |dalpha/dsigma| = 2 sigma/(1+sigma^2)^2

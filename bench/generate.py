@@ -1,4 +1,4 @@
-"""A cell -> a stream of uint8 images, the same bytes for any batch size."""
+"""Sample uint8 images. The bytes do not depend on the batch size."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from bench.types import (
 
 @dataclass
 class Counted:
-    """A denoiser that counts its calls: the only source of NFE."""
+    """A denoiser that counts its calls. The NFE is this count."""
 
     denoise: Denoiser
     calls: int = 0
@@ -33,7 +33,7 @@ class Counted:
 
 @dataclass
 class CountedVariance(VarianceDenoiser):
-    """`Counted`, of a denoiser that predicts its variance."""
+    """`Counted` for a denoiser that predicts a variance."""
 
     denoise: VarianceDenoiser
     calls: int = 0
@@ -48,7 +48,7 @@ class CountedVariance(VarianceDenoiser):
 
 
 def counted(denoise: Denoiser) -> Counted | CountedVariance:
-    """The denoiser with a counter; it predicts a variance if the denoiser does."""
+    """Add a counter to a denoiser. A `VarianceDenoiser` stays one."""
     if isinstance(denoise, VarianceDenoiser):
         return CountedVariance(denoise)
     return Counted(denoise)
@@ -58,7 +58,7 @@ def counted(denoise: Denoiser) -> Counted | CountedVariance:
 class Guided:
     """Classifier-free guidance (Ho and Salimans 2022): D_none + scale (D_class - D_none).
 
-    One call of it is two calls of the network.
+    Each call makes two calls of the network.
     """
 
     given: Denoiser
@@ -72,7 +72,7 @@ class Guided:
 
 @dataclass(frozen=True)
 class GuidedVariance(VarianceDenoiser):
-    """`Guided`, of a model that predicts its variance: the variance is that of the class."""
+    """`Guided` for a model that predicts a variance. The variance is the class-conditional one."""
 
     given: VarianceDenoiser
     none: Denoiser
@@ -88,12 +88,12 @@ class GuidedVariance(VarianceDenoiser):
 
 
 def labels_of(seeds: Tensor, classes: int) -> Tensor:
-    """The class of each seed [n]: seed mod classes, so that any run of seeds is balanced."""
+    """The class of each seed [n]: seed mod classes. Consecutive seeds are balanced over classes."""
     return seeds % classes
 
 
 def _denoiser(model: Model, seeds: Tensor, guidance: float | None) -> Denoiser:
-    """The model's denoiser, given the class of each seed [n] if the model has classes."""
+    """The model's denoiser for the classes of the seeds [n], with guidance if there is a scale."""
     given = model.denoiser(labels_of(seeds, model.classes) if model.classes else None)
     if guidance is None:
         return given
@@ -103,30 +103,32 @@ def _denoiser(model: Model, seeds: Tensor, guidance: float | None) -> Denoiser:
 
 
 def check_fits(model: Model, sampler: Sampler, guidance: float | None = None) -> None:
-    """Check, before any sampling, that the model gives what the sampler and guidance ask for.
+    """Check before sampling that the model suits the sampler and the guidance.
 
     Raises:
-        ValueError: guidance of a model without classes or without a prediction that needs no class;
-            a sampler that needs a variance, of a model that predicts none.
+        ValueError: the guidance needs classes or an unconditional prediction that the model lacks,
+            or the sampler needs a variance that the model does not predict.
     """
     if guidance is not None and not model.classes:
-        raise ValueError(f"{model.name} is unconditional: it takes no guidance")
+        raise ValueError(
+            f"{model.name} is unconditional: it takes no guidance; leave --guidance out"
+        )
     if guidance is not None:
         try:
             model.denoiser()
         except ValueError as error:
             raise ValueError(
-                f"{model.name} was not trained to predict without a class: it takes no guidance"
+                f"{model.name} has no unconditional prediction: it takes no guidance"
             ) from error
     if sampler.needs_variance and not model.predicts_variance:
         raise ValueError(
-            f"{model.name} predicts no variance, which {sampler!r} needs; take "
-            "DDPM(variance='posterior') or 'upper', or a model whose card says learned_variance"
+            f"{model.name} predicts no variance, but {sampler!r} needs one; use "
+            "DDPM(variance='posterior') or 'upper', or a model with learned_variance in its card"
         )
 
 
 def _noise(seeds: Tensor, shape: tuple[int, ...]) -> Noise:
-    """Draw 0 is the starting point; each call then gives the next draw of every seed."""
+    """The noise of the seeds: the first call gives draw 0, the start; each later call the next."""
     draw = -1
 
     def noise() -> Tensor:
@@ -145,13 +147,21 @@ def images(
     batch: int,
     guidance: float | None = None,
 ) -> Iterator[tuple[Tensor, int]]:
-    """Batches of (uint8 [<= batch, c, h, w] on the model's device, counted NFE), in seed order.
+    """Sample images in batches, in the order of the seeds.
 
-    Every batch has the full size while it is sampled, so that a compiled network sees one shape.
+    The last batch is padded to the full size, so that a compiled network gets only one shape.
+
+    Arguments:
+        grid: float64 [steps + 1], strictly decreasing.
+        batch: images at once.
+        guidance: scale of classifier-free guidance; None: no guidance.
+
+    Returns:
+        (images, NFE) for each batch. Images are uint8 [<= batch, c, h, w] on the model's device.
 
     Raises:
-        ValueError: batch below 1; no seeds, or negative ones.
-        RuntimeError: the sampler called the denoiser more or less often than its `evals`.
+        ValueError: batch is below 1, there are no seeds, or a seed is negative.
+        RuntimeError: the number of denoiser calls is not the sampler's `evals`.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, not {batch}")
@@ -166,10 +176,9 @@ def images(
         noise = _noise(padded, model.shape)
         with torch.inference_mode():
             x = sampler(denoise, float(grid[0]) * noise(), grid, noise)
-        if denoise.calls != sampler.evals(grid):
-            raise RuntimeError(
-                f"{sampler!r} made {denoise.calls} calls, but evals(grid) is {sampler.evals(grid)}"
-            )
+        if denoise.calls != (evals := sampler.evals(grid)):
+            raise RuntimeError(f"{sampler!r} made {denoise.calls} calls, but its evals(grid) is "
+                               f"{evals}; correct evals")  # fmt: skip
         yield model.decode(x[: len(wanted)]), denoise.calls
 
 
@@ -182,21 +191,21 @@ def sample(
     batch: int = 64,
     guidance: float | None = None,
 ) -> Tensor:
-    """Images of a model.
+    """Sample images of a model.
 
     Arguments:
-        model: as of `bench.load`.
-        nfe: the most evaluations of the denoiser for each image.
-        seeds: whole numbers from 0; each gives one image.
-        batch: images at once; the images do not depend on it.
-        guidance: scale of classifier-free guidance; None: the plain (conditional) prediction.
+        model: a model, such as `bench.load` returns.
+        nfe: denoiser calls for each image, at most.
+        seeds: whole numbers, at least 0; each seed gives one image.
+        batch: images at once. The images do not depend on it.
+        guidance: scale of classifier-free guidance; None: no guidance.
 
     Returns:
         uint8 [len(seeds), c, h, w] on the CPU.
 
     Raises:
-        ValueError: an nfe too small for the sampler, a schedule that gives no valid grid, no seeds,
-            what `check_fits` refuses.
+        ValueError: the nfe is too small for the sampler, the schedule gives no valid grid, there
+            are no seeds, or what `check_fits` refuses.
     """
     if len(seeds) == 0 or min(seeds) < 0:
         raise ValueError("seeds must be non-negative integers, at least one")

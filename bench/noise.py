@@ -1,8 +1,8 @@
-"""Gaussian noise that is a function of (seed, draw, pixel) alone: Philox 4x32-10 and Box-Muller.
+"""Gaussian noise that depends only on seed, draw and pixel: Philox 4x32-10 and Box-Muller.
 
-A counter-based generator (Salmon et al., SC 2011) in tensor operations gives the same integers on
-CPU and GPU, for any batch size, process count, or restart. One `torch.Generator` an image does the
-first but costs tens of microseconds an image and differs between devices.
+Philox is a counter-based generator (Salmon et al., SC 2011). It gives the same integers on CPU and
+GPU, for every batch size and every number of processes, and after a restart. A `torch.Generator`
+for each image would take tens of microseconds for each image and differ between devices.
 """
 
 import math
@@ -17,7 +17,7 @@ _MASK = 0xFFFFFFFF
 
 
 def _mul(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a 32 x 32 bit product, without overflowing signed 64 bits."""
+    """High and low 32 bits of a 32 x 32 bit product. No step overflows signed 64 bits."""
     a_low, a_high = a & 0xFFFF, a >> 16
     low = a_low * b  # < 2^48
     high = a_high * b  # < 2^48
@@ -26,8 +26,15 @@ def _mul(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def philox(counter: Sequence[Tensor], key: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Philox 4x32-10. Four counter words and two key words, int64 in [0, 2^32), any shapes that
-    broadcast -> four words. Agrees with the known-answer tests of Random123."""
+    """Philox 4x32-10. It agrees with the known-answer tests of Random123.
+
+    Arguments:
+        counter: four words, int64 in [0, 2^32). All shapes broadcast.
+        key: two words, int64 in [0, 2^32).
+
+    Returns:
+        Four words, int64 in [0, 2^32).
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -39,9 +46,15 @@ def philox(counter: Sequence[Tensor], key: tuple[Tensor, Tensor]) -> list[Tensor
 
 
 def normal(seeds: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal float32 [n, *shape] on the device of `seeds` (int64 [n], >= 0).
+    """Draw standard normal noise. Image i depends only on seeds[i], `draw` and the pixel's index.
 
-    Image i depends on seeds[i], `draw` and the pixel's index alone.
+    Arguments:
+        seeds: int64 [n], at least 0.
+        draw: number of the draw, from 0.
+        shape: of an image.
+
+    Returns:
+        float32 [n, *shape], on the device of `seeds`.
     """
     size = math.prod(shape)
     blocks = -(-size // 4)
@@ -49,7 +62,7 @@ def normal(seeds: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:
     zero = torch.zeros_like(pixel)
     seed = seeds.to(torch.int64)[:, None]  # [n, 1]
     words = philox([pixel, zero + draw, zero, zero], (seed & _MASK, seed >> 32))
-    # 32-bit words to (0, 1]; float64 keeps the tail and CPU and GPU within rounding of each other
+    # 32-bit words to (0, 1]. float64 keeps the tail; CPU and GPU differ only by rounding.
     u = [(word.to(torch.float64) + 1.0) * 2.0**-32 for word in words]
     z = []
     for a, b in ((u[0], u[1]), (u[2], u[3])):

@@ -1,6 +1,6 @@
-"""Diffusion processes: alpha, timestep <-> sigma, and what a network predicts -> E[x0|x].
+"""Diffusion processes: alpha, the timestep of a sigma, and E[x0|x] of a network's prediction.
 
-The only room that knows alpha. Everything else sees sigma = sqrt((1 - alpha) / alpha).
+Only this module knows alpha. All other modules use sigma = sqrt((1 - alpha) / alpha).
 """
 
 import math
@@ -19,7 +19,7 @@ Prediction = Literal["eps", "v", "x0", "edm"]
 def _alphas(
     betas: Betas, timesteps: int, beta_range: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """Alpha-bar table [timesteps], as DDPM (linear), LDM (scaled linear) and IDDPM (cosine)."""
+    """Alpha-bar [timesteps] of DDPM (linear), LDM (scaled_linear) or IDDPM (cosine)."""
     if betas == "linear":
         scale = 1000 / timesteps
         first, last = beta_range or (scale * 1e-4, scale * 0.02)
@@ -50,14 +50,15 @@ def _check_ends(sigma_min: float, sigma_max: float) -> None:
 
 @dataclass(frozen=True)
 class VP:
-    """Variance preserving, with the model's own discrete timesteps 0 .. timesteps - 1.
+    """The variance-preserving process, with discrete timesteps 0 .. timesteps - 1.
 
-    x_vp = sqrt(alpha) x0 + sqrt(1 - alpha) eps; DDPM (Ho et al. 2020), IDDPM (Nichol & Dhariwal
-    2021). Between integer timesteps log sigma is linear, so any sigma has a timestep; schedules
-    that want integers use `schedules.snap`. `sigma_min`, `sigma_max` are where sampling ends and
-    starts; 0 stands for the table's own ends. `beta_range` is the first and last beta of linear and
-    scaled linear; None stands for DDPM's 0.0001 and 0.02 (of 1000 steps, larger for fewer) and
-    LDM's 0.0015 and 0.0195.
+    x_vp = sqrt(alpha) x0 + sqrt(1 - alpha) eps: DDPM (Ho et al. 2020), IDDPM (Nichol & Dhariwal
+    2021). log sigma is linear between integer timesteps, so every sigma has a timestep. The
+    schedule `Snapped` gives integer timesteps.
+
+    sigma_min, sigma_max: noise levels where sampling ends and starts. 0: the ends of the table.
+    beta_range: first and last beta, for linear and scaled_linear. None: DDPM's 0.0001 and 0.02 for
+        1000 timesteps (larger for fewer timesteps), or LDM's 0.0015 and 0.0195.
     """
 
     betas: Betas = "linear"
@@ -88,7 +89,7 @@ class VP:
         return np.sqrt((1 - alpha) / alpha)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The (fractional) index the network takes; clamped to the trained range."""
+        """The timestep of each sigma, float64; not always whole; clamped to the trained range."""
         index = np.arange(self.timesteps, dtype=np.float64)
         value = np.interp(np.log(_numpy(sigma)), np.log(self.table), index)
         return torch.as_tensor(value, dtype=torch.float64)
@@ -100,15 +101,17 @@ class VP:
         return torch.as_tensor(value, dtype=torch.float64)
 
     def scale(self, sigma: Tensor | float) -> Tensor | float:
-        """What x is multiplied by before the network: sqrt(alpha)."""
+        """The factor of x at the input of the network: sqrt(alpha)."""
         return (1 + sigma**2) ** -0.5
 
 
 @dataclass(frozen=True)
 class VE:
-    """Variance exploding as in EDM (Karras et al. 2022): the network sees c_in x and ln(sigma)/4.
+    """The variance-exploding process of EDM (Karras et al. 2022).
 
-    sigma_data is the data's standard deviation, of the preconditioning (their Table 1).
+    The network takes c_in x and ln(sigma) / 4.
+
+    sigma_data: standard deviation of the data in the preconditioning (their Table 1).
     """
 
     sigma_min: float = 0.002
@@ -127,7 +130,7 @@ class VE:
         return torch.as_tensor(np.exp(4 * _numpy(timestep)), dtype=torch.float64)
 
     def scale(self, sigma: Tensor | float) -> Tensor | float:
-        """c_in = 1 / sqrt(sigma^2 + sigma_data^2)."""
+        """The factor of x at the input of the network: c_in = 1 / sqrt(sigma^2 + sigma_data^2)."""
         return (sigma**2 + self.sigma_data**2) ** -0.5
 
 
@@ -139,17 +142,23 @@ def _numpy(x: Tensor | float) -> np.ndarray:
 
 
 def alpha(sigma: Tensor) -> Tensor:
-    """VP signal variance 1 / (1 + sigma^2), DDPM's alpha-bar."""
+    """DDPM's alpha-bar, the variance of the signal: 1 / (1 + sigma^2)."""
     return 1 / (1 + sigma**2)
 
 
 def denoised(
     prediction: Prediction, output: Tensor, x: Tensor, sigma: Tensor | float, sigma_data: float = 1
 ) -> Tensor:
-    """E[x0|x] from a network's output; x = x0 + sigma eps (not scaled), shapes that broadcast.
+    """E[x0|x] of a network's output.
 
-    eps: x - sigma eps.  v (Salimans & Ho 2022): x / (1 + sigma^2) - sigma v / sqrt(1 + sigma^2).
+    eps: x - sigma eps. v: x / (1 + sigma^2) - sigma v / sqrt(1 + sigma^2) (Salimans & Ho 2022).
     edm: c_skip x + c_out F (Karras et al. 2022, Table 1).
+
+    Arguments:
+        x: x0 + sigma eps, not scaled. All shapes broadcast.
+
+    Raises:
+        ValueError: unknown prediction.
     """
     if prediction == "eps":
         return x - sigma * output
@@ -166,7 +175,7 @@ def denoised(
 def target(
     prediction: Prediction, x0: Tensor, eps: Tensor, sigma: Tensor, sigma_data: float = 1
 ) -> Tensor:
-    """What the network is trained to output: the inverse of `denoised` at the true x0."""
+    """The training target of the network: the output for which `denoised` gives the true x0."""
     x = x0 + sigma * eps
     if prediction == "eps":
         return eps
@@ -181,7 +190,7 @@ def target(
 
 
 def error_gain(prediction: Prediction, sigma: Tensor, sigma_data: float = 1) -> Tensor:
-    """Squared error of x0 over that of the network's output, at each sigma: see `denoised`."""
+    """Squared error of x0 divided by the squared error of the network's output, at each sigma."""
     if prediction == "eps":
         return sigma**2
     if prediction == "v":

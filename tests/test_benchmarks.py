@@ -38,7 +38,7 @@ def test_the_command_reads_every_line(
     assert content["batch"] == 4 and content["nfe"] == 5 and content["dtype"] == "float32"
     lines = content["lines"]
     assert [line["by"] for line in lines] == ["network"] + ["bench"] * 9 + ["diffusers"] * 4
-    assert {line["what"] for line in lines} >= {"tiny", "DDIM()", "Heun()", "DPMpp2MSDE()"}
+    assert {line["what"] for line in lines} >= {"tiny", "DDIM(eta=0.0)", "Heun()", "DPMpp2MSDE()"}
     for line in lines:
         assert line["what"] in printed
         assert line["calls"] == 5 and len(line["seconds"]) == 2
@@ -105,7 +105,7 @@ def test_networks_are_of_their_sizes(name: str, millions: float) -> None:
         (("--nfe", "0"), "--nfe must be at least 1, not 0"),
         (("--batch", "-1"), "--batch must be at least 1, not -1"),
         (("--repeats", "0"), "--repeats must be at least 1, not 0"),
-        (("--seconds", "0.001"), "with one image at once and there are 0; raise --seconds"),
+        (("--seconds", "0.001"), "with a batch of 1, but the limit is 0 s; raise --seconds"),
     ],
 )
 def test_wrong_words_are_one_line(

@@ -1,4 +1,4 @@
-"""The rivals in closed form: valid grids, and each against its formula in other words."""
+"""The rivals in closed form give valid grids, and each agrees with its formula."""
 
 import math
 

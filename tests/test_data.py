@@ -75,13 +75,6 @@ def test_digest_is_of_the_bytes() -> None:
     assert data.digest(turned) == data.digest(turned.contiguous()) != data.digest(images)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 9])
-def test_batches_are_all_of_it_in_order(size: int) -> None:
-    made = list(data.batches(some(), size))
-    assert torch.equal(torch.cat(made), some())
-    assert all(len(batch) == size for batch in made[:-1])
-
-
 @pytest.mark.parametrize(("c", "mode"), [(1, "L"), (3, "RGB")])
 def test_a_folder_of_pngs_is_read_in_the_order_of_paths(c: int, mode: str, tmp_path: Path) -> None:
     images = some(4, c)

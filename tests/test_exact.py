@@ -1,7 +1,7 @@
-"""Sampling error of schedules where the flow is known: Gaussian mixtures, no network, no features.
+"""Sampling error of schedules on Gaussian mixtures, whose probability-flow ODE is known.
 
-Each sampler walks from the same noise as the exact probability-flow ODE, so that what remains is
-the error of its grid.
+There is no network and no feature. Every sampler starts from the same noise as the exact solution.
+The difference between both is the error of the grid.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 from oracles import Cloud, Gaussian, Mixture
 from torch import Tensor
 
-from bench import rates
+from bench import measures
 from bench.process import VE, VP
 from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import ConstantRate, Karras, LogSNR, Native
@@ -36,7 +36,7 @@ BASELINES = ("native", "log-SNR", "karras")
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """States of two numbers: threads would cost more than they save."""
+    """A state has two numbers: more threads would be slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -50,12 +50,12 @@ def start(shape: tuple[int, ...], sigma: float, n: int = 1024) -> Tensor:
 
 @lru_cache
 def errors(cloud: str) -> dict[tuple[str, str], np.ndarray]:
-    """(sampler, line) -> root mean square error at the data end, a number of STEPS each."""
+    """(sampler, line) -> root mean square error at the data end, one for each of STEPS."""
     oracle = CLOUDS[cloud]
     images = oracle.images(512, seed=1)
     lines = {"native": Native(), "log-SNR": LogSNR(), "karras": Karras()}
-    for measure in (rates.DataPrediction(), rates.NoisePrediction()):
-        rate = rates.measure(oracle, measure, images, levels=101, batch=512)
+    for measure in (measures.DataPrediction(), measures.NoisePrediction()):
+        rate = measures.measure(oracle, measure, images, levels=101, batch=512)
         lines[rate.name] = ConstantRate(rate)
     x = start(oracle.shape, COSINE.sigma_max)
     want = oracle.exact(x, COSINE.sigma_max, oracle.c / 1000)
@@ -79,7 +79,7 @@ def test_the_exact_flow_of_one_gaussian_is_its_closed_form(c: float) -> None:
 
 
 def test_two_solvers_agree_on_the_exact_flow() -> None:
-    """Mixture's fixed Runge-Kutta of fourth order, and Cloud's adaptive one of eighth."""
+    """Mixture has a fixed Runge-Kutta method of order 4, Cloud an adaptive method of order 8."""
     mixture = Mixture(shape=(1, 1, 1))
     centres = tuple((m,) for m in mixture.centres)
     cloud = Cloud(mixture.c, mixture.process, (1, 1, 1), centres=centres, weights=mixture.weights)
@@ -91,7 +91,7 @@ def test_two_solvers_agree_on_the_exact_flow() -> None:
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_more_steps_come_closer_to_the_exact_flow(cloud: str) -> None:
-    """From 6 to 10 steps and from 10 to 20 every error falls, by a tenth at the least."""
+    """Every error falls by a tenth or more, from 6 to 10 steps and from 10 to 20 steps."""
     for key, error in errors(cloud).items():
         assert (error[1:] < 0.9 * error[:-1]).all(), (key, error)
 
@@ -102,7 +102,7 @@ def best(cloud: str, sampler: str) -> np.ndarray:
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_constant_rate_against_the_closed_forms(cloud: str) -> None:
-    """Root mean square distance of 1024 samples to the exact flow's, xi = 1, rates of 512 images.
+    """Root mean square distance of 1024 samples to the exact solution; xi = 1, rates of 512 images.
 
     steps             6       10      20      6       10      20
                       DDIM                    DPM-Solver++(2M)
@@ -122,10 +122,10 @@ def test_constant_rate_against_the_closed_forms(cloud: str) -> None:
     ring   v_x        0.0576  0.0288  0.0150  0.1655  0.1039  0.0435
     ring   v_eps      0.0360  0.0198  0.0094  0.0253  0.0086  0.0022
 
-    Under DDIM the grid of v_x is as good as the best closed form of every cloud and step count, and
-    better in two dimensions. Under the second-order sampler it beats the model's own clock (cosine)
-    but never log-SNR, whose error is 1.5 to 11 times smaller. v_eps is better than all three closed
-    forms under that sampler in two dimensions, and behind log-SNR on the line.
+    DDIM: for every cloud and number of steps the grid of v_x is as good as the best closed form. In
+    two dimensions it is better. DPM-Solver++(2M): the grid of v_x is better than the model's own
+    timesteps (cosine), but log-SNR is always better: its error is 1.5 to 11 times smaller. In two
+    dimensions v_eps is better than all three closed forms. On the line log-SNR is better.
     """
     error = errors(cloud)
     first, second = best(cloud, "DDIM"), best(cloud, "DPMpp2M")

@@ -244,7 +244,7 @@ def test_fetch_makes_a_model_of_a_preset(
     models = tmp_path / "models"
     assert crs(monkeypatch, "fetch", "tiny", "--models", models) == 0
     said = capsys.readouterr().out
-    assert "which its maker does not say" in said and str(models / "tiny") in said
+    assert "the publisher gives no SHA-256" in said and str(models / "tiny") in said
     assert checkpoints.load("tiny", models=models).shape == (3, 16, 16)
     assert (tmp_path / "cache" / "downloads" / "a.pt").is_file()
     assert crs(monkeypatch, "fetch", "tiny", "--models", models) == 2  # before any download

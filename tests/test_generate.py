@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
 
 import pytest
 import torch
@@ -51,11 +50,12 @@ def test_batch_size_changes_no_byte(sampler: Sampler, model: Checkpoint) -> None
 
 
 @dataclass(frozen=True)
-class Restless:
+class Restless(Sampler):
     """A sampler of a user's own: Euler's step, half of which is taken back with fresh noise."""
 
-    order: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = True
+    @property
+    def stochastic(self) -> bool:
+        return True
 
     def evals(self, grid: Tensor) -> int:
         return len(grid) - 1
@@ -101,9 +101,7 @@ def test_it_starts_from_draw_0_at_the_first_level() -> None:
     oracle, seen = Gaussian(), []
 
     @dataclass(frozen=True)
-    class Watch:
-        order: ClassVar[int] = 1
-
+    class Watch(Sampler):
         def evals(self, grid: Tensor) -> int:
             return 0
 
@@ -140,11 +138,10 @@ def test_batches_are_padded_to_one_shape_and_trimmed(batch: int) -> None:
 
 
 @dataclass(frozen=True)
-class Liar:
+class Liar(Sampler):
     """A sampler that calls the denoiser `calls` times and says it does once."""
 
     calls: int = 2
-    order: ClassVar[int] = 1
 
     def evals(self, grid: Tensor) -> int:
         return 1
@@ -157,7 +154,7 @@ class Liar:
 
 @pytest.mark.parametrize("calls", [0, 2])
 def test_a_sampler_that_miscounts_is_stopped(calls: int) -> None:
-    with pytest.raises(RuntimeError, match=f"Liar.* made {calls} calls where it says 1"):
+    with pytest.raises(RuntimeError, match=f"Liar.* made {calls} calls, but its evals.grid. is 1"):
         generate.sample(Gaussian(), Liar(calls), Native(), 3, range(2))
 
 
@@ -229,10 +226,8 @@ def test_an_invalid_grid_is_refused(schedule: Grid) -> None:
 
 
 @dataclass(frozen=True)
-class Costly:
+class Costly(Sampler):
     """Two calls a step, but one for the step to 0, as Heun's."""
-
-    order: ClassVar[int] = 2
 
     def evals(self, grid: Tensor) -> int:
         return 2 * (len(grid) - 1) - int(grid[-1] == 0)
@@ -246,8 +241,8 @@ class Costly:
 @pytest.mark.parametrize(("nfe", "steps"), [(1, 1), (2, 1), (3, 2), (4, 2), (19, 10)])
 def test_a_cell_takes_the_most_steps_that_fit(nfe: int, steps: int) -> None:
     process = Gaussian().process
-    assert steps_for(Costly(), Native(), nfe, process) == steps
-    assert steps_for(DPMpp2M(), Native(), nfe, process) == nfe
+    assert steps_for(Costly(), nfe) == steps
+    assert steps_for(DPMpp2M(), nfe) == nfe
     assert len(grid_of(Cell("m", Native(), Costly(), nfe, range(2)), process)) == steps + 1
 
 
@@ -258,7 +253,7 @@ def test_a_sampler_that_cannot_start_says_so() -> None:
             return 100
 
     with pytest.raises(ValueError, match="raise --nfe"):
-        steps_for(Dear(), Native(), 5, Gaussian().process)
+        steps_for(Dear(), 5)
 
 
 def test_samples_of_a_gaussian_are_that_gaussian() -> None:

@@ -1,4 +1,4 @@
-"""Schedules found by optimisation, and published tables of such."""
+"""Schedules that optimisation finds, and published tables of optimised levels."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ PROCESS = VP("cosine", 1000, 0.01, 80.0)
 
 
 def summed(levels: np.ndarray, error: str) -> float:
-    """The bound from its definition, integrals by quadrature, one step and level at a time."""
+    """The bound by its definition: one step and one level at a time, integrals by quadrature."""
     n = len(levels) - 1
     sigma = np.exp(-levels)
     e = sigma if error == "pixel" else sigma**2 / np.sqrt(1 + sigma**2)
@@ -55,7 +55,7 @@ def test_no_baseline_has_a_lower_bound(steps: int, process, error: str) -> None:
 
 
 def test_five_steps_are_the_optimum_that_every_start_leads_to() -> None:
-    """By SLSQP with exact gradients from three starts, apart from this code."""
+    """SLSQP with exact gradients found these steps from three starts, with other code."""
     steps = -DMNonUniform()(6, PROCESS)[:-1].log().numpy()
     want = [2.784, 0.954, 0.955, 1.270, 3.025]
     np.testing.assert_allclose(np.diff(steps), want, atol=2e-3)

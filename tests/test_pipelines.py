@@ -294,6 +294,24 @@ SCHEDULER = "scheduler/scheduler_config.json"
         (SCHEDULER, {"rescale_betas_zero_snr": True}, "rescale_betas"),
         (SCHEDULER, {"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"),
         (SCHEDULER, {"prediction_type": "flow"}, "prediction_type 'flow'"),
+        (SCHEDULER, {"timestep_type": "continuous"}, "timestep_type 'continuous'"),
+        (SCHEDULER, {"dynamic_thresholding": True}, "dynamic_thresholding True"),
+        (SCHEDULER, {"sample_max_value": 2.0}, "sample_max_value 2.0"),
+        (SCHEDULER, {"clip_sample_range": 2.0}, "clip_sample_range 2.0"),
+        (SCHEDULER, {"sigma_min": 0.01}, "sigma_min 0.01"),
+        (SCHEDULER, {"sigma_max": 80}, "sigma_max 80"),
+        (SCHEDULER, {"final_sigmas_type": "sigma_min"}, "final_sigmas_type 'sigma_min'"),
+        (SCHEDULER, {"invert_sigmas": True}, "invert_sigmas True"),
+        (SCHEDULER, {"shift": 3.0}, "shift 3.0"),
+        (SCHEDULER, {"use_flow_sigmas": True}, "use_flow_sigmas True"),
+        (SCHEDULER, {"brand_new": 3}, "brand_new 3 is not supported"),
+        (SCHEDULER, {"brand_new": False}, "brand_new False is not supported"),
+        (SCHEDULER, {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler is not supported"),
+        (SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEuler"),
+        (SCHEDULER, {"_class_name": "KarrasVeScheduler"}, "KarrasVeScheduler"),
+        (SCHEDULER, {"_class_name": "DDPMScheduler"}, "DDIMScheduler, but its config is of a DDPM"),
+        ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type 'timestep'"),
+        ("unet/config.json", {"addition_embed_type": "text"}, "addition_embed_type .'text'"),
         (SCHEDULER, {"variance_type": "learned"}, "variance_type 'learned'"),
         (SCHEDULER, {"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVe"),
         (SCHEDULER, {"clip_sample": True}, "clip_sample of latents"),
@@ -319,6 +337,59 @@ def test_what_is_not_supported_is_refused(
     with pytest.raises(ValueError, match=says):
         add_folder(home, "mine", tmp_path / "models")
     assert not list((tmp_path / "models").glob("*"))
+
+
+def test_options_that_only_decide_steps_are_ignored(tmp_path: Path) -> None:
+    _, home = kept(ldm(), tmp_path / "pipe")
+    digest = bench.load(home).digest
+    steps = {"timestep_spacing": "trailing", "steps_offset": 1, "use_karras_sigmas": True,
+             "set_alpha_to_one": False, "interpolation_type": "log_linear"}  # fmt: skip
+    changed(home / SCHEDULER, **steps)
+    assert bench.load(home).digest == digest
+
+
+def test_a_class_that_does_not_clip_is_not_clipped(tmp_path: Path) -> None:
+    _, home = kept(ddim(), tmp_path / "pipe")
+    assert bench.load(home).card.clip
+    changed(home / "scheduler" / "scheduler_config.json", _class_name="EulerDiscreteScheduler")
+    changed(home / "model_index.json", scheduler=["diffusers", "EulerDiscreteScheduler"])
+    assert not bench.load(home).card.clip
+
+
+@pytest.mark.parametrize("option", ["center_input_sample", "flip_sin_to_cos"])
+def test_the_network_class_handles_its_own_options(option: str, tmp_path: Path) -> None:
+    pipeline, home = kept(ddim(clip_sample=False), tmp_path / "pipe")
+    flipped = not pipeline.unet.config[option]
+    changed(home / "unet" / "config.json", **{option: flipped})
+    opened, model = DDIMPipeline.from_pretrained(home), bench.load(home)
+    x, sigma = torch.randn(1, 3, 8, 8), float(model.process.sigma(torch.tensor(300.0)))
+    with torch.no_grad():
+        raw = opened.unet(x / (1 + sigma**2) ** 0.5, 300).sample
+    torch.testing.assert_close(model.denoiser()(x, sigma), x - sigma * raw, rtol=1e-4, atol=1e-4)
+
+
+def test_sharded_weights_are_joined(tmp_path: Path) -> None:
+    pipeline, home = kept(ldm(), tmp_path / "pipe")
+    pipeline.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    parts = tmp_path / "parts"
+    assert list(parts.glob("unet/*-of-*")) and list(parts.glob("vqvae/*-of-*"))
+    x, one, other = torch.randn(1, 3, 8, 8), bench.load(home), bench.load(parts)
+    assert torch.equal(one.denoiser()(x, 1.0), other.denoiser()(x, 1.0))
+    added = add_folder(parts, "mine", tmp_path / "models")
+    assert bench.load(added).digest == other.digest
+    next(parts.glob("unet/*-00002-of-*")).unlink()
+    with pytest.raises(ValueError, match="shards are missing"):
+        bench.load(parts)
+
+
+def test_a_config_with_a_mark_and_a_pointer(tmp_path: Path) -> None:
+    _, home = kept(ddim(), tmp_path / "pipe")
+    for path in home.rglob("*.json"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert bench.load(home).shape == (3, 8, 8)
+    (home / "unet" / pipelines.WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="git lfs pull"):
+        bench.load(home)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

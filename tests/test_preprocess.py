@@ -104,7 +104,7 @@ def test_two_preparations_are_two_references(
     assert reference(monkeypatch, paths[0], folder, "--preprocess", "adm-lsn") == 2
     assert "did you mean ADMLSUN" in capsys.readouterr().err
     assert crs(monkeypatch, "reference", str(paths[0]), "--preprocess", "ldm") == 2
-    assert "prepares --images" in capsys.readouterr().err
+    assert "needs --images" in capsys.readouterr().err
 
 
 def test_a_reference_is_folded_a_batch_at_a_time(

@@ -112,7 +112,7 @@ def test_a_reference_without_images_wants_a_measured_rate(
 
 def test_only_published_plans_are_altered(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert crs(monkeypatch, "run", "quick", "--images", "4") == 2
-    assert "quick is of no published checkpoint" in capsys.readouterr().err
+    assert "quick is not a published plan" in capsys.readouterr().err
 
 
 def test_spaced_images_are_those_of_a_stride(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_spaced_images_are_those_of_a_stride(tmp_path: Path) -> None:
     assert torch.equal(found, torch.from_numpy(pixels[[0, 3, 6]]).permute(0, 3, 1, 2))
     small = data.spaced(tmp_path / "a.npz", 2, data.ADMLSUN(4))
     assert small.shape == (2, 3, 4, 4)
-    with pytest.raises(ValueError, match="has 10 images, not the 11"):
+    with pytest.raises(ValueError, match="has 10 images, not 11"):
         data.spaced(tmp_path / "a.npz", 11)
 
 
@@ -140,4 +140,4 @@ def test_a_rate_is_measured_on_images_of_a_folder(
     assert crs(monkeypatch, *asked, *wrong) == 2
     assert "takes uint8 images [3, 16, 16]" in capsys.readouterr().err
     assert crs(monkeypatch, *asked, "--preprocess", "ldm") == 2
-    assert "needs a folder of images" in capsys.readouterr().err
+    assert "needs images in --data" in capsys.readouterr().err

@@ -148,7 +148,7 @@ def test_both_layouts_are_read(file: str, c: int, tmp_path: Path) -> None:
         (pixels(4, 4, 3), r"uint8 \[4, 4, 3\]"),
         (pixels(2, 16), r"uint8 \[2, 16\]"),
         (pixels(2, 4, 4, 4), "no axis of 1 or 3"),
-        (pixels(2, 3, 8, 3), "either layout fits"),
+        (pixels(2, 3, 8, 3), "fits both layouts"),
         (pixels(0, 4, 4, 3), "n at least 1"),
         (pixels(2, 0, 4, 3), r"uint8 \[2, 0, 4, 3\]"),
         (np.array([{}]), "x.np"),

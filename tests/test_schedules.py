@@ -1,5 +1,6 @@
-"""Closed forms are constant-rate schedules of known rates; grids keep their contract."""
+"""Closed forms are constant-rate schedules of known rates. Every grid fulfils the contract."""
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass, is_dataclass
@@ -10,13 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import names, schedules
 from bench.process import VE, VP
 from bench.schedules import (
+    AlignYourSteps,
+    Beta,
     Between,
     CheapestPath,
     ConstantRate,
     Cosine,
+    DMNonUniform,
     Karras,
+    KLOptimal,
     Laplace,
     Levels,
     Linear,
@@ -35,8 +41,8 @@ CLOSED = [Native(), LogSNR(), Karras(), Karras(rho=1), Karras(rho=3.5), Cosine()
 
 
 @dataclass(frozen=True)
-class Mine:
-    """A user's own schedule needs nothing but the call."""
+class Mine(Schedule):
+    """A user's own schedule defines the call and nothing else."""
 
     power: float = 2.0
 
@@ -58,7 +64,7 @@ def bumpy(seed: int, process: NoiseProcess) -> Rate:
 
 
 def costs_of(process: NoiseProcess) -> Costs:
-    """Random ones, between 101 levels."""
+    """Random costs between 101 levels."""
     sigma = torch.as_tensor(np.geomspace(process.sigma_max, process.sigma_min, 101))
     cost = torch.rand(101, 101, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return Costs("random", sigma, cost)
@@ -118,10 +124,10 @@ def test_karras_with_large_rho_tends_to_logsnr() -> None:
 
 @pytest.mark.parametrize("process", PROCESSES[:3], ids=repr)
 def test_native_is_the_constant_rate_of_the_models_clock(process: VP) -> None:
-    """dt / dsigma from the table's differences, held at the geometric midpoints.
+    """dt / dsigma from the differences of the table, at the geometric midpoints.
 
-    dt / dlog sigma is piecewise constant and jumps at the integers, which PCHIP smooths: the grids
-    agree within a tenth of one of a thousand timesteps, not to rounding.
+    dt / dlog sigma is piecewise constant. It jumps at the integers. PCHIP smooths the jumps. The
+    grids agree within a tenth of one of 1000 timesteps, not to rounding.
     """
     table = torch.from_numpy(process.table)
     middle = (table[1:] * table[:-1]).sqrt()
@@ -143,7 +149,7 @@ def test_cosine_is_equal_angles(process: NoiseProcess) -> None:
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 @pytest.mark.parametrize("linear", [Linear(), Linear(0.001, 5.0)], ids=repr)
 def test_linear_is_equal_times_of_its_beta(linear: Linear, process: NoiseProcess) -> None:
-    """t of a level from -log alpha(t) = integral of beta, by the (here exact) trapezoid rule."""
+    """t of a level from -log alpha(t) = integral of beta. The trapezoid rule is exact here."""
     t = np.linspace(0, 3, 300_001)
     beta = linear.beta_min + t * (linear.beta_max - linear.beta_min)
     minus_log_alpha = np.concatenate([[0], np.cumsum((beta[1:] + beta[:-1]) / 2 * np.diff(t))])
@@ -159,13 +165,13 @@ def test_linear_is_equal_times_of_its_beta(linear: Linear, process: NoiseProcess
     ids=repr,
 )
 def test_a_process_of_that_name_has_its_clock(schedule: Schedule, process: VP) -> None:
-    """But for 1000 steps of finite length, and the cosine's offset s: 5 of 1000 timesteps."""
+    """Within 5 of 1000 timesteps: the steps have a finite length, and the cosine has an offset."""
     ours, native = (process.timestep(s(50, process)[:-1]) for s in (schedule, Native()))
     assert (ours - native).abs().max() < 5
 
 
 def log_density(schedule: LogNormal | Laplace, log_sigma):
-    """Of log sigma, as its reference writes it, but for a constant."""
+    """Log density of log sigma, as the paper writes it, up to a constant."""
     if isinstance(schedule, LogNormal):
         return -((log_sigma - schedule.mean) ** 2) / (2 * schedule.std**2)
     return -abs(-2 * log_sigma - schedule.mean) / schedule.scale
@@ -178,7 +184,7 @@ def log_density(schedule: LogNormal | Laplace, log_sigma):
         *LAWS,
         LogNormal(-3.0, 0.2),
         LogNormal(-15.0, 1.0),  # both ends 9 to 20 deviations above the mean
-        LogNormal(14.0, 1.0),  # and below it
+        LogNormal(14.0, 1.0),  # both ends below the mean
         LogNormal(0.0, 100.0),
         Laplace(25.0, 0.3),  # both ends in the upper tail of log sigma, up to exp(-116)
         Laplace(-25.0, 0.3),
@@ -272,7 +278,7 @@ def test_xi_0_is_uniform_in_its_coordinate(process: NoiseProcess, coordinate: st
 
 @pytest.mark.parametrize(("xi", "coordinate"), [(0.5, "sigma"), (0.5, "angle"), (2.0, "logsnr")])
 def test_xi_is_the_power_of_the_rate_per_coordinate(xi: float, coordinate: str) -> None:
-    """Against the definition, t(u) = integral of v(u)^xi du, with v(u) = v(sigma) |dsigma / du|."""
+    """The definition: t(u) = integral of v(u)^xi du, with v(u) = v(sigma) |dsigma / du|."""
     process = VE(0.01, 50.0)
     sigma = np.geomspace(0.01, 50.0, 400_001)
     v = 1 / (0.3 + sigma) ** 1.5
@@ -393,8 +399,11 @@ def test_smoothing_leaves_power_laws_alone(smooth: float) -> None:
 
 
 def test_smoothing_takes_the_jitter_out_of_fine_grids() -> None:
-    """log v of 1 / sigma with noise of deviation 0.3 a level: steps in log sigma, all equal without
-    noise, vary by a third of that with smooth = 0.3 (3 levels each way)."""
+    """The rate is 1 / sigma, with noise of standard deviation 0.3 in log v at every level.
+
+    Without the noise all steps in log sigma are equal. smooth = 0.3 covers 3 levels on each side
+    and reduces the variation of the steps by half or more.
+    """
     process = VE(0.02, 80.0)
     noise = 0.3 * torch.randn(101, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rate = rate_of(lambda sigma: noise.exp() / sigma, process, 101)
@@ -420,6 +429,48 @@ def test_labels_tell_schedules_apart() -> None:
     assert len({repr(schedule) for schedule in makes}) == len(makes)
 
 
+RATE = bumpy(0, VE())
+COSTS = costs_of(VE())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "label"),
+    [
+        (Native(), "Native"),
+        (Karras(), "Karras(rho=7)"),
+        (KLOptimal(0.7), "KLOptimal(c=0.7)"),
+        (KLOptimal(), "KLOptimal(c=1)"),
+        (LogNormal(), "LogNormal(mean=-1.2, std=1.2)"),
+        (Beta(), "Beta(a=0.6, b=0.6, of=timestep)"),
+        (AlignYourSteps(), "AlignYourSteps(table=sd15)"),
+        (DMNonUniform("latent"), "DMNonUniform(error=latent)"),
+        (Snapped(Karras()), "Snapped(Karras(rho=7))"),
+        (Between(Karras(), 40.0), "Between(Karras(rho=7), sigma_max=40)"),
+        (Between(Native(), 0.0, 0.1), "Between(Native, sigma_min=0.1)"),
+        (ConstantRate(RATE, 0.5), "ConstantRate(exact, xi=0.5, coordinate=alpha)"),
+        (
+            ConstantRate(RATE, coordinate="angle", smooth=0.3),
+            "ConstantRate(exact, xi=1, coordinate=angle, smooth=0.3)",
+        ),
+        (CheapestPath(COSTS), "CheapestPath(random)"),
+    ],
+    ids=lambda item: item if isinstance(item, str) else "",
+)
+def test_a_label_shows_the_main_parameters_and_can_be_built(schedule: Schedule, label: str) -> None:
+    assert schedule.label == label
+    measured = {one.name: one for one in schedule.measured}
+    assert names.build(label, schedules, measured) == schedule
+
+
+@pytest.mark.parametrize("kind", names.public(schedules).values(), ids=lambda kind: kind.__name__)
+def test_what_labels_show_enters_no_spec(kind: type[Schedule]) -> None:
+    fields = {one.name: one for one in dataclasses.fields(kind)}
+    assert set(kind.shown) <= fields.keys()
+    if all(one.default is not dataclasses.MISSING for one in fields.values()):
+        assert kind().spec() == {"class": kind.__name__, "fields": {}}
+        assert all(f"{name}=" in kind().label for name in kind.shown)
+
+
 @pytest.mark.parametrize("schedule", [Native(), LogSNR(), Karras(), Mine()], ids=repr)
 def test_snapped_moves_levels_to_trained_timesteps(schedule: Schedule) -> None:
     process = VP()
@@ -442,7 +493,7 @@ ENDS = [(40.0, 0.05), (0.0, 0.05), (40.0, 0.0), (0.0, 0.0)]
 @pytest.mark.parametrize("ends", ENDS, ids=str)
 @pytest.mark.parametrize("schedule", [*CLOSED, Mine(), "bumpy"], ids=str)
 def test_between_is_the_schedule_of_a_narrower_process(schedule, ends: tuple) -> None:
-    """0 leaves an end as the process has it; the model's clock stays the whole process's."""
+    """An end of 0 is that of the process. The timesteps are those of the whole process."""
     whole = VP("cosine", 1000, 0.01, 80.0)
     narrow = VP("cosine", 1000, ends[1] or 0.01, ends[0] or 80.0)
     schedule = ConstantRate(bumpy(3, whole)) if schedule == "bumpy" else schedule
@@ -482,7 +533,7 @@ def test_levels_are_exact_with_their_own_number_of_steps() -> None:
 
 @pytest.mark.parametrize("steps", [2, 5, 11, 40])
 def test_other_numbers_of_steps_are_log_linear_between_levels(steps: int) -> None:
-    """Straight log sigma stays straight, the ends stay, and a corner lies at its own time."""
+    """A straight log sigma stays straight. The ends stay. A corner keeps its time."""
     straight = Levels((*np.geomspace(80, 0.02, 7), 0))(steps, VE())
     close(straight[:-1], torch.as_tensor(np.geomspace(80, 0.02, steps)), 1e-12)
     bent = Levels((64.0, 4.0, 2.0, 0))

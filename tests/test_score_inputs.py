@@ -238,8 +238,9 @@ def test_banks_are_spread_over_nested_folders(
         assert crs(monkeypatch, "score", tmp_path / "real", out, "--json", *bank, *how) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["recall"] > 0.5 and found["precision"] > 0.5
-        assert found["bank"] == {"features": kept} and found["reference_bank"] == 60
-        assert len(found["reference_digest"]) == 64 and "Precision(k=3)" in found["metrics"]
+        protocol = found["protocol"]["precision"]
+        assert found["bank"] == {"features": kept} and protocol["bank"] == 60
+        assert len(protocol["reference_digest"]) == 64 and protocol["text"] == "Precision(k=3)"
 
 
 def test_precision_of_adm_reads_every_image(

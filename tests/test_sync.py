@@ -1,4 +1,4 @@
-"""No step of a sampler waits for the device: the host reads no tensor of it and sends it none."""
+"""No step of a sampler waits for the device: no tensor moves between the host and the device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,12 +43,15 @@ def no_sync() -> Iterator[None]:
 
 
 def walk(sampler: Sampler, device: str) -> Any:
-    """A walk from seeded noise whose seeds are on the device already; it gives the last state."""
+    """A function that samples from seeded noise and gives the last state.
+
+    The seeds are on the device before the function is called.
+    """
     model = untrained("tiny", device)
     grid = grid_of(Cell("tiny", Karras(), sampler, 12, range(2)), model.process)
     seeds = torch.arange(4, device=device)
     plain = model.denoiser()
-    denoise = Varying(lambda x, sigma: (plain(x, sigma), x.tanh()))  # for the learned variance
+    denoise = Varying(lambda x, sigma: (plain(x, sigma), x.tanh()))  # for DDPM("learned")
 
     @torch.inference_mode()
     def work() -> torch.Tensor:
@@ -60,7 +63,7 @@ def walk(sampler: Sampler, device: str) -> Any:
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_no_step_reads_or_sends_a_tensor(sampler: Sampler) -> None:
-    """On the device that holds no numbers: what asks for one fails."""
+    """The device "meta" holds no numbers. Code that reads a number from it fails."""
     work = walk(sampler, "meta")
     with NoCopies():
         assert work().device.type == "meta"
@@ -89,7 +92,7 @@ def test_what_waits_is_found(wrong: Any) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_no_step_waits_for_a_gpu(sampler: Sampler) -> None:
     work = walk(sampler, "cuda")
-    work()  # kernels are picked, memory is taken
+    work()  # the first call chooses kernels and allocates memory
     torch.cuda.synchronize()
     with no_sync():
         x = work()

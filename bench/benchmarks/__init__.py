@@ -1,4 +1,4 @@
-"""What the bench itself costs: time beside the network's own, measured on one machine."""
+"""Time the bench itself: samplers, networks, metrics and extractors, on one machine."""
 
 from bench.benchmarks.fitting import fitting
 from bench.benchmarks.sampling import Reading, Trial, content, table, time_samplers

@@ -1,7 +1,7 @@
-"""Seconds from noise to the final state: ours, diffusers' own loop, and the network alone.
+"""Time from noise to the final state: our samplers, diffusers' loop, and the network alone.
 
-All on one network, batch and number of calls, read in turns so that a machine's drift falls on all
-alike. Both sides draw their noise within the time; none decodes or quantises.
+All lines share network, batch and number of calls. They run in turns, so that a drift of the
+machine affects all lines equally. The time includes the noise, but no decoding and no quantisation.
 """
 
 import statistics
@@ -34,30 +34,30 @@ from bench.types import Cell, Sampler, grid_of
 SAMPLERS: tuple[Any, ...] = (
     DDIM(), DPMpp2M(), UniPC(), DPMpp3M(), DEIS(), Heun(), DDPM(), DPMpp2MSDE(), EDMStochastic(),
 )  # fmt: skip
-COMPILED_WITHIN = 1e-3  # of the eager states, in units of [-1, 1]
+COMPILED_WITHIN = 1e-3  # largest accepted difference from eager states, in units of [-1, 1]
 Work = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Times of one line, each of a whole batch from noise to the final state.
+    """The times of one line. Each is the time of a batch from noise to the final state.
 
-    overhead is (median - network) / network, of as many calls of the network alone.
+    overhead: (median - network) / network, for the same number of calls of the network alone.
     """
 
     by: str  # network, bench, diffusers; compiled network, compiled bench
     what: str
     calls: int  # of the network
-    seconds: tuple[float, ...] = ()  # of each repeat
+    seconds: tuple[float, ...] = ()  # one for each repeat
     median: float = 0.0
     overhead: float | None = None  # None for the network alone
-    difference: float | None = None  # greatest, from eager, in units of [-1, 1]
-    grey_levels: int | None = None  # greatest, from eager, once quantised to uint8
+    difference: float | None = None  # largest difference from eager, in units of [-1, 1]
+    grey_levels: int | None = None  # largest difference from eager, in uint8 levels
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What the lines of a comparison share. ValueError: nfe, batch or repeats below 1."""
+    """What all lines share. ValueError: nfe, batch or repeats is below 1."""
 
     model: Checkpoint
     nfe: int
@@ -70,7 +70,7 @@ class Trial:
                 raise ValueError(f"--{name} must be at least 1, not {value}")
 
     def network(self) -> Work:
-        """The network itself on inputs that are ready: [batch, c, h, w] and timesteps [batch]."""
+        """Call the network alone on prepared inputs [batch, c, h, w] and timesteps [batch]."""
         model = self.model
         x = torch.randn(self.batch, *model.shape).to(model.device, model.dtype)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -84,17 +84,17 @@ class Trial:
         return work
 
     def grid(self, sampler: Sampler) -> Tensor:
-        """float64 [steps + 1], of the most steps that `nfe` calls allow."""
+        """The grid with as many steps as `nfe` calls allow, float64 [steps + 1]."""
         cell = Cell(self.model.name, Karras(), sampler, self.nfe, range(2))
         return grid_of(cell, self.model.process)
 
     def ours(self, sampler: Sampler) -> Work:
-        """The final states of seeds 0 .. batch - 1, float32 [batch, c, h, w]."""
+        """Sample the final states of seeds 0 .. batch - 1, float32 [batch, c, h, w]."""
         grid, seeds = self.grid(sampler), range(self.batch)
         return lambda: next(generate.images(self.model, sampler, grid, seeds, self.batch))[0]
 
     def theirs(self, scheduler: Any) -> Work:
-        """The loop of diffusers' pipelines, in the network's dtype: [batch, c, h, w]."""
+        """Run the loop of diffusers' pipelines: [batch, c, h, w], in the network's dtype."""
         model, shape = self.model, (self.batch, *self.model.shape)
 
         @torch.no_grad()
@@ -110,7 +110,7 @@ class Trial:
         return work
 
     def read(self, lines: list[tuple[Reading, Work]]) -> list[Reading]:
-        """The lines with their times, after a turn that does not count; the network comes first."""
+        """The lines with their times, after a warm-up. The first line must be the network."""
         turns = [[self.seconds(work) for _, work in lines] for _ in range(self.repeats + 1)][1:]
         alone = statistics.median(turn[0] for turn in turns) / self.nfe
         read: list[Reading] = []
@@ -121,7 +121,7 @@ class Trial:
         return read
 
     def seconds(self, work: Work) -> float:
-        """Of one run, from an idle device to an idle device."""
+        """Seconds of one run. The device is idle before and after it."""
         self._wait()
         start = time.perf_counter()
         work()
@@ -133,7 +133,7 @@ class Trial:
             torch.cuda.synchronize(self.model.device)
 
     def lines(self, samplers: tuple[Sampler, ...], by: str = "") -> list[tuple[Reading, Work]]:
-        """The network alone, then ours."""
+        """The network alone, then our samplers."""
         alone = Reading(f"{by}network", self.model.name, self.nfe)
         return [(alone, self.network())] + [
             (Reading(f"{by}bench", repr(s), s.evals(self.grid(s))), self.ours(s)) for s in samplers
@@ -141,7 +141,7 @@ class Trial:
 
 
 def schedulers() -> dict[str, Any]:
-    """diffusers' schedulers for the same process, and which sampler of ours each is."""
+    """Our name of a sampler -> diffusers' scheduler for the same process."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
     from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
@@ -161,7 +161,7 @@ def time_samplers(
     compiled: Callable[[Checkpoint], Checkpoint] | None = None,
     samplers: tuple[Sampler, ...] = SAMPLERS,
 ) -> list[Reading]:
-    """The network alone, ours, diffusers'; with `compiled` the network and ours once more."""
+    """Time the network, our samplers and diffusers'. With `compiled`, also the compiled ones."""
     theirs = [
         (Reading("diffusers", name, trial.nfe), trial.theirs(scheduler))
         for name, scheduler in schedulers().items()
@@ -170,7 +170,7 @@ def time_samplers(
     if compiled is None:
         return found
     eager = [trial.ours(s)().cpu() for s in samplers]
-    torch.cuda.empty_cache()  # room for the memory that CUDA graphs keep for themselves
+    torch.cuda.empty_cache()  # CUDA graphs keep memory of their own
     fast = replace(trial, model=compiled(trial.model))
     alone, *ours = fast.read(fast.lines(samplers, "compiled "))
     apart = [_apart(fast.ours(s)().cpu(), x) for s, x in zip(samplers, eager, strict=True)]
@@ -178,7 +178,7 @@ def time_samplers(
 
 
 def _apart(have: Tensor, want: Tensor) -> dict[str, Any]:
-    """Greatest differences of two final states, and of the images that they are quantised to."""
+    """Largest differences of two final states and of their quantised images."""
     grey = [(x * 127.5 + 127.5).round().clamp(0, 255) for x in (have, want)]
     return {
         "difference": float((have - want).abs().max()),
@@ -187,7 +187,7 @@ def _apart(have: Tensor, want: Tensor) -> dict[str, Any]:
 
 
 def content(trial: Trial, lines: list[Reading]) -> dict[str, Any]:
-    """What a comparison was and found, for JSON."""
+    """The settings and readings of a comparison, for JSON."""
     weights = sum(weight.numel() for weight in trial.model.net.parameters())
     return {
         "network": trial.model.name, "parameters": weights,
@@ -197,7 +197,7 @@ def content(trial: Trial, lines: list[Reading]) -> dict[str, Any]:
 
 
 def table(trial: Trial, lines: list[Reading]) -> str:
-    """One row a line."""
+    """A text table with a row for each line."""
     names = "by", "what", "calls", "seconds", "overhead", "from eager", "grey levels"
     rows = []
     for line in lines:
@@ -214,7 +214,7 @@ def table(trial: Trial, lines: list[Reading]) -> str:
         text += f"\ncompiled and eager states differ by {off:.2g}, more than {COMPILED_WITHIN:g}"
     if not model.device.startswith("cuda") and trial.batch % CPU_CHUNK:
         text += (
-            f"\non a CPU our network calls are of {CPU_CHUNK} images, padded, so that no byte "
-            f"depends on the batch; at batch {trial.batch} that is in our overhead"
+            f"\non a CPU we call the network with {CPU_CHUNK} padded images, so that no byte "
+            f"depends on the batch; at batch {trial.batch} our overhead includes the padding"
         )
     return text

@@ -1,6 +1,7 @@
-"""Seconds and memory of scoring beside other tools' own functions, in one process, on one input.
+"""Time and memory of our metrics and of other tools, in one process and on the same input.
 
-A peer that is not installed has no line. Weights are random: time does not depend on them.
+A tool that is not installed has no line. The weights are random, because time does not depend on
+them.
 """
 
 import importlib.util
@@ -26,20 +27,30 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Line:
-    """One tool at one task: the best of its runs after one that does not count."""
+    """One tool at one task: its fastest run after a warm-up."""
 
     task: str
     by: str
     seconds: float
-    memory_mib: float  # greatest beyond what was held before, of the process or the GPU
-    value: float  # what it found, so that a fast wrong answer is seen
+    memory_mib: float  # peak above the start, of the process or of the GPU
+    value: float  # its result, which shows a fast but wrong tool
 
 
 def score_lines(
     tasks: tuple[str, ...], device: str, images: int, dim: int, repeats: int, peers: bool = True
 ) -> list[Line]:
-    """Lines of `tasks`: frechet, neighbours, inception. images: feature vectors, or a twentieth as
-    many pictures of 256 x 256 on a CPU. ValueError: an unknown task, sizes below 16."""
+    """Time tasks.
+
+    Arguments:
+        tasks: among frechet, neighbours and inception.
+        images: number of feature vectors, and of images of 256 x 256; a CPU takes 1/20 of the
+            images.
+        dim: dimension of the features.
+        peers: whether other tools are timed too.
+
+    Raises:
+        ValueError: an unknown task, or a size below 16.
+    """
     known = {"frechet": _frechet, "neighbours": _neighbours, "inception": _inception}
     if unknown := [task for task in tasks if task not in known]:
         raise ValueError(f"no task {unknown[0]!r}; known: {', '.join(known)}")
@@ -55,7 +66,7 @@ def score_lines(
 
 
 def _features(n: int, dim: int, seed: int) -> Tensor:
-    """Like an extractor's: not negative, of few effective dimensions. float32 [n, dim]."""
+    """Features like an extractor's, float32 [n, dim]: not negative, of low effective dimension."""
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(64, dim, generator=generator) / 8
     generator.manual_seed(seed + 1)
@@ -64,7 +75,7 @@ def _features(n: int, dim: int, seed: int) -> Tensor:
 
 
 def _frechet(device: str, n: int, dim: int, folder: Path) -> dict[str, Work]:
-    """The distance alone, of statistics that are ready; on the CPU whatever the device."""
+    """The distance between given statistics, always on the CPU."""
     a, b = (Features.of(_features(max(n, 2 * dim), dim, seed), 0) for seed in (0, 1))
     one, two = ((x.mean.numpy(), x.cov.numpy()) for x in (a, b))
     works: dict[str, Work] = {"crs-bench": lambda: frechet_distance(*one, *two)}
@@ -92,7 +103,7 @@ def _by_sqrtm(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: np.ndarr
 
 def _neighbours(device: str, n: int, dim: int, folder: Path) -> dict[str, Work]:
     fake, real = (_features(n, dim, seed).to(device) for seed in (0, 1))
-    # clones: what is found of a bank is remembered
+    # clones, because results for a bank are cached
     works: dict[str, Work] = {
         "crs-bench": lambda: precision_recall(fake=fake.clone(), real=real.clone())[0]
     }
@@ -107,8 +118,10 @@ def _neighbours(device: str, n: int, dim: int, folder: Path) -> dict[str, Work]:
 
 
 def _inception(device: str, n: int, dim: int, folder: Path) -> dict[str, Work]:
-    """Features of uint8 pictures [n, 3, 256, 256] that are in memory: of Fashion-MNIST's test set,
-    the second half with noise, so that what is found is a distance of real size."""
+    """Features of uint8 images [n, 3, 256, 256] in memory, from the test set of Fashion-MNIST.
+
+    The second half has noise, so that the distance between the halves is realistic.
+    """
     if not _has("torch_fidelity"):
         raise ValueError("the task inception needs torch-fidelity: pip install torch-fidelity")
     count = n if device.startswith("cuda") else max(16, n // 20)
@@ -139,7 +152,7 @@ def _pictures(n: int) -> Tensor:
 
 
 def _found(made: Tensor | float) -> float:
-    """The number a tool came to; of features, the Frechet distance between their halves."""
+    """The result of a tool. For features: the Frechet distance between their halves."""
     if not isinstance(made, Tensor):
         return float(made)
     one, two = (Features.of(half, 0) for half in made.tensor_split(2))
@@ -147,12 +160,12 @@ def _found(made: Tensor | float) -> float:
 
 
 def random_inception(path: Path) -> Path:
-    """A file of random weights as torch-fidelity publishes its Inception's."""
+    """Write random weights in the format of torch-fidelity's Inception file."""
     from torch_fidelity import feature_extractor_inceptionv3 as room
 
     kind = room.FeatureExtractorInceptionV3
     kept = room.load_state_dict_from_url, kind.load_state_dict
-    try:  # it has no way to be built without a file
+    try:  # the class always reads a file
         room.load_state_dict_from_url = lambda *_, **__: {}
         kind.load_state_dict = lambda *_: None
         made = kind("inception-v3-compat", ["2048"])
@@ -193,8 +206,10 @@ def _timed(task: str, by: str, work: Work, device: str, repeats: int) -> Line:
 
 
 class _Peak:
-    """Memory beyond what was held at the start, at its greatest: the device's, or the process's,
-    looked at every few milliseconds."""
+    """Peak memory above the start, of the device or of the process.
+
+    The memory of the process is read every 3 ms.
+    """
 
     def __init__(self, device: str):
         self.device, self.mib, self.done = device, 0.0, threading.Event()
@@ -229,7 +244,7 @@ class _Peak:
 
 
 def score_table(lines: list[Line]) -> str:
-    """One row a line; how often ours goes into a peer's seconds and memory."""
+    """A text table with a row for each line. `times ours`: its seconds divided by ours."""
     rows = []
     for line in lines:
         ours = next(one for one in lines if one.task == line.task)

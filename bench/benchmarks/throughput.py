@@ -1,4 +1,4 @@
-"""Forward passes a second of a network and the memory that they take, by batch."""
+"""Throughput and memory of a network's forward pass, by batch size."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,16 +9,16 @@ from tabulate import tabulate
 
 from bench.checkpoints import Checkpoint
 
-WARM = 3  # calls that do not count, the first of which may compile
+WARM = 3  # warm-up calls; the first may compile
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """One batch size: images a second through the network alone, and the device's memory."""
+    """The throughput of the network alone at one batch size."""
 
     batch: int
     images_a_second: float
-    memory_gib: float | None  # greatest that was allocated, weights and all; None on a CPU
+    memory_gib: float | None  # peak memory with the weights; None on a CPU
 
 
 def throughput(
@@ -27,17 +27,22 @@ def throughput(
     seconds: float = 2.0,
     compiled: Callable[[Checkpoint], Checkpoint] | None = None,
 ) -> Iterator[Throughput]:
-    """A reading for each batch, ascending, until one does not fit in the device's memory.
+    """Time each batch size in ascending order, until one does not fit in memory.
 
-    Calls are made for `seconds` each. ValueError: a batch below 1; RuntimeError where the first
-    does not fit.
+    Arguments:
+        batches: batch sizes.
+        seconds: duration of the calls for each batch size.
+
+    Raises:
+        ValueError: a batch is below 1.
+        RuntimeError: the smallest batch does not fit.
     """
     if not batches or min(batches) < 1:
         raise ValueError(f"--batch must be 1 or more, not {min(batches, default='none')}")
     for batch in sorted(batches):
         try:
             yield _reading(compiled(model) if compiled else model, batch, seconds)
-        except RuntimeError:  # out of memory, or a kernel that counts no further than 2^31
+        except RuntimeError:  # out of memory, or a kernel with 32-bit indices
             if batch == min(batches):
                 raise
             return
@@ -70,7 +75,7 @@ def _reading(model: Checkpoint, batch: int, seconds: float) -> Throughput:
 
 
 def throughput_table(rates: list[Throughput]) -> str:
-    """One row a batch."""
+    """A text table with a row for each batch size."""
     rows = [(r.batch, f"{r.images_a_second:.4g}",
              "" if r.memory_gib is None else f"{r.memory_gib:.1f}") for r in rates]  # fmt: skip
     return tabulate(rows, ("batch", "images/s", "GiB"), disable_numparse=True)

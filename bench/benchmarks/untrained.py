@@ -1,4 +1,4 @@
-"""Checkpoints with random weights: networks of known sizes whose time, not images, is wanted."""
+"""Checkpoints with random weights, to time networks of known sizes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from bench.zoo import adm
 
 
 def _unet(size: int, state: int, channels: list[int], attention: int, **other: Any) -> dict:
-    """Arguments of UNet2DModel: attention in the lowest `attention` of its resolutions."""
+    """Arguments of UNet2DModel, with attention at its `attention` lowest resolutions."""
     plain = len(channels) - attention
     return {
         "sample_size": size, "in_channels": state, "out_channels": state,
@@ -25,8 +25,9 @@ def _unet(size: int, state: int, channels: list[int], attention: int, **other: A
     } | other  # fmt: skip
 
 
-# LDM's LSUN bedrooms (Rombach et al. 2022), and one that is there to be small; beside these
-# "adm-256", ADM's network of LSUN 256 (Dhariwal and Nichol 2021) without the variance's channels
+# latent: LDM's network of LSUN bedrooms (Rombach et al. 2022). tiny: a small network.
+# adm-256, which is no UNet2DModel: ADM's network of LSUN 256 (Dhariwal and Nichol 2021), without
+# the output channels of the variance.
 _DIFFUSERS = {
     "latent": _unet(32, 4, [224, 448, 672, 896], 3, attention_head_dim=32),
     "tiny": _unet(8, 3, [8, 16], 1, attention_head_dim=8, norm_num_groups=8),
@@ -35,7 +36,7 @@ NETWORKS = ("adm-256", *_DIFFUSERS)
 
 
 def network_of(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    """One of `NETWORKS`, of random weights, and the shape of its state."""
+    """A network of `NETWORKS` with random weights, and the shape of its state."""
     if name == "adm-256":
         flags = adm.PRESETS["lsun-256"].flags.model_copy(update={"learn_sigma": False})
         return adm.ADMNet(flags), flags.shape
@@ -46,10 +47,10 @@ def network_of(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
 
 @dataclass(frozen=True)
 class _States(Checkpoint):
-    """A checkpoint whose images are its final states, float32 as the sampler leaves them."""
+    """A checkpoint whose images are the final states of the sampler, float32."""
 
     def decode(self, x: Tensor) -> Tensor:
-        """FloatingPointError if x is not finite, looked at once a batch as for real images."""
+        """The state itself. FloatingPointError: x is not finite; images have the same check."""
         if not torch.isfinite(x).all():
             raise FloatingPointError(
                 f"{self.name} made NaN or infinite states in {self.dtype}; try another --dtype"
@@ -58,10 +59,16 @@ class _States(Checkpoint):
 
 
 def untrained(network: str, device: str = "cpu", dtype: str = "float32") -> Checkpoint:
-    """One of `NETWORKS` with seeded random weights, as if it predicted v on the linear VP process:
-    eps of random weights, times 157, would leave nearly all states at the ends of [-1, 1].
+    """A checkpoint with seeded random weights. Its decoder does not quantise.
 
-    Its decoder quantises nothing. ValueError: an unknown network, with the nearest, or dtype.
+    It predicts v on the linear VP process. A random prediction of eps would be multiplied by 157,
+    and nearly all states would end at -1 or 1.
+
+    Arguments:
+        network: one of `NETWORKS`.
+
+    Raises:
+        ValueError: an unknown network or dtype.
     """
     if network not in NETWORKS:
         raise ValueError(f"no network {network!r}{nearest(network, NETWORKS)}")

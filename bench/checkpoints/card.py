@@ -3,18 +3,18 @@
 A card knows no family. The family that it names checks `network` when the network is made.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bench.checkpoints.files import read_json
 from bench.process import VE, VP, Process
 from bench.store import write_json
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Quantiser = Literal["round", "floor"]
@@ -134,7 +134,7 @@ def read_card(folder: Path) -> Card:
     if not path.is_file():
         raise ValueError(f"{folder} is no model folder: it has no card.json")
     try:
-        return Card.model_validate(json.loads(path.read_text()))
+        return Card.model_validate(read_json(path))
     except (ValidationError, ValueError) as error:
         raise ValueError(f"{path} is not a valid card: {complaint(error)}") from error
 
@@ -151,7 +151,7 @@ def read_codec(folder: Path) -> CodecCard:
             raise ValueError(f"{folder} is a model of pixels: it has no codec")
         return card.codec
     try:
-        return CodecCard.model_validate(json.loads(path.read_text()))
+        return CodecCard.model_validate(read_json(path))
     except (ValidationError, ValueError) as error:
         raise ValueError(f"{path} is not a valid codec: {complaint(error)}") from error
 

@@ -147,8 +147,14 @@ class Checkpoint(Model):
         FloatingPointError: x is not finite. No image is better than a wrong image.
         """
         if not torch.isfinite(x).all():
+            way = (
+                "try more steps, another sampler or less guidance"
+                if self.dtype == torch.float32
+                else "try --dtype float32"
+            )
             raise FloatingPointError(
-                f"{self.name} made NaN or infinite states in {self.dtype}; try float32"
+                f"{self.name} made NaN or infinite states in {self.dtype}, but its weights are "
+                f"finite; {way}"
             )
         return self.codec.decode(x)
 
@@ -183,10 +189,22 @@ def load(
         if card.codec
         else Pixels(shape, card.quantiser)
     )
+    net = find_family(card.family).cast(net, kind)
+    _check_cast(card.name, net, dtype)
+    if isinstance(codec, Latents):
+        _check_cast(f"the codec of {card.name}", codec.net, dtype)
     return Checkpoint(
         card.name, digest(_identity(card)), card.process.build(), shape, device, card,
-        for_sampling(find_family(card.family).cast(net, kind), device), kind, codec,
+        for_sampling(net, device), kind, codec,
     )  # fmt: skip
+
+
+def _check_cast(name: str, net: nn.Module, dtype: str) -> None:
+    """Raise ValueError, with its name, if a weight became infinite in a half precision."""
+    for key, value in net.state_dict().items():
+        if value.dtype in (torch.float16, torch.bfloat16) and not torch.isfinite(value).all():
+            raise ValueError(f"{name}: {key} does not fit {dtype}: it becomes infinite; use "
+                             "--dtype bfloat16 or float32")  # fmt: skip
 
 
 def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:

@@ -4,8 +4,9 @@ A pipeline is a network, `unet/` (UNet2DModel) or `transformer/` (DiTTransformer
 `scheduler/`, and for latents `vqvae/` (VQModel) or `vae/` (AutoencoderKL): DDPMPipeline,
 DDIMPipeline, LDMPipeline, DiTPipeline. A network alone has its config.json and
 scheduler_config.json in the folder itself. The scheduler gives the process, the prediction and
-whether E[x0|x] is clipped. The bench has its own samplers, so it ignores timestep_spacing,
-steps_offset, set_alpha_to_one and variance_type. The schedulers of DDPM and DDIM step from a
+whether E[x0|x] is clipped. An option of a scheduler is known with the values that are supported, or
+is ignored on purpose because it only decides how diffusers steps (`_STEPPING`), or is refused. The
+bench has its own samplers. The schedulers of DDPM and DDIM step from a
 clipped E[x0|x] with the noise of the unclipped one. The bench computes the noise from the clipped
 one, as their use_clipped_model_output does. Its table of betas is float64; theirs is float32.
 
@@ -21,7 +22,8 @@ from typing import Any
 
 from bench.checkpoints import card as cards
 from bench.checkpoints.card import Card, CodecCard, Data, VPCard, complaint
-from bench.store import file_digest, read_json
+from bench.checkpoints.files import content_of, read_json
+from bench.checkpoints.weights import one_digest
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED = "diffusion_pytorch_model.bin"
@@ -42,6 +44,27 @@ _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 _VARIANCES = (
     "fixed_small", "fixed_large", "fixed_small_log", "fixed_large_log", "learned_range", None,
 )  # fmt: skip
+# option of a scheduler -> the values that are supported, diffusers' default first
+_OPTIONS: dict[str, tuple[object, ...]] = {
+    "beta_schedule": tuple(_BETAS), "prediction_type": tuple(_PREDICTIONS),
+    "predict_epsilon": (True, None), "trained_betas": (None,), "variance_type": _VARIANCES,
+    "rescale_betas_zero_snr": (False, None), "timestep_type": ("discrete", None),
+    "thresholding": (False, None), "dynamic_thresholding": (False, None),
+    "sample_max_value": (1, None), "clip_sample": (False, True, None),
+    "clip_sample_range": (1, None), "sigma_min": (None,), "sigma_max": (None,),
+    "final_sigmas_type": ("zero", None), "invert_sigmas": (False, None), "shift": (1, None),
+    "flow_shift": (1, None), "use_flow_sigmas": (False, None),
+    "use_dynamic_shifting": (False, None), "time_shift_type": ("exponential", None),
+    "tensor_format": ("pt", "np", None), "timestep_values": (None,),
+}  # fmt: skip
+_NUMBERS = ("num_train_timesteps", "beta_start", "beta_end")  # read by `_process`
+# They decide how diffusers steps, and not what the network takes or gives. They are ignored.
+_STEPPING = frozenset((
+    "algorithm_type", "dynamic_thresholding_ratio", "euler_at_final", "interpolation_type",
+    "lambda_min_clipped", "lower_order_final", "set_alpha_to_one", "skip_prk_steps",
+    "solver_order", "solver_type", "steps_offset", "timestep_spacing", "use_beta_sigmas",
+    "use_exponential_sigmas", "use_karras_sigmas", "use_lu_lambdas",
+))  # fmt: skip
 _NO_DATA = Data(name="unknown", digest="", licence="unknown")
 
 
@@ -72,7 +95,10 @@ def fetched(name: str, *more: str) -> Path:
     """
     home = _snapshot(name, [*_CONFIGS, *(f"*/{config}" for config in _CONFIGS[1:])])
     card = drafted(home)
-    return _snapshot(name, [*parts(card), *more])
+    stems = [str(Path(file).with_suffix("")) for file in parts(card)]
+    sharded = [f"{stem}{end}" for stem in stems
+               for end in (".safetensors.index.json", "-*-of-*.safetensors")]  # fmt: skip
+    return _snapshot(name, [*parts(card), *sharded, *more])
 
 
 def _snapshot(name: str, patterns: list[str]) -> Path:
@@ -107,7 +133,8 @@ def read_card(home: Path) -> Card:
 def weights_sha256(home: Path, file: str) -> str:
     """The SHA-256 of a file of a pipeline. ValueError: it is missing, or only there as a pickle."""
     if (home / file).is_file():
-        return file_digest(home / file)
+        content_of(home / file)
+        return one_digest(home / file)
     source = _name(home) if _cached(home) else home
     raise ValueError(
         f"{source} has no {file} as one file without a variant; if it has a .bin, make a model of "
@@ -130,15 +157,34 @@ def drafted(home: Path) -> Card:
     config = _config(home / part / "config.json")
     where = home / ("scheduler" if (home / "scheduler").is_dir() else ".") / "scheduler_config.json"
     scheduler = _config(where)
+    process = _process(where, scheduler)
+    _check_class(home, scheduler["_class_name"])
     network = _network(home / part, config)
     codec = _codec(home, network["network"])
     return Card.model_validate({
-        "name": _name(home), "file": (Path(part) / WEIGHTS).as_posix(), "codec": codec,
-        "process": _process(where, scheduler), "prediction": _prediction(where, scheduler),
+        "name": _name(home), "file": _weights(home, part), "codec": codec,
+        "process": process, "prediction": _prediction(scheduler),
         "clip": _clip(where, scheduler, codec is not None), "data": _NO_DATA,
         "licence": "unknown", "weights_sha256": "",
         "training": {"pipeline": kind, "diffusers": config.get("_diffusers_version")},
     } | network)  # fmt: skip
+
+
+def _weights(home: Path, part: str) -> str:
+    """The file of a part's weights, or the index of its shards, as a path from the folder."""
+    index = Path(part) / f"{WEIGHTS}.index.json"
+    whole = Path(part) / WEIGHTS
+    sharded = (home / index).is_file() and not (home / whole).is_file()
+    return (index if sharded else whole).as_posix()
+
+
+def _check_class(home: Path, have: str) -> None:
+    """Raise ValueError if model_index.json names another scheduler: diffusers would take that."""
+    path = home / "model_index.json"
+    entry = _config(path).get("scheduler") if path.is_file() else None
+    if isinstance(entry, list) and entry and entry[-1] not in (None, have):
+        raise ValueError(f"{path} names the scheduler {entry[-1]}, but its config is of a {have}; "
+                         "make them agree, as the pipeline was published")  # fmt: skip
 
 
 def _name(home: Path) -> str:
@@ -176,15 +222,18 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _arguments(kind: type, config: dict[str, Any]) -> dict[str, Any]:
+def _arguments(where: Path, kind: type, config: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a class that a config has. Options that the class does not know are dropped
-    if they are off, as Transformer2DModel has many. The class refuses those that are on."""
+    if they are off, as Transformer2DModel has many. ValueError: one of those is on."""
     known = inspect.signature(kind).parameters
-    return {
-        key: value
-        for key, value in config.items()
-        if not key.startswith("_") and (key in known or value not in (None, False, "default"))
-    }
+    given = {key: value for key, value in config.items() if not key.startswith("_")}
+    for key, value in given.items():
+        if key not in known and value not in (None, False, "default"):
+            raise ValueError(
+                f"{where}: {kind.__name__} refuses the card's network: it has no option "
+                f"{key} ({value!r}), so this option is not supported"
+            )
+    return {key: value for key, value in given.items() if key in known}
 
 
 def _network(part: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -196,12 +245,13 @@ def _network(part: Path, config: dict[str, Any]) -> dict[str, Any]:
     if family is None:
         raise ValueError(f"{part} is a {config['_class_name']}; supported: {', '.join(_NETWORKS)}")
     if family == "unet2d":
-        network = {"in_channels": 3} | _arguments(UNet2DModel, config)
+        network = {"in_channels": 3} | _arguments(part, UNet2DModel, config)
         _refuse(part, network, class_embed_type=(None,), time_embedding_type=("positional",))
         classes, inputs = network.get("num_class_embeds") or 0, network["in_channels"]
         outputs = network.get("out_channels", 3)
     else:
-        network = {"in_channels": 4, "sample_size": 32} | _arguments(DiTTransformer2DModel, config)
+        network = {"in_channels": 4, "sample_size": 32}
+        network |= _arguments(part, DiTTransformer2DModel, config)
         _refuse(part, network, norm_type=("ada_norm_zero",))
         classes, inputs = network.get("num_embeds_ada_norm", 1000), network["in_channels"]
         outputs = network.get("out_channels") or inputs
@@ -226,11 +276,12 @@ def _process(where: Path, config: dict[str, Any]) -> VPCard:
     if config["_class_name"] not in _SCHEDULERS:
         raise ValueError(f"{where}: {config['_class_name']} is not supported; supported: "
                          f"{', '.join(_SCHEDULERS)}")  # fmt: skip
-    _refuse(
-        where, config, beta_schedule=tuple(_BETAS), trained_betas=(None,),
-        thresholding=(False, None), rescale_betas_zero_snr=(False, None),
-        use_flow_sigmas=(False, None), variance_type=_VARIANCES,
-    )  # fmt: skip
+    _refuse(where, config, **_OPTIONS)
+    known = _OPTIONS.keys() | _STEPPING | set(_NUMBERS)
+    for key, value in config.items():
+        if not key.startswith("_") and key not in known and value is not None:
+            raise ValueError(f"{where}: {key} {value!r} is not supported: its effect is not known; "
+                             "remove it if it only decides how diffusers steps")  # fmt: skip
     betas = _BETAS[config.get("beta_schedule", "linear")]
     ends = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
     try:
@@ -244,19 +295,19 @@ def _process(where: Path, config: dict[str, Any]) -> VPCard:
     return card
 
 
-def _prediction(where: Path, config: dict[str, Any]) -> str:
-    _refuse(where, config, prediction_type=tuple(_PREDICTIONS), predict_epsilon=(True, None))
+def _prediction(config: dict[str, Any]) -> str:
     return _PREDICTIONS[config.get("prediction_type", "epsilon")]
 
 
 def _clip(where: Path, config: dict[str, Any], latent: bool) -> bool:
-    """Whether E[x0|x] is clipped to -1..1. Latents have no known range, so they cannot be."""
-    clip = bool(config.get("clip_sample", config["_class_name"] in _CLIPPING))
+    """Whether E[x0|x] is clipped to -1..1. Latents have no known range, so they cannot be.
+
+    Only two classes clip. The others keep a clip_sample that they were given, and ignore it.
+    """
+    clip = config["_class_name"] in _CLIPPING and config.get("clip_sample", True)
     if clip and latent:
         raise ValueError(f"{where}: clip_sample of latents is not supported; set it to false")
-    if clip:
-        _refuse(where, config, clip_sample_range=(1.0,))
-    return clip
+    return bool(clip)
 
 
 def _codec(home: Path, network: dict[str, Any]) -> CodecCard | None:
@@ -278,7 +329,7 @@ def _codec(home: Path, network: dict[str, Any]) -> CodecCard | None:
     if kind not in kinds:
         raise ValueError(f"{home / part} is a {kind}; supported: {', '.join(kinds)}")
     _refuse(home / part, config, latents_mean=(None,), latents_std=(None,))
-    options = _arguments(kinds[kind], config)
+    options = _arguments(home / part, kinds[kind], config)
     vq = kind == "VQModel"
     channels = (options.get("vq_embed_dim") if vq else None) or options.get(
         "latent_channels", 3 + (not vq)
@@ -290,7 +341,7 @@ def _codec(home: Path, network: dict[str, Any]) -> CodecCard | None:
     h, w = (size, size) if isinstance(size, int) else size
     factor = 2 ** (len(options.get("block_out_channels", (64,))) - 1)
     return CodecCard(
-        kind=kind, network=options, file=f"{part}/{WEIGHTS}", weights_sha256="",
+        kind=kind, network=options, file=_weights(home, part), weights_sha256="",
         image=(options.get("out_channels", 3), h * factor, w * factor), state=(channels, h, w),
         scale=options.get("scaling_factor") or (1.0 if vq else 0.18215),
         shift=options.get("shift_factor") or 0.0,

@@ -1,12 +1,14 @@
 """Files of weights, read strictly: the digest, every key and every shape are checked first."""
 
+import hashlib
 import re
 from pathlib import Path
 
 import safetensors
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
+from bench.checkpoints.files import check_finite, content_of, shards, unwritable
 from bench.store import file_digest
 
 WEIGHTS = "model.safetensors"
@@ -23,30 +25,70 @@ def current(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def joined(index: Path) -> dict[str, Tensor]:
+    """Read the tensors of all shards of safetensors that an index lists.
+
+    ValueError: a shard is missing, is no safetensors file, or holds other tensors.
+    """
+    found: dict[str, Tensor] = {}
+    for name, keys in shards(index).items():
+        part = _loaded(index.parent / name)
+        if part.keys() != set(keys):
+            raise ValueError(f"{index}: {name} holds other tensors than the index says, such as "
+                             f"{min(part.keys() ^ set(keys))}; fetch both again")  # fmt: skip
+        found |= part
+    return found
+
+
+def one_digest(path: Path) -> str:
+    """The SHA-256 of a file. Of an index: of the one file that its shards make."""
+    if not path.name.endswith(".index.json"):
+        return file_digest(path)
+    return hashlib.sha256(save(joined(path))).hexdigest()
+
+
+def _loaded(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is not a safetensors file, or is damaged ({why}); fetch it "
+                         "again") from error  # fmt: skip
+
+
 def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> dict[str, Tensor]:
     """Read a safetensors file, as float32.
 
     Arguments:
-        path: the file.
+        path: the file, or an index of shards.
         name: the model's name, for messages.
         sha256: the digest that the file must have.
         want: a state dict whose keys and shapes the file must have.
     Returns:
         The state dict.
     Raises:
-        ValueError: the file is missing or damaged, has another SHA-256, or has keys that are
-            missing, extra or mis-shaped.
+        ValueError: the file is missing or damaged, has another SHA-256, has keys that are
+            missing, extra or mis-shaped, or has integer, NaN or infinite weights.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{name}: weights {path} are missing")
-    if file_digest(path) != sha256:
-        raise ValueError(
-            f"{name}: {path} is not the file its card names (SHA-256 differs); fetch it again"
-        )
     try:
-        have = current(load_file(path))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{name}: {path} is not a safetensors file ({error})") from error
+        content_of(path)
+        if one_digest(path) != sha256:
+            raise ValueError(
+                f"{path} is not the file its card names (SHA-256 differs); fetch it again"
+            )
+        have = current(joined(path) if path.name.endswith(".index.json") else _loaded(path))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    _check_like(name, have, want)
+    found = {key: x.float() if want[key].is_floating_point() else x for key, x in have.items()}
+    check_finite(f"{name}: {path}", found)
+    return found
+
+
+def _check_like(name: str, have: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """Raise ValueError unless the tensors have the keys, the shapes and the kind of number."""
     wrong = sorted(
         key
         for key in want.keys() | have.keys()
@@ -55,15 +97,27 @@ def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> 
     if wrong:
         listed = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
         raise ValueError(f"{name}: {len(wrong)} keys are missing, extra or mis-shaped: {listed}")
-    return {key: value.float() for key, value in have.items()}
+    for key, value in have.items():
+        if want[key].is_floating_point() and not value.is_floating_point():
+            raise ValueError(f"{name}: {key} is {value.dtype}, of a quantised model; save the "
+                             "weights as float16 or float32 first")  # fmt: skip
 
 
 def write_half(path: Path, weights: dict[str, Tensor]) -> str:
-    """Write fp16 safetensors and return their SHA-256. The file appears when it is complete."""
+    """Write fp16 safetensors and return their SHA-256. The file appears when it is complete.
+
+    ValueError: a weight is NaN, or is too large for float16; or the disk is full.
+    """
     half = {key: value.detach().cpu().half().contiguous() for key, value in weights.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_finite(f"{path}, in float16", half)
     temporary = path.with_name(f".{path.name}")
-    save_file(half, temporary)
-    temporary.chmod(0o644)  # safetensors lets only the owner read its files
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(half, temporary)
+        temporary.chmod(0o644)  # safetensors lets only the owner read its files
+        temporary.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise unwritable(path, error, "choose another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
     return file_digest(path)

@@ -1,6 +1,7 @@
-"""`crs-bench` (= python -m bench): one verb an action; usage errors exit 2, others 1, one line.
+"""The command line: `crs-bench`, or `python -m bench`.
 
-A verb is a function in the file of its kind here, registered where it is defined.
+Each verb is a function that registers itself. An error is one line. The exit status is 2 after a
+wrong use and 1 after any other error.
 """
 
 import sys
@@ -8,17 +9,19 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import benchmarks, experiments, listing, models, scoring, training
+from bench.cli import benchmarks, docs, experiments, listing, models, scoring, training
 from bench.cli.options import app
 
-__all__ = ["app", "benchmarks", "experiments", "listing", "main", "models", "scoring", "training"]
+__all__ = [
+    "app", "benchmarks", "docs", "experiments", "listing", "main", "models", "scoring", "training",
+]  # fmt: skip
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        import bench
+        from bench import __version__
 
-        typer.echo(bench.__version__)
+        typer.echo(__version__)
         raise typer.Exit()
 
 
@@ -33,7 +36,7 @@ def _root(
 
 
 def main() -> None:
-    """Console entry point: errors of the user's making are one line, never a traceback."""
+    """Run the command line. An expected error prints one line and no traceback."""
     try:
         app()
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What the bench itself benchmarks: `crs-bench bench`."""
+"""The verbs that time the bench itself: `crs-bench bench`."""
 
 import math
 import time
@@ -7,30 +7,36 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import Device, Models, benchmarks, device_of, numbers
+from bench.cli.options import Device, Models, device_of, numbers
+from bench.cli.options import benchmarks as app
 
 
-@benchmarks.command("sampler")
+@app.command("sampler")
 def bench_sampler(
     network: Annotated[
         list[str] | None,
-        typer.Option(help="adm-256, latent or tiny, may be repeated; the first two on a GPU"),
+        typer.Option(
+            help="adm-256, latent or tiny; repeatable; default: the first two on a GPU, else tiny"
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="images at once; 0: what fits of 500, 4 on a CPU")] = 0,
-    nfe: Annotated[int, typer.Option(help="function evaluations")] = 10,
-    repeats: Annotated[int, typer.Option(help="times a line is read, after a warm-up")] = 3,
+    batch: Annotated[int, typer.Option(help="batch size; 0: up to 500 on a GPU, 4 on a CPU")] = 0,
+    nfe: Annotated[int, typer.Option(help="calls of the network")] = 10,
+    repeats: Annotated[int, typer.Option(help="readings of each line, after a warm-up")] = 3,
     seconds: Annotated[
-        float, typer.Option(help="halve the batch until all takes about this long; 0: any time")
+        float, typer.Option(help="time limit; the batch is halved until it holds; 0: no limit")
     ] = 0.0,
     dtype: Annotated[
-        str, typer.Option(help="float32, float16, bfloat16; float16 on a GPU, else float32")
+        str,
+        typer.Option(help="float32, float16 or bfloat16; default: float16 on a GPU, else float32"),
     ] = "",
-    compile: Annotated[bool, typer.Option(help="ours with torch.compile too")] = False,
-    json: Annotated[Path | None, typer.Option(help="file for all readings")] = None,
+    compile: Annotated[bool, typer.Option(help="time our samplers with torch.compile too")] = False,
+    json: Annotated[Path | None, typer.Option(help="JSON file for all readings")] = None,
     device: Device = "auto",
 ) -> None:
-    """Seconds of our samplers and of diffusers' loop, beside the network's calls alone, on networks
-    of random weights. --seconds leaves out what torch.compile takes to compile."""
+    """Time our samplers, diffusers' samplers and the network alone, with random weights.
+
+    --seconds does not include the compilation.
+    """
     from bench import benchmarks, checkpoints, store
     from bench.machine import device_name, versions
 
@@ -52,21 +58,23 @@ def bench_sampler(
         typer.echo(store.write_json(json, about | {"networks": found}))
 
 
-@benchmarks.command("network")
+@app.command("network")
 def bench_network(
-    model: Annotated[str, typer.Argument(help="a folder in --models, a path, adm-256, latent")],
-    batches: Annotated[str, typer.Option(help="images at once, ascending until one fails")] = (
-        "1,2,4,8,16,32,64,128,256,384,512"
-    ),
-    seconds: Annotated[float, typer.Option(help="of calls for each batch")] = 2.0,
+    model: Annotated[str, typer.Argument(help="name in --models, path, adm-256, latent or tiny")],
+    batches: Annotated[
+        str, typer.Option(help="batch sizes, tried in ascending order until one does not fit")
+    ] = ("1,2,4,8,16,32,64,128,256,384,512"),
+    seconds: Annotated[float, typer.Option(help="seconds for each batch size")] = 2.0,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float16",
-    compile: Annotated[bool, typer.Option(help="with torch.compile")] = False,
+    compile: Annotated[bool, typer.Option(help="use torch.compile")] = False,
     models: Models = None,
-    json: Annotated[Path | None, typer.Option(help="file for all readings")] = None,
+    json: Annotated[Path | None, typer.Option(help="JSON file for all readings")] = None,
     device: Device = "auto",
 ) -> None:
-    """Images a second and memory of a network's forward pass, by batch, and the largest that fits;
-    of a model folder, or of random weights."""
+    """Time a network's forward pass for each batch size: images per second and memory.
+
+    The network is a model folder, or has random weights.
+    """
     import dataclasses
 
     from bench import benchmarks, checkpoints, store
@@ -83,7 +91,7 @@ def bench_network(
     about = f"{opened.name}, {dtype}{', compiled' if compile else ''}, {device_name(where)}"
     typer.echo(f"{about}\n{benchmarks.throughput_table(rates)}")
     if len(rates) < len(sizes):
-        typer.echo(f"batch {sorted(sizes)[len(rates)]} does not fit")
+        typer.echo(f"batch {sorted(sizes)[len(rates)]} does not fit in memory")
     if json:
         content = {"network": opened.name, "dtype": dtype, "compiled": compile,
                    "device": device_name(where), "versions": versions(),
@@ -91,21 +99,22 @@ def bench_network(
         typer.echo(store.write_json(json, content))
 
 
-@benchmarks.command("metrics")
+@app.command("metrics")
 def bench_metrics(
-    only: Annotated[str, typer.Option(help="of frechet,neighbours,inception")] = (
+    only: Annotated[str, typer.Option(help="tasks among frechet,neighbours,inception")] = (
         "frechet,neighbours,inception"
     ),
     images: Annotated[
-        int, typer.Option(help="feature vectors; pictures, of which a CPU takes a twentieth")
+        int,
+        typer.Option(help="number of feature vectors and images; a CPU takes 1/20 of the images"),
     ] = 10_000,
-    dim: Annotated[int, typer.Option(help="of features")] = 2048,
-    repeats: Annotated[int, typer.Option(help="runs after a warm-up, of which the best")] = 2,
-    peers: Annotated[bool, typer.Option(help="other tools too")] = True,
-    json: Annotated[Path | None, typer.Option(help="file for all readings")] = None,
+    dim: Annotated[int, typer.Option(help="dimension of the features")] = 2048,
+    repeats: Annotated[int, typer.Option(help="runs after a warm-up; the fastest one counts")] = 2,
+    peers: Annotated[bool, typer.Option(help="time other tools too")] = True,
+    json: Annotated[Path | None, typer.Option(help="JSON file for all readings")] = None,
     device: Device = "auto",
 ) -> None:
-    """Seconds and memory of our metrics and extractors beside torch-fidelity's and clean-fid's."""
+    """Time our metrics and extractor beside torch-fidelity's and clean-fid's."""
     import dataclasses
 
     from bench import benchmarks, store

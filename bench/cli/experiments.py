@@ -1,4 +1,4 @@
-"""Verbs of experiments: run, rescore, report, pack."""
+"""The verbs of experiments: run, rescore, report and pack."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,28 +11,34 @@ from bench.cli.options import Device, Models, Results, app, device_of, forms_of,
 
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="quick, fmnist, or module:function")],
+    experiment: Annotated[
+        str, typer.Argument(help="name of `list experiments`, or module:function")
+    ],
     results: Results = Path("results"),
     models: Models = None,
     device: Device = "auto",
-    compile: Annotated[bool, typer.Option(help="torch.compile the network (GPU)")] = False,
-    batch: Annotated[int, typer.Option(help="images at once; 0 for the experiment's own")] = 0,
+    compile: Annotated[
+        bool, typer.Option(help="compile the network with torch.compile (GPU)")
+    ] = False,
+    batch: Annotated[int, typer.Option(help="batch size; 0: the experiment's own")] = 0,
     share: Annotated[
-        str, typer.Option(help="i/n: the i-th of n processes that work on one --results folder")
+        str, typer.Option(help="i/n: this is process i of n that share --results")
     ] = "1/1",
     keep: Annotated[
         str,
-        typer.Option(help="features that stay on disk for further metrics: all, scored or none"),
+        typer.Option(help="features that stay on disk for later metrics: all, scored or none"),
     ] = "",
-    model: Annotated[str, typer.Option(help="of a published plan: another model folder")] = "",
-    reference: Annotated[str, typer.Option(help="of a published plan: a name, or an .npz")] = "",
-    images: Annotated[int, typer.Option(help="of a published plan: fewer, for a trial")] = 0,
-    nfe: Annotated[str, typer.Option(help="of a published plan: others, as 5,10")] = "",
+    model: Annotated[str, typer.Option(help="published plan: another model folder")] = "",
+    reference: Annotated[
+        str, typer.Option(help="published plan: another reference, a name or .npz")
+    ] = "",
+    images: Annotated[int, typer.Option(help="published plan: fewer images, for a trial")] = 0,
+    nfe: Annotated[str, typer.Option(help="published plan: other NFEs, such as 5,10")] = "",
     features: Annotated[
-        str, typer.Option(help="of a published plan: inception-v3-compat(weights='FILE')")
+        str, typer.Option(help="published plan: such as inception-v3-compat(weights='FILE')")
     ] = "",
 ) -> None:
-    """Every missing cell of an experiment, then its tables and figures."""
+    """Sample and score the missing cells of an experiment, then write its tables and figures."""
     from bench import checkpoints, experiments
     from bench.run import run as main_path
 
@@ -43,8 +49,8 @@ def run(
         )
         made.prepare(where, device_of(device))
     elif model or reference or images or nfe or features:
-        raise ValueError(f"{experiment} is of no published checkpoint: --model, --reference, "
-                         "--images, --nfe and --features change those alone")  # fmt: skip
+        raise ValueError(f"{experiment} is not a published plan: leave out --model, --reference, "
+                         "--images, --nfe and --features")  # fmt: skip
     plan = made(where)
     changes: dict[str, Any] = {"batch": batch} if batch else {}
     changes |= {"keep": keep} if keep else {}
@@ -60,7 +66,7 @@ def _share(text: str) -> Any:
     try:
         return Share(*(int(part) for part in text.split("/")))
     except (TypeError, ValueError):
-        raise ValueError(f"--share {text!r}: write i/n with 1 <= i <= n, as 1/2 and 2/2") from None
+        raise ValueError(f"--share {text!r}: write i/n with 1 <= i <= n, such as 1/2") from None
 
 
 def _as_is(model: Any) -> Any:
@@ -79,7 +85,7 @@ def _experiment(name: str) -> Any:
 
 
 def experiments_here() -> dict[str, Any]:
-    """The experiments of `bench.experiments`, as the command line writes them."""
+    """The experiments of `bench.experiments`, by their names on the command line."""
     from bench import experiments
 
     found = {name: getattr(experiments, name) for name in experiments.__all__}
@@ -89,24 +95,25 @@ def experiments_here() -> dict[str, Any]:
 @app.command("rescore")
 def rescore_(
     experiment: Annotated[str, typer.Argument(help="an experiment that was run")],
-    metrics: Annotated[str, typer.Option(help="metrics to add: kid,precision(k=5),module:Mine()")],
+    metrics: Annotated[
+        str, typer.Option(help="metrics to add, such as kid,precision(k=5),module:Mine()")
+    ],
     bootstrap: Annotated[
-        int, typer.Option(min=0, help="replicates of 95 % intervals; 0: no intervals")
+        int, typer.Option(min=0, help="bootstrap replicates for 95 % confidence intervals; 0: none")
     ] = 0,
     results: Results = Path("results"),
     device: Device = "auto",
 ) -> None:
-    """Add metrics to an experiment that was run, from its features on disk; nothing is sampled."""
+    """Add metrics to an experiment. This reads the features on disk and samples nothing."""
     from bench.report import report
     from bench.rescore import listed, rescore
 
     folder = _folder_of(experiment, results)
     done = rescore(folder, forms_of(metrics), device_of(device), bootstrap)
-    typer.echo(f"{done.scored} cells scored; {done.had} had these scores", err=True)
+    typer.echo(f"{done.scored} cells scored; {done.had} cells already had these scores", err=True)
     if done.missing:
-        names = "\n  ".join(listed(done.missing))
-        typer.echo(f"{len(done.missing)} cells have no features on disk. Only sampling them again "
-                   f"would score them:\n  {names}", err=True)  # fmt: skip
+        typer.echo(f"{len(done.missing)} cells have no features on disk, so they are not "
+                   "scored:\n  " + "\n  ".join(listed(done.missing)), err=True)  # fmt: skip
     for path in report(folder):
         typer.echo(path)
 
@@ -116,7 +123,7 @@ def report_(
     experiment: Annotated[str, typer.Argument(help="an experiment that was run")],
     results: Results = Path("results"),
 ) -> None:
-    """Tables and figures from the records alone."""
+    """Write tables and figures from the records. This samples and scores nothing."""
     from bench.report import report
 
     for path in report(_folder_of(experiment, results)):
@@ -128,7 +135,7 @@ def _folder_of(experiment: str, results: Path) -> Path:
 
     known = sorted(path.parent.name for path in results.glob("*/plan.json*"))
     if experiment not in known:
-        raise ValueError(f"no results of {experiment!r} in {results}"
+        raise ValueError(f"no results of {experiment!r} in --results {results}"
                          f"{names.nearest(experiment, known)}")  # fmt: skip
     return results / experiment
 
@@ -138,7 +145,7 @@ def pack(
     experiment: Annotated[str, typer.Argument(help="an experiment that was run")],
     results: Results = Path("results"),
 ) -> None:
-    """Gather an experiment's records in one compressed file, to be shipped; runs go on from it."""
+    """Pack an experiment's records into one compressed file, which later runs read."""
     from bench import store
 
     typer.echo(store.pack_records(_folder_of(experiment, results)))

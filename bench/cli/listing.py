@@ -1,4 +1,4 @@
-"""What there is."""
+"""The verb that lists all names."""
 
 from typing import Annotated
 
@@ -10,10 +10,15 @@ from bench.cli.options import Models, app
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="models, experiments, samplers, ...")] = "all",
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="all, models, experiments, samplers, schedules, measures, metrics, extractors"
+        ),
+    ] = "all",
     models: Models = None,
 ) -> None:
-    """List models, experiments, samplers, schedules, measures, metrics and extractors."""
+    """List the names that other verbs accept. `list models` also lists the published presets."""
     from bench import checkpoints, judge, names
 
     where = checkpoints.models_of(models)
@@ -24,7 +29,7 @@ def list_(
     extractors = judge.extractors()
     found["extractors"] = sorted(name for name, why in extractors.items() if not why)
     if kind != "all" and kind not in found:
-        raise ValueError(f"nothing called {kind!r} to list{names.nearest(kind, found)}")
+        raise ValueError(f"there is no list of {kind!r}{names.nearest(kind, found)}")
     for name, members in found.items():
         if kind in ("all", name):
             typer.echo(f"{name}: {', '.join(members)}")
@@ -36,7 +41,7 @@ def list_(
     if kind in ("all", "extractors"):
         for name, why in sorted(extractors.items()):
             if why:
-                typer.echo(f"  not usable here: {name}: {why}")
+                typer.echo(f"  unavailable: {name}: {why}")
 
 
 def _inhabitants(room: str) -> list[str]:

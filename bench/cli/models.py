@@ -1,4 +1,4 @@
-"""Verbs of one model: add, fetch, sample, measure, schedule."""
+"""The verbs of one model: add, fetch, sample, measure and schedule."""
 
 import time
 from collections.abc import Iterator
@@ -29,25 +29,27 @@ from bench.cli.options import (
 def add(
     file: Annotated[
         Path,
-        typer.Argument(help="weights as published: .pt, .ckpt, .zip, .safetensors; or a folder"),
+        typer.Argument(help="published weights: .pt, .ckpt, .zip, .safetensors, or a folder"),
     ],
-    name: Annotated[str, typer.Option(help="of the model folder to make")],
+    name: Annotated[str, typer.Option(help="name of the new model folder")],
     preset: Annotated[
-        str, typer.Option(help="lsun-256, dit-xl-2-256, ..., or a .json file; diffusers needs none")
+        str, typer.Option(help="name of `list models`, or a .json file; not for diffusers")
     ] = "",
     family: Annotated[
-        str, typer.Option(help="adm, edm, dit, ldm, diffusers, or module:Name of your own")
+        str, typer.Option(help="adm, edm, dit, ldm, diffusers, or your own module:Name")
     ] = "adm",
     codec: Annotated[
         Path | None,
-        typer.Option(help="autoencoder: a diffusers folder, a model folder, or SD's file"),
+        typer.Option(help="autoencoder: diffusers folder, model folder, or Stable Diffusion file"),
     ] = None,
+    weights_key: Annotated[
+        str, typer.Option(help="key of the weights in a file of several, such as ema.shadow")
+    ] = "",
     models: Models = None,
 ) -> None:
-    """Make a model of a published checkpoint. No code of the file runs. Every key is checked.
+    """Convert a published checkpoint to a model folder. The file cannot run code.
 
-    A pickle (.pkl, such as EDM's) is refused. The message has the command that converts it to
-    .safetensors in its publisher's environment.
+    A pickle (.pkl, such as EDM's) is refused. The message shows the command that converts it.
     """
     from bench import checkpoints
     from bench.zoo.add import add as add_file
@@ -56,34 +58,38 @@ def add(
     where = checkpoints.models_of(models).target
     if family == "diffusers":
         if preset:
-            raise ValueError("--preset is not for diffusers: its folder has configs; leave it out")
+            raise ValueError("a diffusers folder has its own configs; leave --preset out")
+        if weights_key or codec:
+            raise ValueError("--weights-key and --codec are not for diffusers; leave them out")
         typer.echo(add_folder(file, name, where))
         return
-    typer.echo(add_file(file, preset, name, where, family, codec))
+    typer.echo(add_file(file, preset, name, where, family, codec, weights_key))
 
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="a preset, a reference or an extractor")],
-    to: Annotated[Path | None, typer.Option(help="folder, in place of the usual one")] = None,
-    only_file: Annotated[bool, typer.Option(help="of a preset: make no model of it")] = False,
-    codec: Annotated[
-        Path | None, typer.Option(help="autoencoder, of a preset that needs it")
-    ] = None,
+    name: Annotated[str, typer.Argument(help="name of a preset, a reference or an extractor")],
+    to: Annotated[Path | None, typer.Option(help="folder for the file; default: the cache")] = None,
+    only_file: Annotated[
+        bool, typer.Option(help="preset: download the file, make no model")
+    ] = False,
+    codec: Annotated[Path | None, typer.Option(help="autoencoder, if the preset needs one")] = None,
     models: Models = None,
 ) -> None:
-    """Download a published checkpoint and make a model folder of it; or a reference batch, or an
-    extractor's weights. A download that was interrupted continues."""
+    """Download a published checkpoint and make a model folder of it.
+
+    The name can also be a reference batch or an extractor. An interrupted download resumes.
+    """
     from bench import checkpoints, features
     from bench import fetch as downloads
     from bench.zoo.add import add as add_file
-    from bench.zoo.add import check_free
+    from bench.zoo.checks import check_codec, check_free
     from bench.zoo.presets import find_preset
 
     def get(address: str, usual: Path, sha256: str | None = None) -> Path:
         path = to / address.rpartition("/")[2] if to else usual
         found = downloads.download(address, path, sha256)
-        typer.echo(f"{path}, SHA-256 {found}{'' if sha256 else ', which its maker does not say'}")
+        typer.echo(f"{path}, SHA-256 {found}{'' if sha256 else '; the publisher gives no SHA-256'}")
         return path
 
     weights = _weights()
@@ -97,11 +103,14 @@ def fetch(
     family, chosen = find_preset(name, [*features.PUBLISHED, *weights])
     folder = checkpoints.models_of(models).target
     if not chosen.address:
-        raise ValueError(f"preset {name} fits several files; fetch the preset of one file")
+        raise ValueError(
+            f"preset {name} has no download, because several files fit it; choose another"
+        )
     if not only_file:
         check_free(name, folder / name)
         if chosen.options and codec is None:
-            raise ValueError(f"preset {name} needs{chosen.options}; or fetch it with --only-file")
+            raise ValueError(f"preset {name} needs{chosen.options}; add it, or add --only-file")
+        check_codec(chosen, name, codec)
     usual = features.cache_folder() / "downloads" / chosen.file
     file = get(chosen.address, usual, chosen.sha256)
     if not only_file:
@@ -109,35 +118,36 @@ def fetch(
 
 
 def _weights() -> dict[str, Any]:
-    """Extractor -> its published weights, of those that have some."""
+    """Name of an extractor -> its published weights. Other extractors are left out."""
     from bench import features, names
+    from bench.types import Extractor
 
-    kinds = names.public(features).values()
-    found = [kind.published for kind in kinds if hasattr(kind, "published")]
-    return {one.extractor: one for one in found}
+    kinds = [kind for kind in names.public(features).values() if issubclass(kind, Extractor)]
+    return {kind.published.extractor: kind.published for kind in kinds if kind.published}
 
 
 @app.command()
 def sample(
     model: ModelName,
-    out: Annotated[Path, typer.Argument(help="folder for PNGs, or a file ending in .npz")],
+    out: Annotated[Path, typer.Argument(help="folder for PNGs, or an .npz file")],
     schedule: Annotated[str, typer.Option(help="Native, Karras(rho=7), grid.json, ...")] = "Native",
     sampler: Annotated[str, typer.Option(help="DDIM, DPMpp2M, ...")] = "DPMpp2M",
-    nfe: Annotated[int, typer.Option(help="function evaluations")] = 20,
+    nfe: Annotated[int, typer.Option(help="calls of the denoiser, at most")] = 20,
     seeds: Seeds = "0-63",
-    batch: Annotated[int, typer.Option(help="images at once")] = 64,
-    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16")] = "float32",
+    batch: Annotated[int, typer.Option(help="batch size")] = 64,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
     guidance: Annotated[
-        float | None, typer.Option(help="scale of classifier-free guidance; classes are seed mod n")
+        float | None, typer.Option(help="scale of classifier-free guidance; default: none")
     ] = None,
     rates_of: RatesOf = "",
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Sample a model under a schedule and write one PNG for each seed, or an .npz with arr_0.
+    """Sample images: one PNG for each seed, or an .npz with arr_0.
 
-    A manifest of all choices lies beside the images. A stopped command that is started again makes
-    the missing images only.
+    A class-conditional model takes the class seed mod (number of classes). A manifest of all
+    choices lies beside the images. After an interruption, the same command makes the missing
+    images.
     """
     import torch
 
@@ -179,28 +189,29 @@ def measure(
         str, typer.Option(help="DataPrediction, NoisePrediction, GITS, KLUB, module:Mine()")
     ],
     levels: Annotated[
-        int | None, typer.Option(help="number of noise levels; default: 101, of costs 61")
+        int | None,
+        typer.Option(help="number of noise levels; default: 101 for rates, 61 for costs"),
     ] = None,
     images: Annotated[int, typer.Option(help="number of training images, evenly spaced")] = 1024,
-    batch: Annotated[int, typer.Option(help="images at once", min=1)] = 256,
+    batch: Annotated[int, typer.Option(help="batch size", min=1)] = 256,
     name: Annotated[
-        str, typer.Option(help="name of the result and its file; default: the measure's name")
+        str, typer.Option(help="name of the result; default: the name of the measure")
     ] = "",
     data: Annotated[
         Path | None,
-        typer.Option(help="IDX files of Fashion-MNIST; or a folder, zip or array of images"),
+        typer.Option(help="training images: IDX files of Fashion-MNIST, or a folder, zip or array"),
     ] = None,
     preprocess: Annotated[
-        str, typer.Option(help="how --data is prepared: none, adm-lsun, ldm, 'ldm(size=128)'")
+        str, typer.Option(help="preprocessing of --data: none, adm-lsun, ldm, 'ldm(size=128)'")
     ] = "none",
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Measure a rate, or costs of steps, and write MODEL/measures/NAME.json.
+    """Measure a rate or step costs of a model, and write MODEL/measures/NAME.json.
 
-    Of a model that lies in the installed package, the file is written in the user's data folder.
-    The same command after a stop continues where a rate was stopped. A file that was measured
-    otherwise is not overwritten: give another --name.
+    After an interruption, the same command resumes the measurement of a rate. A file of another
+    measurement is not overwritten: choose another --name. Of a model that lies in the installed
+    package, the file is written in the user's data folder.
     """
     from bench import checkpoints, features, measures, names, schedules
     from bench.store import digest
@@ -232,12 +243,12 @@ def schedule_(
             help="Karras(rho=7), ConstantRate(v_x, xi=0.5), CheapestPath(gits), grid.json"
         ),
     ],
-    nfe: Annotated[int, typer.Option(help="number of steps; each evaluates the network once")] = 10,
+    nfe: Annotated[int, typer.Option(help="number of steps")] = 10,
     json: JSON = False,
     rates_of: RatesOf = "",
     models: Models = None,
 ) -> None:
-    """Print a grid: sigma, alpha, lambda and the model's timestep."""
+    """Print the grid of a schedule: sigma, alpha, lambda and the model's timestep."""
     import torch
 
     from bench import checkpoints

@@ -1,4 +1,4 @@
-"""Options that several verbs have, and functions that read their text."""
+"""Options that several verbs share, and the functions that read their values."""
 
 import re
 from pathlib import Path
@@ -10,29 +10,37 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 benchmarks = typer.Typer(no_args_is_help=True, help="Time the bench itself on this machine.")
 app.add_typer(benchmarks, name="bench")
 
-Results = Annotated[Path, typer.Option(help="folder that holds one folder an experiment")]
-Models = Annotated[Path | None, typer.Option(help="folder that holds one folder a model")]
-ModelName = Annotated[str, typer.Argument(help="a folder in --models, a path, or a hub id")]
-Seeds = Annotated[str, typer.Option(help="one seed, or first-last with both ends")]
-JSON = Annotated[bool, typer.Option("--json", help="machine-readable")]
-Data = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST IDX files")]
+Results = Annotated[
+    Path, typer.Option(help="folder of results, with one folder for each experiment")
+]
+Models = Annotated[
+    Path | None, typer.Option(help="folder of models, with one folder for each model")
+]
+ModelName = Annotated[str, typer.Argument(help="name in --models, path, or Hugging Face id")]
+Seeds = Annotated[str, typer.Option(help="one seed (7), or first-last (0-9999)")]
+JSON = Annotated[bool, typer.Option("--json", help="print JSON")]
+Data = Annotated[Path | None, typer.Option(help="folder of the IDX files of Fashion-MNIST")]
 RatesOf = Annotated[
     str,
     typer.Option(
-        "--rates", help="model whose rates and benchmarks the schedule may name; default: the same"
+        "--rates", help="model whose measurements the schedule may name; default: the same model"
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto")]
 
 
 def device_of(name: str) -> str:
-    """A torch device of this machine. `auto` is CUDA if there is a CUDA device, else the CPU."""
+    """The torch device of a name. `auto` is cuda if a GPU is available, else cpu.
+
+    Raises:
+        ValueError: there is no such device.
+    """
     import torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: no CUDA device is available here; use --device cpu")
+        raise ValueError(f"--device {name}: this machine has no CUDA device; use --device cpu")
     try:
         torch.device(name)
     except RuntimeError:
@@ -41,7 +49,7 @@ def device_of(name: str) -> str:
 
 
 def numbers(text: str, option: str = "--channels") -> tuple[int, ...]:
-    """The whole numbers of a text such as `64,64,128`; messages name the option."""
+    """Whole numbers of `64,64,128`. The error message names the option."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
@@ -49,24 +57,25 @@ def numbers(text: str, option: str = "--channels") -> tuple[int, ...]:
 
 
 def forms_of(text: str) -> list[str]:
-    """Written forms, split at the commas outside brackets: `fd,KID(10, 500)` is two."""
+    """Split a list at the commas outside brackets: `fd,kid(10, 500)` has two members."""
     return [form.strip() for form in re.split(r",(?![^()]*\))", text)]
 
 
 def seeds_of(text: str) -> list[int]:
-    """The seeds of `7`, or of `0-9999` with both ends."""
-    try:
-        first, _, last = text.partition("-")
-        return list(range(int(first), int(last or first) + 1))
-    except ValueError as error:
-        raise ValueError(f"--seeds {text!r}: write 7, or 0-9999") from error
+    """The seeds of `7` or `0-9999`. The range includes both ends."""
+    if not (found := re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())):
+        raise ValueError(f"--seeds {text!r}: write 7, or 0-9999")
+    first, last = int(found[1]), int(found[2] or found[1])
+    if first > last:
+        raise ValueError(f"--seeds {text!r}: first-last needs first <= last; write {last}-{first}")
+    return list(range(first, last + 1))
 
 
 def schedule_of(text: str, folders: list[Path], *others: Any) -> Any:
-    """A schedule from its written form, or from an exported JSON file.
+    """The schedule of a text or of an exported JSON file.
 
     Arguments:
-        folders: that may hold measurements of a model, which the text may name.
+        folders: folders with measurements of a model, which the text may name.
         others: modules beside `schedules` whose classes the text may name, such as `laws`.
 
     Raises:
@@ -82,20 +91,16 @@ def schedule_of(text: str, folders: list[Path], *others: Any) -> Any:
     if isinstance(found, Rate | Costs):
         kind = "ConstantRate" if isinstance(found, Rate) else "CheapestPath"
         raise ValueError(f"{text} is a measurement, not a schedule: write {kind}({text})")
-    if not (isinstance(found, Schedule) or others):
+    if not isinstance(found, Schedule):
         raise ValueError(f"{text} is no schedule: derive its class from bench.Schedule")
     return found
 
 
 def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
-    """Training images at equal distances in their data set: uint8 [images, c, h, w].
-
-    Arguments:
-        data: a folder, zip or array of images, or Fashion-MNIST's IDX files. None: the IDX files
-            where the system keeps them.
+    """Evenly spaced training images, of Fashion-MNIST or of a path: uint8 [images, c, h, w].
 
     Raises:
-        ValueError: the data does not exist, or holds fewer images.
+        ValueError: the path does not exist, it has fewer images, or nothing can be preprocessed.
     """
     from bench import data as datasets
     from bench import names
@@ -103,12 +108,12 @@ def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
 
     prepare = names.build(preprocess, datasets.preprocess)
     if data is not None and not data.exists():
-        raise ValueError(f"--data {data} does not exist; give Fashion-MNIST's IDX files (Debian's "
-                         "dataset-fashion-mnist), or a folder, zip or array of images")  # fmt: skip
+        raise ValueError(f"--data {data} does not exist; give the IDX files of Fashion-MNIST "
+                         "(Debian: dataset-fashion-mnist), or a folder, zip or array")  # fmt: skip
     if data is not None and not list(data.glob("*-ubyte*")):
         return datasets.open_images(data).spaced(images, prepare)
     if prepare != datasets.AsIs():
-        raise ValueError(f"--preprocess {preprocess} needs a folder of images: give it with --data")
+        raise ValueError(f"--preprocess {preprocess} needs images in --data; add --data FOLDER")
     real = (FashionMNIST() if data is None else FashionMNIST(folder=data)).images()
     if not 0 < images <= len(real):
         raise ValueError(f"--images must lie between 1 and {len(real)}, not {images}")

@@ -1,4 +1,4 @@
-"""Verbs that score images of any kind."""
+"""The verbs that score images and write reference statistics."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Verbs that train: networks and codecs."""
+"""The verbs that train networks and codecs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,31 +21,36 @@ from bench.cli.options import (
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Argument(help="model folder to make, or to go on with")],
-    channels: Annotated[str, typer.Option(help="UNet channels, highest resolution first")],
-    layers: Annotated[int, typer.Option(help="residual layers a block")] = 2,
+    out: Annotated[Path, typer.Argument(help="model folder; a training that is there resumes")],
+    channels: Annotated[
+        str, typer.Option(help="U-Net channels, highest resolution first: 64,64,128")
+    ],
+    layers: Annotated[int, typer.Option(help="residual layers in each block")] = 2,
     law: Annotated[
-        str, typer.Option(help="schedule of noise levels: Native, LogNormal, OnlineConstantRate()")
+        str, typer.Option(help="law of noise levels: Native, LogNormal, OnlineConstantRate()")
     ] = "Native",
-    weighting: Annotated[str, typer.Option(help="of the loss: Unweighted, MinSNR, EDM")] = (
+    weighting: Annotated[str, typer.Option(help="loss weighting: Unweighted, MinSNR, EDM")] = (
         "Unweighted"
     ),
-    steps: Annotated[int, typer.Option(help="train this many steps in all ...")] = 0,
-    minutes: Annotated[float, typer.Option(help="... or this long in all")] = 0,
-    batch: Annotated[int, typer.Option()] = 512,
+    steps: Annotated[int, typer.Option(help="total steps; give --steps or --minutes")] = 0,
+    minutes: Annotated[float, typer.Option(help="total minutes; give --steps or --minutes")] = 0,
+    batch: Annotated[int, typer.Option(help="batch size")] = 512,
     rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
-    ema: Annotated[float, typer.Option(help="decay of the averaged weights")] = 0.9995,
-    seed: Annotated[int, typer.Option()] = 0,
+    ema: Annotated[float, typer.Option(help="decay of the exponential moving average")] = 0.9995,
+    seed: Annotated[int, typer.Option(help="seed of weights, batches and noise")] = 0,
     codec: Annotated[
-        Path | None, typer.Option(help="folder of train-codec or a latent model; default: pixels")
+        Path | None,
+        typer.Option(help="folder of train-codec or of a latent model; default: no codec"),
     ] = None,
     rates_of: RatesOf = "",
     data: Data = None,
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Train a denoiser on Fashion-MNIST, of pixels or of a codec's latents; stop it and start it
-    again at any moment."""
+    """Train a denoiser on Fashion-MNIST, in pixel space or in a codec's latent space.
+
+    After an interruption, the same command resumes the training.
+    """
     from bench import checkpoints, names, training
     from bench.data import FashionMNIST
     from bench.training import laws
@@ -74,21 +79,26 @@ def train(
 
 @app.command()
 def train_codec(
-    out: Annotated[Path, typer.Argument(help="folder to make, or to go on with")],
-    channels: Annotated[str, typer.Option(help="of the encoder, highest resolution first")],
-    latent_channels: Annotated[int, typer.Option(help="of a latent")],
-    layers: Annotated[int, typer.Option(help="residual layers a block")] = 1,
-    steps: Annotated[int, typer.Option(help="train this many steps in all ...")] = 0,
-    minutes: Annotated[float, typer.Option(help="... or this long in all")] = 0,
-    batch: Annotated[int, typer.Option()] = 256,
+    out: Annotated[Path, typer.Argument(help="codec folder; a training that is there resumes")],
+    channels: Annotated[
+        str, typer.Option(help="encoder channels, highest resolution first: 32,64")
+    ],
+    latent_channels: Annotated[int, typer.Option(help="channels of the latent space")],
+    layers: Annotated[int, typer.Option(help="residual layers in each block")] = 1,
+    steps: Annotated[int, typer.Option(help="total steps; give --steps or --minutes")] = 0,
+    minutes: Annotated[float, typer.Option(help="total minutes; give --steps or --minutes")] = 0,
+    batch: Annotated[int, typer.Option(help="batch size")] = 256,
     rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
     kl: Annotated[float, typer.Option(help="weight of the KL divergence")] = 1e-6,
     adversary: Annotated[float, typer.Option(help="weight of the patch discriminator")] = 0.02,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="seed of weights, batches and noise")] = 0,
     data: Data = None,
     device: Device = "auto",
 ) -> None:
-    """Train an autoencoder on Fashion-MNIST for latent models; stop it and start it again."""
+    """Train an autoencoder on Fashion-MNIST for latent models.
+
+    After an interruption, the same command resumes the training.
+    """
     from bench import training
     from bench.data import FashionMNIST
 
@@ -104,14 +114,16 @@ def train_codec(
 @app.command()
 def reconstruct(
     model: Annotated[str, typer.Argument(help="latent model, or folder of train-codec")],
-    out: Annotated[Path, typer.Argument(help="folder for PNGs, or a file ending in .npz")],
+    out: Annotated[Path, typer.Argument(help="folder for PNGs, or an .npz file")],
     images: Annotated[int, typer.Option(help="training images, evenly spaced")] = 10_000,
     data: Data = None,
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Training images through a codec and back: score them, and nothing made of its latents can be
-    expected to score better."""
+    """Encode and decode training images with a codec.
+
+    Their score limits the score of every model in that latent space.
+    """
     import torch
 
     from bench import checkpoints

@@ -7,11 +7,10 @@ from bench.data.fashion import FashionMNIST
 from bench.data.manifest import MANIFEST, joined, read_manifest, write_manifest
 from bench.data.preprocess import ADMLSUN, LDMLSUN, AsIs, Preprocess
 from bench.data.sets import ImageSet, natural, open_images, pickle_refusal
-from bench.data.tensors import batches, digest, hashed
+from bench.data.tensors import digest, hashed
 
 __all__ = [
-    "ADMLSUN", "LDMLSUN", "MANIFEST", "AsIs", "FashionMNIST", "ImageSet", "Preprocess", "batches",
-    "digest", "hashed", "joined", "natural", "open_images", "pickle_refusal", "read_images",
+    "ADMLSUN", "LDMLSUN", "MANIFEST", "AsIs", "FashionMNIST", "ImageSet", "Preprocess", "digest", "hashed", "joined", "natural", "open_images", "pickle_refusal", "read_images",
     "read_manifest", "write_manifest",
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Arrays of `.npz` files, mapped from the disk: a set of images need not fit in memory."""
+"""Memory-mapped arrays of `.npz` files. The images need not fit in memory."""
 
 import shutil
 import struct
@@ -14,8 +14,10 @@ import numpy as np
 
 @contextmanager
 def readable(path: str | Path, what: str) -> Iterator[None]:
-    """Whatever numpy and zipfile raise of a damaged file, which is nearly anything, as a ValueError
-    that says what the file should be."""
+    """Raise ValueError for a damaged file, for which numpy and zipfile raise nearly any exception.
+
+    what: what the file should be, for the message.
+    """
     try:
         yield
     except Exception as error:
@@ -24,16 +26,19 @@ def readable(path: str | Path, what: str) -> Iterator[None]:
 
 
 def array_names(path: Path) -> list[str]:
-    """What an `.npz` holds."""
+    """Names of the arrays in an `.npz`."""
     with zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def mapped(path: Path, name: str) -> np.ndarray:
-    """An array of an `.npz`, read where it is asked for: from the file itself, or from a nameless
-    copy on the disk if it is compressed. Its checksum is verified first.
+    """Memory-map an array of an `.npz`, after a check of its checksum.
 
-    KeyError: no such array; BadZipFile, ValueError: a damaged one.
+    A compressed array is first unpacked to a temporary file without a name.
+
+    Raises:
+        KeyError: there is no such array.
+        BadZipFile, ValueError: the array is damaged.
     """
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{name}.npy")
@@ -43,14 +48,14 @@ def mapped(path: Path, name: str) -> np.ndarray:
                     pass
                 with path.open("rb") as file:
                     return _map(file, _start(file, info.header_offset))
-            copy = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the array
+            copy = tempfile.TemporaryFile()  # noqa: SIM115  # the array keeps it open
             shutil.copyfileobj(member, copy, 2**24)
         copy.flush()
         return _map(copy, 0)
 
 
 def shape_in(path: Path, name: str) -> tuple[int, ...]:
-    """Of an array in an `.npz`, read from its head; () if it is not there."""
+    """The shape of an array in an `.npz`, from the array's header. () if there is no such array."""
     with zipfile.ZipFile(path) as archive:
         if f"{name}.npy" not in archive.namelist():
             return ()
@@ -59,7 +64,7 @@ def shape_in(path: Path, name: str) -> tuple[int, ...]:
 
 
 def _start(file: IO[bytes], header: int) -> int:
-    """Where a zip's member begins, behind its local header: name and extra field vary in length."""
+    """The first byte of a zip member. Its local header has a name and an extra field before it."""
     file.seek(header + 26)
     return header + 30 + sum(struct.unpack("<2H", file.read(4)))
 
@@ -75,7 +80,7 @@ def _map(file: IO[bytes], start: int) -> np.ndarray:
     file.seek(start)
     shape, columns, dtype = _head(file)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, not numbers")
+        raise ValueError("it contains Python objects; save an array of numbers")
     if 0 in shape:
         return np.zeros(shape, dtype)
     return np.memmap(file, dtype, "r", file.tell(), shape, "F" if columns else "C")

@@ -1,4 +1,4 @@
-"""Fashion-MNIST from its IDX files."""
+"""Fashion-MNIST, from its IDX files."""
 
 import gzip
 import struct
@@ -16,10 +16,12 @@ _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 @dataclass(frozen=True)
 class FashionMNIST:
-    """Fashion-MNIST (Xiao et al. 2017; MIT licence): 28 x 28 grey, 60,000 train and 10,000 test.
+    """Fashion-MNIST: 60,000 training and 10,000 test images of 28 x 28 pixels, grey.
 
-    Read from the four IDX files (`train-images-idx3-ubyte.gz`, ...), plain or gzipped, in
-    `folder`; the default is where Debian's package dataset-fashion-mnist puts them.
+    Xiao et al. 2017, MIT licence.
+
+    folder: the folder of the IDX files (`train-images-idx3-ubyte.gz`, ...), plain or gzipped. The
+        default is the folder of Debian's package dataset-fashion-mnist.
     """
 
     split: Literal["train", "test"] = "train"
@@ -27,18 +29,25 @@ class FashionMNIST:
 
     @property
     def name(self) -> str:
-        """Label used in records."""
+        """The name in records."""
         return f"fashion-mnist-{self.split}"
 
     def images(self) -> Tensor:
-        """uint8 [n, 1, 28, 28]. ValueError naming the file if it is missing or not IDX."""
+        """All images of the split.
+
+        Returns:
+            uint8 [n, 1, 28, 28].
+
+        Raises:
+            ValueError: a file is missing, or is not an IDX file.
+        """
         stem = {"train": "train", "test": "t10k"}[self.split] + "-images-idx3-ubyte"
         for path in (Path(self.folder) / f"{stem}.gz", Path(self.folder) / stem):
             if path.is_file():
                 return torch.from_numpy(_read_idx(path))[:, None]
         raise ValueError(
             f"no {stem}[.gz] in {self.folder}: install Debian's package dataset-fashion-mnist, "
-            "or give the folder that holds the IDX files with --data"
+            "or set --data to the folder of the IDX files"
         )
 
 

@@ -1,4 +1,4 @@
-"""Images in memory: their digest, and batches of them."""
+"""The digest of images."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -13,13 +13,7 @@ def digest(images: Tensor) -> str:
 
 
 def hashed(images: Iterable[Tensor], hash: Any) -> Iterator[Tensor]:
-    """The same batches; `hash`, of hashlib, takes in their bytes: at the end that of `digest`."""
+    """The same batches. `hash`, a hashlib object, receives their bytes and ends at `digest`."""
     for batch in images:
         hash.update(batch.contiguous().numpy().tobytes())
         yield batch
-
-
-def batches(images: Tensor, size: int) -> Iterator[Tensor]:
-    """uint8 [n, c, h, w] -> uint8 [<= size, c, h, w], in order, the last one shorter."""
-    for start in range(0, len(images), size):
-        yield images[start : start + size]

@@ -1,6 +1,6 @@
-"""Experiments: called with the models folder they give an `Experiment`; choices live here only.
+"""Experiments: functions of the models that return an `Experiment`.
 
-A user's own is a function in a module of theirs: `crs-bench run mymodule:function`.
+A user's own experiment is a function in a module of their own: `crs-bench run mymodule:function`.
 """
 
 from bench.experiments.fashion_mnist import (

@@ -1,10 +1,11 @@
-"""On Fashion-MNIST, whose checkpoints, rates and reference are shipped."""
+"""Experiments on Fashion-MNIST. The package contains the checkpoints, rates and reference."""
 
 from dataclasses import replace
 from itertools import product
 
 from bench import measures
 from bench.checkpoints import Models, models_of, read_card
+from bench.experiments.rates import SMOOTH, crs, rate_of
 from bench.samplers import (
     DDIM,
     DDPM,
@@ -34,42 +35,35 @@ from bench.schedules import (
 )
 from bench.types import Block, Converged, Experiment, On, Rate, Schedule, Scoring, Tuned
 
-XI = (0.25, 0.5, 0.75, 1.0)  # tries for ours ...
-RHO = (3.0, 5.0, 7.0, 10.0)  # ... and as many for the rival
-LOW = (5, 6, 8, 10, 15, 20, 25, 50)
-SMOOTH = 0.3  # nats of sigma: networks jitter between neighbouring timesteps
+XI = (0.25, 0.5, 0.75, 1.0)  # a tuned constant-rate line chooses among these ...
+RHO = (3.0, 5.0, 7.0, 10.0)  # ... and a tuned Karras line among as many
+LOW = (5, 6, 8, 10, 15, 20, 25, 50)  # function evaluations
 GPU = Scoring(
     dtype="float16", batch=2_500, converged=Converged(DPMpp2M(), Karras(7.0), 200, 10_000)
 )
 
 
-def _rate(models: Models, model: str, name: str) -> Rate:
-    return measures.find(models_of(models).homes(model), name)
-
-
-def _crs(rate: Rate, xi: float, coordinate: Coordinate = "angle") -> ConstantRate:
-    return ConstantRate(rate, xi, coordinate, smooth=SMOOTH)
-
-
 def quick(models: Models) -> Experiment:
-    """Minutes on a laptop: 500 images a cell of the small pixel model, four schedules; 250 of the
-    latent model, two."""
-    v_x, v_latent = (_rate(models, name, "v_x") for name in ("fmnist-pixel-small", "fmnist-latent"))
+    """A first run, minutes on a laptop: 500 images a cell, or 250 of the latent model."""
+    v_x, v_latent = (
+        rate_of(models, name, "v_x") for name in ("fmnist-pixel-small", "fmnist-latent")
+    )
     lines: dict[str, Schedule | Tuned | On] = {
         "native": Native(),
         "log-SNR": LogSNR(),
         "Karras(rho=7)": Karras(7.0),
-        "CRS(v_x, xi=0.5)": _crs(v_x, 0.5),
+        "CRS(v_x, xi=0.5)": crs(v_x, 0.5),
     }
     latent: dict[str, Schedule | Tuned | On] = {
         "latent, native": On("fmnist-latent", Native()),
-        "latent, CRS(v_x, xi=0.5)": On("fmnist-latent", _crs(v_latent, 0.5)),
+        "latent, CRS(v_x, xi=0.5)": On("fmnist-latent", crs(v_latent, 0.5)),
     }
     return Experiment(
         name="quick",
         title="Fashion-MNIST, small pixel model and latent model, 500 and 250 images a cell",
-        note="So few images rank schedules that differ a lot and nothing else; claims need "
-        "`fmnist` and `fmnist-latent`. The cells of 250 images compare with each other only.",
+        note="With so few images only large differences between schedules mean anything. For "
+        "claims use `fmnist` and `fmnist-latent`. Compare cells of 250 images with each other "
+        "only.",
         model="fmnist-pixel-small",
         lines={**lines, **latent},
         samplers=(DDIM(), DPMpp2M()),
@@ -82,25 +76,26 @@ def quick(models: Models) -> Experiment:
 
 
 def fmnist(models: Models) -> Experiment:
-    """NFE 5 to 250 on a GPU: xi and rho tuned on one block of seeds, scored on others."""
+    """The pixel model at NFE 5 to 250. One block of seeds tunes xi and rho, others score them."""
     model = "fmnist-pixel"
-    v_x, v_eps = _rate(models, model, "v_x"), _rate(models, model, "v_eps")
+    v_x, v_eps = rate_of(models, model, "v_x"), rate_of(models, model, "v_eps")
     headline = ("native", "Karras(rho tuned)", "CRS(v_x, xi=1)", "CRS(v_x, xi tuned)")
     return Experiment(
         name="fmnist",
         title="Fashion-MNIST, pixel model",
-        note="Tuned lines: four tries each, the lowest geometric mean FD over NFE 5, 10 and 20 on "
-        "the tuning seeds, one choice a sampler; those seeds are scored nowhere. 50,000 images and "
-        "NFE 100 and 250 are run for the headline lines only, on seeds of their own.",
+        note="A tuned line has four tries. For each sampler it keeps the try with the lowest "
+        "geometric mean FD over NFE 5, 10 and 20 on the tuning seeds. No table scores the tuning "
+        "seeds. Cells of 50,000 images and cells at NFE 100 and 250 use other seeds again. They "
+        "exist for four lines only.",
         model=model,
         lines={
             "native": Native(),
             "log-SNR": LogSNR(),
             "Karras(rho=7)": Karras(7.0),
             "Karras(rho tuned)": Tuned(tuple(Karras(rho) for rho in RHO)),
-            "CRS(v_x, xi=1)": _crs(v_x, 1.0),
-            "CRS(v_x, xi tuned)": Tuned(tuple(_crs(v_x, xi) for xi in XI)),
-            "CRS(v_eps, xi tuned)": Tuned(tuple(_crs(v_eps, xi) for xi in XI)),
+            "CRS(v_x, xi=1)": crs(v_x, 1.0),
+            "CRS(v_x, xi tuned)": Tuned(tuple(crs(v_x, xi) for xi in XI)),
+            "CRS(v_eps, xi tuned)": Tuned(tuple(crs(v_eps, xi) for xi in XI)),
         },
         samplers=(DDIM(), DPMpp2M()),
         tuning=Block("tuning", range(10_000), (5, 10, 20)),
@@ -115,20 +110,20 @@ def fmnist(models: Models) -> Experiment:
 
 
 def fmnist_224(models: Models) -> Experiment:
-    """Headline rows of `fmnist` again, scored on features of images resized to 224 px."""
-    plan, v_x = fmnist(models), _rate(models, "fmnist-pixel", "v_x")
+    """Five lines of `fmnist`, with features of images that are resized to 224 pixels."""
+    plan, v_x = fmnist(models), rate_of(models, "fmnist-pixel", "v_x")
     return replace(
         plan,
         name="fmnist-224",
-        title="Fashion-MNIST, pixel model, features at 224 px",
-        note="Nothing is tuned here: rho = 10 and xi = 0.5 are what `fmnist` chose, at 128 px and "
-        "on seeds that are scored nowhere.",
+        title="Fashion-MNIST, pixel model, features at 224 pixels",
+        note="This experiment tunes nothing. `fmnist` chose rho = 10 and xi = 0.5, with features "
+        "at 128 pixels, on seeds that no table scores.",
         lines={
             "native": Native(),
             "log-SNR": LogSNR(),
             "Karras(rho=10)": Karras(10.0),
-            "CRS(v_x, xi=1)": _crs(v_x, 1.0),
-            "CRS(v_x, xi=0.5)": _crs(v_x, 0.5),
+            "CRS(v_x, xi=1)": crs(v_x, 1.0),
+            "CRS(v_x, xi=0.5)": crs(v_x, 0.5),
         },
         tuning=None,
         blocks=(
@@ -140,20 +135,21 @@ def fmnist_224(models: Models) -> Experiment:
 
 
 def training(models: Models) -> Experiment:
-    """The 2 x 2: {baseline, constant-rate} training x {baseline, constant-rate} sampling."""
+    """Baseline and constant-rate training, each with baseline and constant-rate sampling."""
     lines: dict[str, Schedule | Tuned | On] = {}
     for trained, model in (("uniform-t", "fmnist-pixel"), ("CRS", "fmnist-pixel-crs")):
         lines[f"trained {trained}, native"] = On(model, Native())
-        crs = _crs(_rate(models, model, "v_x"), 0.5)
-        lines[f"trained {trained}, CRS(v_x, xi=0.5)"] = On(model, crs)
+        schedule = crs(rate_of(models, model, "v_x"), 0.5)
+        lines[f"trained {trained}, CRS(v_x, xi=0.5)"] = On(model, schedule)
     return Experiment(
         name="training",
         title="Fashion-MNIST: training and sampling under constant rate",
-        note="Both networks have one architecture, one number of steps, one seed, so the same "
-        "images and noise in the same order; the law of noise levels alone differs: uniform in the "
-        "model's timesteps, or constant rate of v_x at xi = 1, estimated while training. Each is "
-        "sampled under its own measured v_x, at the xi that `fmnist` chose for the first of them "
-        "on seeds that are scored nowhere.",
+        note="Both networks have the same architecture, the same number of training steps and the "
+        "same seed. They see the same images and the same noise in the same order. Only the law of "
+        "noise levels differs. For one network it is uniform in the timesteps. For the other it is "
+        "the constant rate of v_x with xi = 1, which the training itself estimates. Each network "
+        "is sampled with its own measured v_x. `fmnist` chose xi = 0.5 for the first network, on "
+        "seeds that no table scores.",
         model="fmnist-pixel",
         lines=lines,
         samplers=(DDIM(), DPMpp2M()),
@@ -167,27 +163,28 @@ def training(models: Models) -> Experiment:
 
 
 def fmnist_latent(models: Models) -> Experiment:
-    """The latent model and its twin that was trained under constant rate, NFE 5 to 250."""
+    """The latent model, and the same model trained under constant rate, at NFE 5 to 250."""
     model, twin = "fmnist-latent", "fmnist-latent-crs"
-    v_x, v_twin = _rate(models, model, "v_x"), _rate(models, twin, "v_x")
+    v_x, v_twin = rate_of(models, model, "v_x"), rate_of(models, twin, "v_x")
     return Experiment(
         name="fmnist-latent",
         title="Fashion-MNIST, latent model",
-        note="Tuned lines: four tries each on the tuning seeds, as in `fmnist`, one choice a "
-        "sampler. Both networks have one codec, one architecture, one number of steps, one seed; "
-        "the law of noise levels alone differs: uniform in the model's timesteps, or constant rate "
-        "of v_x at xi = 1, estimated while training.",
+        note="A tuned line has four tries. For each sampler it keeps the try with the lowest "
+        "geometric mean FD over NFE 5, 10 and 20 on the tuning seeds. Both networks have the same "
+        "codec, the same architecture, the same number of training steps and the same seed. Only "
+        "the law of noise levels differs. For one network it is uniform in the timesteps. For the "
+        "other it is the constant rate of v_x with xi = 1, which the training itself estimates.",
         model=model,
         lines={
             "native": Native(),
             "log-SNR": LogSNR(),
             "Karras(rho=7)": Karras(7.0),
             "Karras(rho tuned)": Tuned(tuple(Karras(rho) for rho in RHO)),
-            "CRS(v_x, xi=1)": _crs(v_x, 1.0),
-            "CRS(v_x, xi tuned)": Tuned(tuple(_crs(v_x, xi) for xi in XI)),
+            "CRS(v_x, xi=1)": crs(v_x, 1.0),
+            "CRS(v_x, xi tuned)": Tuned(tuple(crs(v_x, xi) for xi in XI)),
             "trained CRS, native": On(twin, Native()),
-            "trained CRS, CRS(v_x, xi=1)": On(twin, _crs(v_twin, 1.0)),
-            "trained CRS, CRS(v_x, xi=0.5)": On(twin, _crs(v_twin, 0.5)),
+            "trained CRS, CRS(v_x, xi=1)": On(twin, crs(v_twin, 1.0)),
+            "trained CRS, CRS(v_x, xi=0.5)": On(twin, crs(v_twin, 0.5)),
         },
         samplers=(DDIM(), DPMpp2M()),
         tuning=Block("tuning", range(10_000), (5, 10, 20)),
@@ -204,9 +201,9 @@ def fmnist_latent(models: Models) -> Experiment:
 
 
 def ablation(models: Models) -> Experiment:
-    """Measure x xi x coordinate x sigma_max, and mixes: what a constant-rate grid owes to each."""
+    """The effect of each part of a constant-rate schedule: rate, xi, coordinate and sigma_max."""
     model = "fmnist-pixel"
-    v_x, v_eps, v_fid = (_rate(models, model, name) for name in ("v_x", "v_eps", "v_fid"))
+    v_x, v_eps, v_fid = (rate_of(models, model, name) for name in ("v_x", "v_eps", "v_fid"))
     process = read_card(models_of(models).folder(model)).process.build()
     v_cos = measures.of_schedule(Cosine(), process)
     whole: dict[str, Schedule] = {"native": Native(), "Karras(rho=7)": Karras(7.0)}
@@ -214,17 +211,17 @@ def ablation(models: Models) -> Experiment:
         whole |= _variants(rate)
     lower = {
         f"{line}, sigma_max={top:g}": Between(schedule, top)
-        for top in (40.0, 20.0)  # of the process's 80
+        for top in (40.0, 20.0)  # the process has 80
         for line, schedule in whole.items()
     }
     mixes = (measures.mix({v_x: 0.5, v_cos: 0.5}), measures.mix({v_x: 0.5, v_fid: 0.5}))
-    whole |= {f"CRS({v.name}, xi={xi:g}, angle)": _crs(v, xi) for v in mixes for xi in (0.5, 1.0)}
+    whole |= {f"CRS({v.name}, xi={xi:g}, angle)": crs(v, xi) for v in mixes for xi in (0.5, 1.0)}
     return Experiment(
         name="ablation",
-        title="Fashion-MNIST, pixel model: what a constant-rate grid owes to its parts",
-        note="A sweep, so the best of many lines is best by luck too: choose here, claim from "
-        "`fmnist`, whose tuned lines were chosen on other seeds. Lines that start below the "
-        "process's sigma_max, and NFE 50, have one block of seeds.",
+        title="Fashion-MNIST, pixel model: the parts of a constant-rate schedule",
+        note="The best of so many lines is partly the best by chance. Use this table to choose "
+        "lines, not to claim results. For claims use `fmnist`, which tunes on other seeds than it "
+        "scores. Lines with a lower sigma_max and cells at NFE 50 have one block of seeds only.",
         model=model,
         lines={**whole, **lower},
         samplers=(DDIM(), DPMpp2M()),
@@ -241,29 +238,29 @@ def ablation(models: Models) -> Experiment:
 
 
 def _variants(rate: Rate) -> dict[str, ConstantRate]:
-    """xi x coordinate of one rate; at xi = 1 the coordinate does not matter."""
-    made = {f"CRS({rate.name}, xi=1)": _crs(rate, 1.0, "angle")}
+    """Every xi with every coordinate. With xi = 1 all coordinates give the same grid."""
+    made = {f"CRS({rate.name}, xi=1)": crs(rate, 1.0, "angle")}
     coordinates: tuple[Coordinate, ...] = ("alpha", "angle", "logsnr")
     for xi, coordinate in product((0.25, 0.5, 0.75, 1.25), coordinates):
-        made[f"CRS({rate.name}, xi={xi:g}, {coordinate})"] = _crs(rate, xi, coordinate)
+        made[f"CRS({rate.name}, xi={xi:g}, {coordinate})"] = crs(rate, xi, coordinate)
     return made
 
 
 def samplers(models: Models) -> Experiment:
-    """Every sampler crossed with ours and the rival schedules, NFE 5 to 50."""
+    """Sixteen samplers, each with nine schedules, at NFE 5 to 50."""
     model = "fmnist-pixel"
-    v_x, v_score = _rate(models, model, "v_x"), _rate(models, model, "v_score")
+    v_x, v_score = rate_of(models, model, "v_x"), rate_of(models, model, "v_score")
     gits, klub = (
         CheapestPath(measures.find(models_of(models).homes(model), name))
         for name in ("gits", "klub")
     )
     return Experiment(
         name="samplers",
-        title="Fashion-MNIST, pixel model: samplers crossed with schedules",
-        note="Nothing is tuned here. rho = 10 and xi = 0.5 are what `fmnist` chose for DDIM and "
-        "DPM-Solver++(2M), four tries each, on other seeds; c = 0.7 is the data's standard "
-        "deviation. A budget that a sampler cannot meet is spent as far as it goes: the count "
-        "stands in brackets. NFE 50 has one block of seeds.",
+        title="Fashion-MNIST, pixel model: every sampler with every schedule",
+        note="This experiment tunes nothing. `fmnist` chose rho = 10 and xi = 0.5 for DDIM and "
+        "DPM-Solver++(2M), with four tries each, on other seeds. c = 0.7 is the standard deviation "
+        "of the data. Some samplers cannot use exactly the given NFE. They use fewer evaluations, "
+        "and brackets show how many. Cells at NFE 50 have one block of seeds only.",
         model=model,
         lines={
             "native": Native(),
@@ -274,7 +271,7 @@ def samplers(models: Models) -> Experiment:
             "KLUB": klub,
             "DM-NonUniform": DMNonUniform(),
             "score-optimal": ConstantRate(v_score, 1.0, smooth=SMOOTH),
-            "CRS(v_x, xi=0.5)": _crs(v_x, 0.5),
+            "CRS(v_x, xi=0.5)": crs(v_x, 0.5),
         },
         samplers=(
             DDIM(), IPNDM(), IPNDM(steps="variable"), PNDM(), DEIS(), DPMSolver2(), Heun(),

@@ -1,6 +1,7 @@
-"""Records -> tables and figures. Reads `plan.json` and `records/`, imports the store only.
+"""Tables and figures of an experiment, from its `plan.json` and its `records/`.
 
-`draw_law` reads a model folder's `law.json` instead.
+This package imports `bench.store` and no other part of bench. `draw_law` reads the `law.json` of a
+model folder instead.
 """
 
 from pathlib import Path
@@ -16,8 +17,17 @@ __all__ = ["draw_law", "report"]
 def report(folder: Path) -> list[Path]:
     """Write `table.{md,csv,tex}`, `seconds.csv` and `figures/*.{png,pdf}` of a results folder.
 
-    Nothing but the plan and the records is read, and the files are the same to the byte each time.
-    ValueError if nothing was run yet.
+    The same records always give the same bytes.
+
+    Arguments:
+        folder: the results folder of an experiment, with its plan and its records. `published.csv`
+            beside the folder is read too, if the plan names a data set in it.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        ValueError: there is no record yet.
     """
     folder = Path(folder)
     plan = store.load_plan(folder)

@@ -1,4 +1,4 @@
-"""Many samplers: FD of each crossed with the schedules, a panel an NFE, in colour."""
+"""Figure for many samplers: FD of every sampler with every schedule, one panel for each NFE."""
 
 import numpy as np
 import pandas as pd
@@ -7,27 +7,23 @@ from matplotlib.figure import Figure
 
 from bench.report.frame import Results, label
 from bench.report.layout import Grid, grids
-from bench.report.sweep import color_bar, heat
+from bench.report.sweep import color_bar, color_range, heat
 
 _COLUMNS = 3  # panels side by side
 
 
 def crossing(results: Results, model: str, n: int) -> Figure:
-    """Mean FD: a row a sampler, a column a schedule, a panel an NFE.
+    """Mean FD. A row is a sampler, a column is a schedule, a panel is an NFE.
 
-    The colour is the logarithm of the ratio to the best of the row; best and ties are bold.
+    The colour is the logarithm of the ratio to the best FD of the row. The best value of a row and
+    its ties are bold.
     """
     every = [grid for grid in grids(results, model, n, "fd") if grid.scores]
     tables = [_means(grid) for grid in every]
     behind = [np.log(table.div(table.min(axis=1), axis=0)) for table in tables]
     most = max(float(np.nanmax(one.to_numpy())) for one in behind)
-    top = float(np.clip(most, np.log(1.1), np.log(3)))
-    down = -(-len(every) // _COLUMNS)
-    lines, samplers = len(tables[0].columns), max(len(table) for table in tables)
-    letters = max(len(line) for line in tables[0].columns)
-    size = (_COLUMNS * (0.42 * lines + 0.3) + 1.9, down * (0.19 * samplers + 0.06 * letters) + 1.2)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = list(figure.subplots(down, _COLUMNS, squeeze=False).flat)
+    top = color_range(most)
+    figure, panels = _subplots(tables)
     for i, axes in enumerate(panels):
         if i < len(every):
             _panel(axes, every[i], tables[i], behind[i], top)
@@ -37,13 +33,23 @@ def crossing(results: Results, model: str, n: int) -> Figure:
             axes.set_visible(False)
     color_bar(figure, panels[: len(every)], top, most, "times the best of the row")
     name = label("fd", results.features)
-    title = f"{name} of {results.subject(model, n)}; bold: best of a row, and ties"
+    title = f"{name} of {results.subject(model, n)}; bold: the best of a row, and its ties"
     figure.suptitle(title, fontsize=10)
     return figure
 
 
+def _subplots(tables: list[pd.DataFrame]) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for every table, and perhaps a few more."""
+    down = -(-len(tables) // _COLUMNS)
+    lines, samplers = len(tables[0].columns), max(len(table) for table in tables)
+    letters = max(len(line) for line in tables[0].columns)
+    size = (_COLUMNS * (0.42 * lines + 0.3) + 1.9, down * (0.19 * samplers + 0.06 * letters) + 1.2)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(down, _COLUMNS, squeeze=False).flat)
+
+
 def _means(grid: Grid) -> pd.DataFrame:
-    """Mean scores [samplers, schedules], NaN where nothing was run."""
+    """Mean scores [samplers, schedules]; NaN: the cell was not run."""
     rows = {name: [score.mean if score else np.nan for score in row] for name, row in
             grid.rows.items()}  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index", columns=grid.heads)
@@ -61,5 +67,5 @@ def _panel(axes: Axes, grid: Grid, table: pd.DataFrame, ratio: pd.DataFrame, top
 
 
 def _short(name: str) -> str:
-    """A sampler without its counted NFE."""
+    """Name of a sampler, without the number of evaluations in brackets."""
     return name.split(" (")[0]

@@ -1,4 +1,4 @@
-"""What figures share: looks of lines, legends, axes, files."""
+"""Panels, legends, axes and files, which all figures share."""
 
 import io
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ from bench.report.lines import Look
 
 
 def looks(results: Results) -> dict[str, Look]:
-    """Schedule line -> look, of all lines of the plan that are scored."""
+    """Schedule line -> look, for every line of the plan that is scored."""
     rows = results.frame[results.frame.role == "score"]
     return lines.looks(results.plan["lines"], dict.fromkeys(rows.line))
 
@@ -32,7 +32,14 @@ def looks(results: Results) -> dict[str, Look]:
 def panels(
     results: Results, model: str, n: int, samplers: list[str] | None = None
 ) -> tuple[Figure, list[tuple[str, Axes]]]:
-    """A figure with one panel a sampler, those that were run unless told, on one y axis."""
+    """A figure with one panel for each sampler. All panels share the y axis.
+
+    Arguments:
+        samplers: None: all samplers that were run.
+
+    Returns:
+        The figure, and (sampler, panel) pairs.
+    """
     samplers = samplers or list(dict.fromkeys(results.ran(model, n).sampler))
     figure = Figure(figsize=(max(4.6 * len(samplers), 6), 4.6), layout="constrained")
     axes = figure.subplots(1, len(samplers), sharey=True, squeeze=False)[0]
@@ -40,7 +47,11 @@ def panels(
 
 
 def legend(figure: Figure, first: Iterable[str] = ()) -> None:
-    """One legend under all panels: what any of them draws, the names of `first` before others."""
+    """One legend below all panels, with every label that a panel has.
+
+    Arguments:
+        first: labels that come first, in this order, if a panel has them.
+    """
     found: dict[str, Artist] = {}
     for axes in figure.axes:
         for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -49,7 +60,7 @@ def legend(figure: Figure, first: Iterable[str] = ()) -> None:
     if not labels:
         return
     longest = max(len(text) for text in labels)
-    fit = int(17 * figure.get_figwidth() / (longest + 10))  # letters of 8 pt, and a handle
+    fit = int(17 * figure.get_figwidth() / (longest + 10))  # letters have 8 pt; 10 for a handle
     figure.legend(
         [found[text] for text in labels], labels, loc="outside lower center", fontsize=8,
         ncols=max(1, min(4, len(labels), fit)), frameon=False,
@@ -57,7 +68,7 @@ def legend(figure: Figure, first: Iterable[str] = ()) -> None:
 
 
 def log_axis(axes: Axes) -> None:
-    """Logarithmic y, labelled in plain numbers, as densely as its range needs; call it last."""
+    """A logarithmic y axis with plain numbers. Call it after everything is drawn."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     ticks: Locator = LogLocator(subs=(1, 2, 5))
@@ -73,7 +84,7 @@ def log_axis(axes: Axes) -> None:
 
 
 def nfe_axis(axes: Axes, ticks: list[int]) -> None:
-    """Logarithmic x, marked at the NFEs that were run and nowhere else; call it last."""
+    """A logarithmic x axis with ticks at the given NFEs only. Call it after everything is drawn."""
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -81,9 +92,15 @@ def nfe_axis(axes: Axes, ticks: list[int]) -> None:
 
 
 def save(figure: Figure, stem: Path, dpi: int = 120) -> list[Path]:
-    """`stem.png`, `dpi` dots an inch, and `stem.pdf`; returns their paths.
+    """Write `stem.png` and `stem.pdf`.
 
-    The PNG in a palette of 128 colours: a third of the bytes of full colour.
+    The PNG has a palette of 128 colours. Its file has a third of the bytes of full colour.
+
+    Arguments:
+        dpi: dots per inch of the PNG.
+
+    Returns:
+        Paths of both files.
     """
     figure.savefig(full := io.BytesIO(), format="png", dpi=dpi)
     picture = Image.open(full).convert("RGB").quantize(128, dither=Image.Dither.NONE)

@@ -1,4 +1,7 @@
-"""Figures as PNG and PDF, the same to the byte on each run: which there are, and the samples."""
+"""Which figures a results folder has, as PNG and PDF, and the figure of samples.
+
+The same records always give the same bytes.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ from bench.report.sweep import sweep
 
 
 def write(results: Results, folder: Path) -> list[Path]:
-    """`figures/<name>.png` and `.pdf`; returns their paths."""
+    """Write `figures/<name>.png` and `figures/<name>.pdf`. Returns: their paths."""
     return [
         path
         for name, figure in _figures(results, folder)
@@ -25,11 +28,15 @@ def write(results: Results, folder: Path) -> list[Path]:
     ]
 
 
-_LARGE = ("samples", "sweep")  # many panels, fewer dots an inch
+_LARGE = ("samples", "sweep")  # large figures have fewer dots per inch
 
 
 def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
-    """Every figure with its file name; models, and numbers of images beyond the first, a suffix."""
+    """Every figure, with its file name.
+
+    The name ends in the model if there are several models. It ends in the number of images for all
+    numbers of a model but its first.
+    """
     models = dict.fromkeys(model for model, _ in results.groups())
     groups = [(model, n) for model, n in results.groups() if len(results.ran(model, n))]
     first = {model: n for model, n in reversed(groups)}
@@ -54,7 +61,7 @@ def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
 
 
 def _of_few_lines(results: Results, model: str, n: int) -> Iterator[tuple[str, Figure]]:
-    """What a group of few schedule lines is drawn as."""
+    """The figures of a group that has few schedule lines."""
     yield "score-vs-nfe", scores.quality(results, model, n)
     errors = scores.errors(results, model, n)
     if errors is not None:
@@ -65,8 +72,10 @@ def _of_few_lines(results: Results, model: str, n: int) -> Iterator[tuple[str, F
 
 
 def _samples(results: Results, model: str, n: int, folder: Path) -> Figure:
-    """The same seeds under each schedule: lowest and highest NFE of the first block of seeds, a
-    column of strips each."""
+    """Images of the same seeds for every schedule line.
+
+    A row is a line. A column is a sampler at the lowest or highest NFE of the first seed block.
+    """
     ran = results.ran(model, n)
     ran = ran[ran.block == ran.block.iloc[0]]
     low, high = min(ran.nfe), max(ran.nfe)
@@ -86,11 +95,11 @@ def _samples(results: Results, model: str, n: int, folder: Path) -> Figure:
                 axes[i][j].imshow(matplotlib.image.imread(strip), cmap="gray", vmin=0, vmax=1)
     for i, line in enumerate(lines):
         axes[i][0].set_ylabel(line, rotation=0, ha="right", va="center", fontsize=8)
-    figure.suptitle(f"{results.models(model, n)}: the same seeds in every row", fontsize=10)
+    figure.suptitle(f"{results.models(model, n)}: every row has the same seeds", fontsize=10)
     return figure
 
 
 def _bare(axes: Axes) -> None:
-    """No ticks and no frame, but a label."""
+    """Remove the ticks and the frame. Labels stay."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

@@ -1,6 +1,7 @@
-"""Plan and records as one table, and the statistics over seed blocks that tables and figures show.
+"""Plan and records as one table, and statistics over seed blocks for tables and figures.
 
-Per column the blocks of two schedules hold the same seeds, so they are compared in pairs.
+A column of a table is one sampler at one NFE. In a column, a seed block has the same seeds for all
+schedules. Two schedules are therefore compared in pairs, block by block.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pandas as pd
 
 from bench import store
 
-MANY_LINES = 16  # schedule lines of a group; more are drawn and sorted as a sweep
+MANY_LINES = 16  # a group with more schedule lines is sorted, and drawn as a coloured table
 _NAMES = {
     "rms_error": "RMS to converged (grey levels)",
     "fd_error": "FD to converged",
@@ -27,7 +28,7 @@ _NAMES = {
 
 
 def label(metric: str, features: str) -> str:
-    """A metric's name in print: FID only for the Inception protocols that published FIDs use."""
+    """The name of a metric in tables. Only the Inception protocols of published FIDs give "FID"."""
     if metric == "fd":
         known = {"inception-v3-compat": "FID", "clean": "FID (clean)"}
         effnet = "FD-EffNet" if features.startswith("effnet") else f"FD ({features})"
@@ -36,7 +37,7 @@ def label(metric: str, features: str) -> str:
 
 
 def spread(values: np.ndarray) -> float:
-    """Half the range of two values, the standard deviation of more, 0 of one."""
+    """Half the range of two values, the standard deviation of three or more, 0 for one value."""
     if len(values) < 2:
         return 0.0
     return float(np.ptp(values) / 2 if len(values) == 2 else np.std(values, ddof=1))
@@ -44,13 +45,17 @@ def spread(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Score:
-    """A cell of a table: mean and spread over its blocks.
+    """A cell of a table.
 
-    leads: best of its column, or not told from it; none leads before the column was run whole.
-    beyond: it scores better than the model's own converged samples of the same seeds, so what it
-    gains there is not closeness to the model's distribution.
-    behind: differences to the best of the column (of those with the most blocks), one a seed block
-    that both have.
+    mean: mean over its seed blocks.
+    spread: `spread` over its seed blocks.
+    blocks: number of seed blocks.
+    leads: it is the best of its column, or a tie with the best. False while cells of the column are
+        not run yet.
+    beyond: its FD is lower than that of the model's own converged samples of the same seeds. Such a
+        gain is no closeness to the model's distribution.
+    behind: difference to the best of the column, for each seed block that both have. The best is
+        taken among the lines with the most blocks.
     """
 
     mean: float
@@ -63,22 +68,28 @@ class Score:
 
 @dataclass(frozen=True)
 class Results:
-    """An experiment's plan with the records that exist."""
+    """An experiment's plan, and the records that exist.
+
+    plan: the content of `plan.json`.
+    records: key -> record.
+    published: rows of `published.csv`, numbers of other authors.
+    """
 
     plan: dict[str, Any]
     records: dict[str, dict[str, Any]]
-    published: list[dict[str, str]] = field(default_factory=list)  # rows of others
+    published: list[dict[str, str]] = field(default_factory=list)
 
     @cached_property
     def done(self) -> list[dict[str, Any]]:
-        """Records of the plan's rows, in plan order, each once."""
+        """The records of the plan's rows, in plan order, without repetition."""
         keys = dict.fromkeys(row["key"] for row in self.plan["rows"])
         return [self.records[key] for key in keys if key in self.records]
 
     def scores(self, row: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Name of a metric -> its score with error and protocol, of a row of the plan.
+        """The scores of a row of the plan.
 
-        A score that was not taken is left out.
+        Returns:
+            Name of a metric -> value, error and protocol. Metrics without a score are left out.
         """
         record = self.records.get(row["key"])
         if record is None:
@@ -91,20 +102,23 @@ class Results:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Names of the metrics that any cell has, in plan order, then distances to converged."""
+        """Names of the metrics that some cell has, in plan order.
+
+        The distances to converged samples, rms_error and fd_error, come last.
+        """
         taken = {name for row in self.plan["rows"] for name in self.scores(row)}
         every = [*(metric["name"] for metric in self.plan["metrics"]), "rms_error", "fd_error"]
         return [name for name in every if name in taken]
 
     @property
     def features(self) -> str:
-        """The feature extractor's name."""
+        """Name of the feature extractor."""
         found = (score for row in self.plan["rows"] for score in self.scores(row).values())
         return str(next(score["features"] for score in found if "features" in score))
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row a planned cell; metrics are NaN where they were not taken."""
+        """One row for each planned cell. A metric without a score is NaN."""
         rows = []
         for row in self.plan["rows"]:
             record, scores = self.records.get(row["key"]), self.scores(row)
@@ -118,57 +132,64 @@ class Results:
 
     @cached_property
     def blocks(self) -> int:
-        """The most scored blocks that any cell of a table has."""
+        """The largest number of scored seed blocks of a cell."""
         run = self.frame[(self.frame.role == "score") & self.frame.counted.notna()]
         where = ["model", "n", "line", "sampler", "nfe"]
         return int(run.groupby(where).block.nunique().max()) if len(run) else 0
 
     def scored(self, model: str, n: int) -> pd.DataFrame:
-        """Scored rows of a model at one number of images."""
+        """Rows of a model at one number of images, without tuning and converged runs."""
         frame = self.frame
         return frame[(frame.role == "score") & (frame.model == model) & (frame.n == n)]
 
     def ran(self, model: str, n: int) -> pd.DataFrame:
-        """Those of `scored` that have a record."""
+        """The rows of `scored` that have a record."""
         rows = self.scored(model, n)
         return rows[rows.counted.notna()]
 
     def groups(self) -> Iterator[tuple[str, int]]:
-        """(model, images a cell) in plan order."""
+        """(model, images a cell) of all groups, in plan order."""
         scored = self.frame[self.frame.role == "score"]
         yield from dict.fromkeys(zip(scored.model, scored.n, strict=True))
 
     def models(self, model: str, n: int) -> str:
-        """Names of the models that made a group's cells; lines may be of others than its own."""
+        """Names of the models that made the images of a group. A line can have its own model."""
         keys = self.ran(model, n).key
         return " and ".join(dict.fromkeys(self.records[k]["cell"]["model"] for k in keys)) or model
 
     def subject(self, model: str, n: int) -> str:
-        """What a group's tables and figures are of."""
+        """The group in headings: its models, and its number of images."""
         return f"{self.models(model, n)}, {n:,} images a cell"
 
     def higher_is_better(self, metric: str) -> bool:
-        """As the plan says; lower is better of the distances to converged runs."""
+        """What the plan says. False for the distances to converged samples."""
         return any(one["name"] == metric and one["higher_is_better"]
                    for one in self.plan["metrics"])  # fmt: skip
 
     def sweeps(self, model: str, n: int) -> bool:
-        """Whether a group has more schedule lines than curves can tell apart."""
+        """Whether a group has too many schedule lines for curves."""
         return "fd" in self.metrics and self.scored(model, n).line.nunique() > MANY_LINES
 
     def ranked(self, model: str, n: int, sampler: str) -> pd.DataFrame:
-        """Mean FD over blocks [lines, NFEs], the lowest geometric mean of `behind` first; NaN where
-        no block was run, lines that were not run at all last."""
+        """Mean FD over seed blocks.
+
+        Returns:
+            [lines, NFEs], sorted by the mean of `behind`, the lowest first. A cell without any
+            block is NaN. Lines without any cell come last.
+        """
         rows = self.scored(model, n)
         means = rows[rows.sampler == sampler].groupby(["line", "nfe"], sort=False).fd.mean()
         order = self.behind(model, n, sampler).mean(axis=1).sort_values(kind="stable")
         return means.unstack().sort_index(axis=1).loc[order.index]
 
     def behind(self, model: str, n: int, sampler: str) -> pd.DataFrame:
-        """log FD less that of the best line of the NFE on the same seeds [lines, NFEs].
+        """Log of the ratio of FD to the FD of the best line, on the same seeds.
 
-        A line is compared on the blocks that it has run, so that easy blocks do not favour it. A
-        value below 0 belongs to a line of fewer blocks that is better on them than the best line.
+        A line is compared on the blocks that it has. Easy blocks therefore do not favour it. A line
+        with fewer blocks can be better on them than the best line. Its value is then below 0.
+
+        Returns:
+            [lines, NFEs].
         """
         rows = self.scored(model, n)
         rows = rows[rows.sampler == sampler]
@@ -182,13 +203,13 @@ class Results:
         return pd.DataFrame(columns, index=list(dict.fromkeys(rows.line)))
 
     def fewer(self, model: str, n: int, sampler: str) -> pd.DataFrame:
-        """Whether a line has fewer blocks than others of its NFE [lines, NFEs]."""
+        """Whether a line has fewer blocks than another line at the same NFE: [lines, NFEs]."""
         rows = self.scored(model, n)
         count = rows[rows.sampler == sampler].groupby(["line", "nfe"], sort=False).fd.count()
         return (table := count.unstack()) < table.max()
 
     def lines(self, model: str, n: int, sampler: str) -> list[str]:
-        """Schedule lines of a table: as `ranked` in a group of many, else in plan order."""
+        """The schedule lines of a table, in plan order. Many lines are in the order of `ranked`."""
         if self.sweeps(model, n):
             return list(self.ranked(model, n, sampler).index)
         rows = self.scored(model, n)
@@ -197,7 +218,7 @@ class Results:
     def column(
         self, model: str, n: int, sampler: str, nfe: int, metric: str
     ) -> dict[str, Score | None]:
-        """One column of a table: schedule line -> score, None where no block was run."""
+        """One column of a table: schedule line -> score. None: no block was run."""
         rows = self.scored(model, n)
         here = rows[(rows.sampler == sampler) & (rows.nfe == nfe)]
         blocks = {
@@ -209,7 +230,7 @@ class Results:
             return dict.fromkeys(blocks)
         sign = -1 if self.higher_is_better(metric) else 1
         best = _best(ran, sign)
-        whole = bool(here.counted.notna().all())  # the best of some may not be the best of all
+        whole = bool(here.counted.notna().all())  # a cell that is not run yet may become the best
         ahead = self._ahead(here) if metric == "fd" else {}
         scores: dict[str, Score | None] = dict.fromkeys(blocks)
         for line in ran:
@@ -225,7 +246,7 @@ class Results:
         return scores
 
     def _ahead(self, rows: pd.DataFrame) -> dict[str, bool]:
-        """Schedule line -> whether its FD lies below that of its converged runs, mean of blocks."""
+        """Schedule line -> whether its FD is below that of its converged runs, on average."""
         found: dict[str, list[float]] = {}
         for _, row in rows.dropna(subset=["fd"]).iterrows():
             fine = self.converged_fd(row)
@@ -234,7 +255,7 @@ class Results:
         return {line: float(np.mean(gaps)) < 0 for line, gaps in found.items()}
 
     def converged_fd(self, row: pd.Series) -> float | None:
-        """FD of the converged run of a row's model and seeds, if over as many images."""
+        """FD of the converged run of the same model and seeds. None: other number of images."""
         anchor = self._rows.get(row.get("anchor"))
         fd = self.scores(anchor).get("fd") if anchor and anchor["n"] == row.n else None
         return None if fd is None else float(fd["value"])
@@ -245,19 +266,25 @@ class Results:
 
     @cached_property
     def converged(self) -> list[dict[str, Any]]:
-        """Rows of the converged runs that have a record, in plan order, each once."""
+        """Rows of the converged runs that have a record, in plan order, without repetition."""
         rows = {key: row for key, row in self._rows.items() if row["role"] == "converged"}
         return [row for key, row in rows.items() if key in self.records]
 
 
 def _best(blocks: dict[str, pd.Series], sign: int) -> str:
-    """The line of the lowest mean (highest: sign -1), of those with the most blocks: the mean of
-    fewer blocks may be low because their seeds are easy."""
+    """The line with the best mean, among the lines with the most blocks.
+
+    Fewer blocks can have a better mean because their seeds are easy.
+
+    Arguments:
+        blocks: line -> scores of its blocks.
+        sign: 1: lower is better. -1: higher is better.
+    """
     most = max(map(len, blocks.values()))
     whole = [line for line, values in blocks.items() if len(values) == most]
     return min(whole, key=lambda line: sign * blocks[line].mean())
 
 
 def _ties(behind: np.ndarray) -> bool:
-    """Whether paired differences to the best (>= 0 on average) are within their own spread."""
+    """Whether the mean of the paired differences to the best is at most their own spread."""
     return len(behind) > 1 and float(behind.mean()) <= spread(behind)

@@ -1,40 +1,50 @@
-"""Tables as data: which scores stand where, for Markdown, LaTeX and figures alike."""
+"""Tables as data: which score is in which cell. Markdown, LaTeX and figures use the same data."""
 
 from dataclasses import dataclass
 
 from bench.report.frame import Results, Score
 
-MANY_SAMPLERS = 4  # more are crossed with the schedules, a table an NFE
+MANY_SAMPLERS = 4  # with more samplers, a table is an NFE: samplers by schedules
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One table: rows of scores under heads. Scores are compared down a column, or along a row."""
+    """One table.
 
-    subject: str  # a sampler, or an NFE
+    subject: a sampler, or an NFE.
+    corner: head of the first column.
+    heads: heads of the other columns.
+    rows: head of a row -> scores. None: the cell was not run.
+    """
+
+    subject: str
     corner: str
     heads: list[str]
     rows: dict[str, list[Score | None]]
 
     @property
     def scores(self) -> list[Score]:
-        """All that were run."""
+        """The scores of all cells that were run."""
         return [score for row in self.rows.values() for score in row if score]
 
 
 def samplers(results: Results, model: str, n: int) -> list[str]:
-    """Samplers of a group, in plan order."""
+    """The samplers of a group, in plan order."""
     return list(dict.fromkeys(results.scored(model, n).sampler))
 
 
 def crossed(results: Results, model: str, n: int) -> bool:
-    """Whether a group has so many samplers that they are crossed with the schedules."""
+    """Whether a group has many samplers, so that a table is an NFE."""
     return len(samplers(results, model, n)) > MANY_SAMPLERS
 
 
 def grids(results: Results, model: str, n: int, metric: str) -> list[Grid]:
-    """Tables of a metric: a sampler each, schedule lines by NFE; or an NFE each, samplers by
-    schedule lines, where samplers are many."""
+    """The tables of a metric.
+
+    Few samplers: a table for each sampler, with schedule lines as rows and NFEs as columns. Scores
+    are compared within a column. Many samplers: a table for each NFE, with samplers as rows and
+    schedule lines as columns. Scores are compared within a row.
+    """
     if crossed(results, model, n):
         nfes = sorted(set(results.scored(model, n).nfe))
         return [_of_nfe(results, model, n, nfe, metric) for nfe in nfes]
@@ -64,7 +74,7 @@ def _of_nfe(results: Results, model: str, n: int, nfe: int, metric: str) -> Grid
 
 
 def _counted(results: Results, model: str, n: int, sampler: str, nfe: int) -> str:
-    """The evaluations that a budget came to, in brackets, where they are others."""
+    """The numbers of evaluations in brackets, if they differ from the NFE; else ""."""
     rows = results.scored(model, n)
     here = rows[(rows.sampler == sampler) & (rows.nfe == nfe)]
     counted = sorted(set(here.counted.dropna().astype(int)))

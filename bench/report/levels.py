@@ -1,6 +1,6 @@
-"""Where noise levels lie: the grids as run and the rates that they were made of, with bands.
+"""Figures of noise levels: the grids of the cells, and the measured rates behind them.
 
-A band holds 90 % of the bootstrap replicates of a rate, at each level or step by itself.
+A band contains 90 % of the bootstrap replicates of a rate, at each level or step separately.
 """
 
 import textwrap
@@ -10,18 +10,19 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bench.report.drawing import legend, log_axis, looks, panels
 from bench.report.frame import Results
-from bench.report.lines import COOL, WARM, uses_rate
+from bench.report.lines import COOL, WARM, Look, uses_rate
 
 _BANDS = "bands: 90 % of the bootstrap replicates"
 
 
 def first_records(results: Results, model: str, n: int, sampler: str, nfe: int) -> dict:
-    """Schedule line -> its record in the first block that was run: the same seeds for all."""
+    """Schedule line -> its record in the first block that was run. All have the same seeds."""
     rows = results.ran(model, n)
     rows = rows[(rows.sampler == sampler) & (rows.nfe == nfe)]
     rows = rows[rows.block == rows.block.iloc[0]] if len(rows) else rows
@@ -29,8 +30,10 @@ def first_records(results: Results, model: str, n: int, sampler: str, nfe: int) 
 
 
 def grids(results: Results, model: str, n: int) -> Figure:
-    """The grids as run: sigma against the step, at the NFE nearest to 10, a panel a sampler; those
-    that walk the same grids share one."""
+    """sigma against the step, at the NFE nearest to 10.
+
+    A panel is a sampler. Samplers whose cells have the same grids share a panel.
+    """
     ran = results.ran(model, n)
     nfe = min(set(ran.nfe), key=lambda one: (abs(one - 10), one))
     alike: dict[str, list[str]] = {}
@@ -39,22 +42,12 @@ def grids(results: Results, model: str, n: int) -> Figure:
         walked = repr({line: record["grid"] for line, record in found.items()})
         alike.setdefault(walked, []).append(sampler)
     figure, each = panels(results, model, n, [group[0] for group in alike.values()])
-    known, bands, banded = looks(results), results.plan.get("grid_bands", {}), False
+    known, banded = looks(results), False
     for (sampler, axes), group in zip(each, alike.values(), strict=True):
         for line, record in first_records(results, model, n, sampler, nfe).items():
-            grid, look = np.array(record["grid"]), known[line]
-            shown = grid > 0
-            axes.plot(
-                grid[shown], look.linestyle, color=look.color, marker=look.marker, ms=4, lw=1.2,
-                label=line,
-            )  # fmt: skip
-            if record["key"] in bands:
-                low, high = (np.array(side)[shown] for side in bands[record["key"]])
-                step, banded = np.arange(len(low)), True
-                axes.fill_between(step, low, high, color=look.color, alpha=0.3, lw=0)
+            banded |= _grid(axes, results, record, line, known[line])
         axes.set_yscale("log")
-        names = ", ".join(group)
-        axes.set_title(f"{textwrap.fill(names, 60)}, NFE {nfe}", fontsize=9)
+        axes.set_title(f"{textwrap.fill(', '.join(group), 60)}, NFE {nfe}", fontsize=9)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3, lw=0.5)
@@ -65,20 +58,39 @@ def grids(results: Results, model: str, n: int) -> Figure:
     return figure
 
 
+def _grid(axes: Axes, results: Results, record: dict[str, Any], line: str, look: Look) -> bool:
+    """Draw the grid of a cell and its band. Returns: whether it has a band."""
+    grid = np.array(record["grid"])
+    shown = grid > 0
+    axes.plot(
+        grid[shown], look.linestyle, color=look.color, marker=look.marker, ms=4, lw=1.2, label=line
+    )
+    band = results.plan.get("grid_bands", {}).get(record["key"])
+    if band is None:
+        return False
+    low, high = (np.array(side)[shown] for side in band)
+    axes.fill_between(np.arange(len(low)), low, high, color=look.color, alpha=0.3, lw=0)
+    return True
+
+
 @dataclass(frozen=True)
 class Curve:
-    """A rate of the plan, and the checkpoint that it is of."""
+    """A rate of the plan, and the name of the checkpoint whose rate it is."""
 
     rate: dict[str, Any]
     model: str
 
     @property
     def name(self) -> str:
+        """v_x, say."""
         return str(self.rate["name"])
 
     @cached_property
     def _levels(self) -> np.ndarray:
-        """[levels, 2 or 4]: sigma, v, and its band if it has one; by sigma, finite only."""
+        """Columns sigma and v, and the band if there is one [levels, 2 or 4].
+
+        Sorted by sigma. Levels that are not finite are left out.
+        """
         names = [name for name in ("sigma", "v", "v_low", "v_high") if name in self.rate]
         levels = np.array([self.rate[name] for name in names], float).T
         levels = levels[np.isfinite(levels).all(axis=1)]
@@ -91,27 +103,26 @@ class Curve:
 
     @cached_property
     def per_degree(self) -> np.ndarray:
-        """v dsigma/dangle and its band [levels, 1 or 3], over the area under the first."""
+        """v dsigma/dangle and its band, divided by the area under v [levels, 1 or 3]."""
         per_angle = self._levels[:, 1:] * (1 + self._levels[:, :1] ** 2)
         return per_angle / np.trapezoid(per_angle[:, 0], self.angle)
 
     @property
     def share(self) -> np.ndarray:
-        """The share of the whole below each level [levels]."""
+        """The share of the integrated rate below each level [levels]."""
         v = self.per_degree[:, 0]
         return np.concatenate([[0], np.cumsum((v[1:] + v[:-1]) / 2 * np.diff(self.angle))])
 
-    def used_by(self, record: dict[str, Any]) -> bool:
-        """Whether a cell's grid was made of this rate."""
-        cell = record["cell"]
-        return cell["model"] == self.model and uses_rate(cell["schedule"], self.name)
+    def used_by(self, schedule: dict[str, Any], model: str) -> bool:
+        """Whether a schedule on this model uses this rate."""
+        return model == self.model and uses_rate(schedule, self.name)
 
 
 def curves(results: Results, model: str) -> list[Curve]:
-    """The plan's rates that belong to a table, those of its lines' other checkpoints included.
+    """The rates of the plan that belong to a group, with those of other checkpoints of its lines.
 
-    A plan may give one model's name to rates of several: they stand in the order in which the
-    plan's rows first use them, from which the checkpoint is told.
+    An older plan can name one model for the rates of several checkpoints. These rates are in the
+    order in which the rows of the plan first use them. That order gives the checkpoint.
     """
     rows, rates = results.plan["rows"], results.plan["rates"]
     cells = [(row, results.records[row["key"]]["cell"]) for row in rows
@@ -125,17 +136,17 @@ def curves(results: Results, model: str) -> list[Curve]:
         users = list(
             dict.fromkeys(c["model"] for _, c in cells if uses_rate(c["schedule"], rate["name"]))
         )
-        told = len(alike) > 1 and len(alike) == len(users)
-        owner = users[[one is rate for one in alike].index(True)] if told else rate["model"]
+        known = len(alike) > 1 and len(alike) == len(users)
+        owner = users[[one is rate for one in alike].index(True)] if known else rate["model"]
         if rate["model"] in ours:
             found.append(Curve(rate, owner))
     return found
 
 
 def rates(results: Results, model: str) -> Figure:
-    """Measured rates per unit angle, normalised, and the share of the whole below each angle.
+    """Left panel: measured rates per degree. Right panel: the share of each below the angle.
 
-    Bands are of single levels, so the shares have none.
+    A band is that of single levels. A share adds many levels, so it has no band.
     """
     figure = Figure(figsize=(9.2, 4.9), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -151,8 +162,8 @@ def rates(results: Results, model: str) -> Figure:
             left.fill_between(curve.angle, low, band[1], color=color, alpha=0.25, lw=0)
         text = _label(curve, several=len(owners) > 1)
         right.plot(curve.angle, curve.share, lw=1.4, label=text, **style)
-    left.set_ylabel("rate per degree, unit area")
-    right.set_ylabel("share of the whole below")
+    left.set_ylabel("rate per degree, normalised")
+    right.set_ylabel("share of the rate below the angle")
     log_axis(left)
     for axes in (left, right):
         axes.set(xlabel="angle = atan σ, degrees", xticks=range(0, 91, 15))
@@ -164,13 +175,19 @@ def rates(results: Results, model: str) -> Figure:
 
 
 def _colors(results: Results, drawn: Iterable[Curve]) -> list[str]:
-    """The colour of the first schedule line that uses each rate; another where it is taken."""
+    """For each rate the colour of the first schedule line that uses it.
+
+    If another rate has that colour already, the rate gets a free colour. The plan says which line
+    uses which rate. A record cannot say so: lines with the same grid share one record.
+    """
     known, found = looks(results), list[str]()
     scored = results.frame[results.frame.role == "score"]
     cells = zip(scored.line, scored.key, strict=True)
-    pairs = [(line, results.records[key]) for line, key in cells if key in results.records]
+    ran = {line: results.records[key]["cell"]["model"] for line, key in cells
+           if key in results.records}  # fmt: skip
+    schedules = {line: results.plan["lines"][line]["schedule"] for line in ran}
     for curve in drawn:
-        lines = [line for line, record in pairs if curve.used_by(record)]
+        lines = [line for line, model in ran.items() if curve.used_by(schedules[line], model)]
         wanted = [known[line].color for line in lines[:1]]
         free = [color for color in (*wanted, *WARM, *COOL) if color not in found]
         found.append((free or COOL)[0])
@@ -178,7 +195,7 @@ def _colors(results: Results, drawn: Iterable[Curve]) -> list[str]:
 
 
 def _label(curve: Curve, several: bool) -> str:
-    """The rate's name, its checkpoint if the figure has several, and what it was measured from."""
+    """Name of the rate, numbers of images and levels, and the checkpoint if there are several."""
     known = [f"{curve.rate[what]} {what}" for what in ("images", "levels") if curve.rate.get(what)]
     name = f"{curve.name} of {curve.model}" if several else curve.name
     return f"{name} ({', '.join(known)})" if known else name

@@ -1,8 +1,8 @@
-"""How a line is drawn, from its identity: the same colour and marker in every figure.
+"""How a schedule line is drawn: one colour and one marker for a line, in every figure.
 
-A line's identity is made of its schedule and model (`plan.json`, "lines"), not of its place in an
-experiment. Lines that place levels at a constant rate are warm and solid, others cool and dashed
-(palette after Okabe and Ito).
+Both follow from the line's identity, which is a digest of its schedule and its model (`plan.json`,
+"lines"). They do not depend on the line's place in an experiment. Constant-rate lines are solid and
+have warm colours. All other lines are dashed and have cool colours (after Okabe and Ito).
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from typing import Any
 COOL = ("#333333", "#56B4E9", "#0072B2", "#999999", "#333399", "#7F9DB9", "#00838F", "#9575CD")
 WARM = ("#D55E00", "#E69F00", "#CC79A7", "#A50F15", "#8C6D00", "#F0027F")
 MARKS = "osD^vP*X"
-_FIRST = {"Native": 0, "LogSNR": 1, "Karras": 2, "Cosine": 3}  # places in COOL of well-known rivals
+_FIRST = {"Native": 0, "LogSNR": 1, "Karras": 2, "Cosine": 3}  # well-known rivals: index in COOL
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Look:
 
 
 def parts_of(spec: Any) -> Iterator[dict[str, Any]]:
-    """A spec and every spec inside it."""
+    """A spec, and all specs that it contains."""
     if isinstance(spec, dict):
         if "class" in spec:
             yield spec
@@ -37,12 +37,12 @@ def parts_of(spec: Any) -> Iterator[dict[str, Any]]:
 
 
 def constant_rate(line: dict[str, Any]) -> bool:
-    """Whether a line of a plan has a constant-rate grid."""
+    """Whether the schedule of a line of a plan contains `ConstantRate`."""
     return any(part["class"] == "ConstantRate" for part in parts_of(line["schedule"]))
 
 
 def uses_rate(spec: dict[str, Any], name: str) -> bool:
-    """Whether a schedule is made of the rate of that name."""
+    """Whether the spec of a schedule contains the rate of this name."""
     return any(part["class"] == "Rate" and part["fields"]["name"] == name
                for part in parts_of(spec))  # fmt: skip
 
@@ -50,11 +50,11 @@ def uses_rate(spec: dict[str, Any], name: str) -> bool:
 def looks(lines: dict[str, dict[str, Any]], shown: Iterable[str]) -> dict[str, Look]:
     """Name of a line -> its look.
 
-    Each line has a colour of choice, which follows from its identity. A line whose colour is taken
-    by an earlier line of the same plan gets the next free one.
+    The identity of a line gives its preferred colour and marker. If an earlier line of the same
+    plan has that colour or marker, the line gets the next free one.
 
     Arguments:
-        lines: of a plan.
+        lines: "lines" of a plan.
         shown: names of the lines that are scored, in plan order.
     """
     found: dict[str, Look] = {}
@@ -65,7 +65,7 @@ def looks(lines: dict[str, dict[str, Any]], shown: Iterable[str]) -> dict[str, L
         first = _FIRST.get(line["schedule"]["class"], number % len(palette))
         used = [look.color for look in found.values()]
         order = palette[first % len(palette) :] + palette[: first % len(palette)]
-        color = min(order, key=used.count)  # the first of those that are used least
+        color = min(order, key=used.count)  # of the least used colours the first
         marks = MARKS[number % len(MARKS) :] + MARKS[: number % len(MARKS)]
         taken = [look.marker for look in found.values()]
         found[name] = Look(color, min(marks, key=taken.count), "-" if ours else "--")

@@ -33,12 +33,12 @@ def read(folder: Path, dataset: str) -> list[Row]:
         rows = list(csv.DictReader(file))
     lacking = [name for name in ("dataset", *_COLUMNS) if rows and name not in rows[0]]
     if lacking:
-        raise ValueError(f"{path} has no column {', '.join(lacking)}")
+        raise ValueError(f"{path} has no column {', '.join(lacking)}; add it to the first line")
     return [row for row in rows if row["dataset"] == dataset]
 
 
 def markdown(rows: list[Row], dataset: str) -> list[str]:
-    """A section of the page: none without rows."""
+    """The section of the page with these rows. Empty without rows."""
     if not rows:
         return []
     table = ["| " + " | ".join(_HEADS) + " |", "|---|---|---|---:|---:|---:|---:|---|---|"]
@@ -47,17 +47,17 @@ def markdown(rows: list[Row], dataset: str) -> list[str]:
         table.append("| " + " | ".join(cells) + " |")
     return [
         f"## Published for {dataset}",
-        "Numbers of their authors, not run here; compare them with FID only, of 50,000 images, and "
-        "after reading their protocol.",
+        "These numbers are copied from the sources. They were not run here. Compare them only with "
+        "FID of 50,000 images, and read their protocol first.",
         "\n".join(table),
     ]
 
 
 def points(rows: list[Row]) -> list[tuple[float, float]]:
-    """(NFE, FID) of the rows that have both."""
+    """(NFE, FID) of the rows that state both."""
     return [(float(row["nfe"]), float(row["fid"])) for row in rows if row["nfe"] and row["fid"]]
 
 
 def levels(rows: list[Row]) -> list[tuple[str, float]]:
-    """(model, FID) of the rows that do not say their NFE."""
+    """(model, FID) of the rows that state no NFE."""
     return [(row["model"], float(row["fid"])) for row in rows if row["fid"] and not row["nfe"]]

@@ -1,4 +1,4 @@
-"""Scores as curves: against NFE, against the converged samples, precision against recall."""
+"""Figures with scores as curves: scores against NFE, and precision against recall."""
 
 from collections.abc import Iterable
 from itertools import cycle
@@ -16,15 +16,18 @@ _LEVELS = (("#009E73", ":"), ("#117733", "-."), ("#44AA99", (0, (5, 1.5))))
 
 
 def quality(results: Results, model: str, n: int) -> Figure:
-    """Scores of the images against the data: FD, precision, recall."""
+    """Scores of the images against the data, such as FD, precision and recall."""
     metrics = [name for name in results.metrics if name not in _ERRORS]
     return _against_nfe(results, model, n, metrics, results.subject(model, n))
 
 
 def errors(results: Results, model: str, n: int) -> Figure | None:
-    """FD to the data over the distance to the model's own converged samples, where known.
+    """FD to the data, above the distances to the model's own converged samples.
 
-    FD is not monotone in the error of integration; it may fall below the converged level.
+    FD is not monotone in the sampling error. It can be lower than the FD of the converged samples.
+
+    Returns:
+        The figure. None: no cell has a distance to converged samples.
     """
     known = results.ran(model, n)
     found = [name for name in _ERRORS if name in results.metrics and known[name].notna().any()]
@@ -35,10 +38,8 @@ def errors(results: Results, model: str, n: int) -> Figure | None:
     return _against_nfe(results, model, n, metrics, title)
 
 
-def _against_nfe(
-    results: Results, model: str, n: int, metrics: list[str], title: str
-) -> Figure:  # fmt: skip
-    """A row a metric, a panel a sampler; bands are the spread over blocks."""
+def _against_nfe(results: Results, model: str, n: int, metrics: list[str], title: str) -> Figure:
+    """A row is a metric, a column is a sampler. Bands show the spread over seed blocks."""
     samplers = list(dict.fromkeys(results.ran(model, n).sampler))
     size = (max(4.6 * len(samplers), 6), 3.1 * len(metrics) + 1.1)
     figure = Figure(figsize=size, layout="constrained")
@@ -64,7 +65,7 @@ def _against_nfe(
 def _paths(
     results: Results, model: str, n: int, sampler: str, metric: str
 ) -> dict[str, np.ndarray]:
-    """Schedule line -> [points, 3]: NFE, mean, spread, for the cells that were run."""
+    """Schedule line -> [points, 3]: NFE, mean and spread of the cells that were run."""
     rows = results.scored(model, n)
     found: dict[str, list[tuple[float, float, float]]] = {}
     for nfe in sorted(set(rows[rows.sampler == sampler].nfe)):
@@ -76,7 +77,7 @@ def _paths(
 
 
 def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray]) -> None:
-    """Lines with their bands, single points with bars; above 0, so that a log axis shows them."""
+    """Curves with bands. A single point has a bar. Bands stay above 0 for the log axis."""
     known = looks(results)
     for line, points in paths.items():
         nfe, mean, spread = points.T
@@ -94,7 +95,10 @@ def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray]) -> None:
 
 
 def _converged_levels(row: Iterable[Axes], results: Results, model: str, n: int) -> None:
-    """The FD of converged runs over as many images, dotted: gains below it are none of accuracy."""
+    """Horizontal lines at the FD of the converged runs of as many images.
+
+    An FD below such a line is no gain in accuracy.
+    """
     levels: dict[str, list[float]] = {}
     for _, cell in results.ran(model, n).iterrows():
         fine = results.converged_fd(cell)
@@ -107,7 +111,7 @@ def _converged_levels(row: Iterable[Axes], results: Results, model: str, n: int)
 
 
 def _published(row: Iterable[Axes], results: Results) -> None:
-    """FIDs of others, beside ours where ours is one: crosses, or levels where NFE is not said."""
+    """Published FIDs, if our FD is an FID. A cross has an NFE; a horizontal line has none."""
     if label("fd", results.features) != "FID":
         return
     points = np.array(published.points(results.published)).reshape(-1, 2)
@@ -119,7 +123,7 @@ def _published(row: Iterable[Axes], results: Results) -> None:
 
 
 def precision_recall(results: Results, model: str, n: int) -> Figure:
-    """Precision against recall, a path over NFE a schedule; marks grow with NFE."""
+    """Precision against recall. A path is a schedule line over NFE; marks grow with NFE."""
     figure, each = panels(results, model, n)
     known, nfes = looks(results), results.ran(model, n).nfe
     for sampler, axes in each:

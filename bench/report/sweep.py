@@ -1,4 +1,4 @@
-"""Many schedule lines at once: FD as a table in colour, since curves of so many are unreadable."""
+"""Figure for many schedule lines: FD as a coloured table. So many curves would be unreadable."""
 
 import numpy as np
 import pandas as pd
@@ -12,53 +12,65 @@ from bench.report.frame import Results, label
 from bench.report.lines import constant_rate
 
 _COLORS = colormaps["YlOrRd"]
-_RATIOS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3)  # marks of the colour bar
+_RATIOS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3)  # ticks of the colour bar
+_ITALIC = ";\nitalic: of fewer seed blocks, compared on these blocks only"
 
 
 def sweep(results: Results, model: str, n: int) -> Figure:
-    """Mean FD: a row a line, lowest geometric mean first, a column an NFE, a panel a sampler.
+    """Mean FD. A row is a schedule line, a column is an NFE, a panel is a sampler.
 
-    The colour is the logarithm of the ratio to the best of the column on the same seeds.
+    Rows are sorted by geometric mean, the lowest first. The colour is the logarithm of the ratio to
+    the best FD of the column on the same seeds.
     """
     samplers = list(dict.fromkeys(results.ran(model, n).sampler))
     tables = [results.ranked(model, n, sampler).dropna(how="all") for sampler in samplers]
-    behind, fewer = (
-        [
-            of(model, n, sampler).reindex_like(table)
-            for sampler, table in zip(samplers, tables, strict=True)
-        ]
-        for of in (results.behind, results.fewer)
-    )
+    pairs = list(zip(samplers, tables, strict=True))
+    behind = [results.behind(model, n, sampler).reindex_like(table) for sampler, table in pairs]
+    fewer = [results.fewer(model, n, sampler).reindex_like(table) for sampler, table in pairs]
     most = max(float(one.max().max()) for one in behind)
-    top = float(np.clip(most, np.log(1.1), np.log(3)))
+    top = color_range(most)
+    figure, panels = _subplots(tables)
+    for (sampler, table), axes, ratio, few in zip(pairs, panels, behind, fewer, strict=True):
+        ours = [constant_rate(results.plan["lines"][line]) for line in table.index]
+        _panel(axes, table, ratio, top, few.to_numpy(), ours)
+        axes.set_title(f"{sampler}, NFE", fontsize=9)
+    color_bar(figure, panels, top, most, "times the best of the column")
+    some = _ITALIC if any(bool(few.any(axis=None)) for few in fewer) else ""
+    figure.suptitle(
+        f"{label('fd', results.features)} of {results.subject(model, n)}, sorted by geometric "
+        "mean, the lowest first;\nbold numbers: the best of a column; "
+        f"bold names: lines without a constant rate{some}",
+        fontsize=10,
+    )
+    return figure
+
+
+def _subplots(tables: list[pd.DataFrame]) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for every table, side by side."""
     lines = max(len(table) for table in tables)
     letters = max(len(line) for table in tables for line in table.index)
     width = sum(0.5 * table.shape[1] + 0.075 * letters + 0.3 for table in tables)
     figure = Figure(figsize=(max(width, 6), 0.165 * lines + 1.8), layout="constrained")
-    panels = figure.subplots(1, len(samplers), squeeze=False)[0]
-    every = zip(samplers, panels, tables, behind, fewer, strict=True)
-    for sampler, axes, table, ratio, few in every:
-        ours = [constant_rate(results.plan["lines"][line]) for line in table.index]
-        _panel(axes, table, ratio, top, few.to_numpy(), ours)
-        axes.set_title(f"{sampler}, NFE", fontsize=9)
-    color_bar(figure, list(panels), top, most, "times the best of the column")
-    name = label("fd", results.features)
-    some = ";\nitalic: of fewer seed blocks, coloured by these alone" * any(
-        bool(few.any(axis=None)) for few in fewer
-    )
-    figure.suptitle(
-        f"{name} of {results.subject(model, n)}: lowest geometric mean first;\n"
-        f"bold: best of a column, and lines without a constant rate{some}",
-        fontsize=10,
-    )
-    return figure
+    return figure, list(figure.subplots(1, len(tables), squeeze=False)[0])
+
+
+def color_range(most: float) -> float:
+    """Upper end of the colours, as a log ratio: `most`, but at least log 1.1 and at most log 3."""
+    return float(np.clip(most, np.log(1.1), np.log(3)))
 
 
 def _panel(
     axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float, few: np.ndarray,
     ours: list[bool],
 ) -> None:  # fmt: skip
-    """One sampler's lines. ours: whether a line has a constant rate."""
+    """The lines of one sampler.
+
+    Arguments:
+        ratio: log of the ratio to the best FD of the column, as `table` [lines, NFEs].
+        top: upper end of the colours.
+        few: whether a cell has fewer seed blocks than others of its column [lines, NFEs].
+        ours: whether a line has a constant rate.
+    """
     heat(axes, table, ratio, top, (ratio == 0).to_numpy(), few)
     axes.set_xticks(range(table.shape[1]), [str(nfe) for nfe in table.columns], fontsize=7)
     axes.set_yticks(range(len(table)), list(table.index), fontsize=7, parse_math=False)
@@ -70,7 +82,7 @@ def heat(
     axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float, bold: np.ndarray,
     italic: np.ndarray | None = None,
 ) -> None:  # fmt: skip
-    """Numbers on colours: white where no cell was run, dark cells written in white."""
+    """Numbers on colours. Cells that were not run are white. Dark cells have white numbers."""
     axes.imshow(
         ratio.to_numpy(), cmap=_COLORS, vmin=0, vmax=top, aspect="auto", interpolation="nearest"
     )
@@ -87,12 +99,18 @@ def heat(
 
 
 def _number(value: float) -> str:
-    """Three digits, as many as a cell has room for."""
+    """Three digits, which a cell has room for."""
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def color_bar(figure: Figure, panels: list[Axes], top: float, most: float, what: str) -> None:
-    """Below the panels, from 0 to `top`, marked in ratios; pointed if cells lie beyond."""
+    """A colour bar below the panels, with ratios as ticks.
+
+    Arguments:
+        top: log ratio at the end of the bar.
+        most: the largest log ratio of a cell; beyond `top` the bar ends in an arrow.
+        what: label of the bar.
+    """
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, top), _COLORS), ax=panels, location="bottom", aspect=60,
         shrink=0.6, pad=0.01, extend="max" if most > top else "neither",

@@ -1,4 +1,4 @@
-"""Tables: Markdown and LaTeX for people, CSV for programs. An unrun cell is empty."""
+"""Tables: Markdown and LaTeX for readers, CSV for programs. A cell that was not run is empty."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,16 +12,18 @@ from bench.report import published
 from bench.report.frame import MANY_LINES, Results, Score, label, spread
 from bench.report.layout import Grid, crossed, grids
 
+_WHOLE = "Nothing is bold before all cells that are compared with each other were run."
 _BOLD = (
-    "Bold: best, of lines with the most seed blocks, and those within the spread of it (paired by "
-    "block), once all it is compared with was run."
+    "Bold: the best value, and ties with it. The best is taken among the lines with the most seed "
+    "blocks. A line is a tie if its mean distance to the best, paired by seed block, is at most "
+    f"the spread of these distances. {_WHOLE}"
 )
-_BEST = "Bold: best, once all it is compared with was run."  # one block has no spread, so no ties
+_BEST = f"Bold: the best value. {_WHOLE}"  # one block has no spread, so there are no ties
 _CELL = ["model", "sampler", "line", "nfe", "counted", "block", "role", "n"]
 
 
 def write(results: Results, folder: Path) -> list[Path]:
-    """`table.md`, `table.csv`, `table.tex`, `seconds.csv`; returns their paths."""
+    """Write `table.md`, `table.csv`, `table.tex` and `seconds.csv`. Returns: their paths."""
     return [
         store.write_text(folder / "table.md", markdown(results)),
         store.write_text(folder / "table.csv", long_form(results).to_csv(index=False)),
@@ -31,18 +33,18 @@ def write(results: Results, folder: Path) -> list[Path]:
 
 
 def long_form(results: Results) -> pd.DataFrame:
-    """One row a planned cell, tuning cells included; nothing that differs from run to run."""
+    """One row for each planned cell, with tuning cells. A second run gives the same table."""
     frame, rows = results.frame, results.plan["rows"]
     devices = {key: record["device"] for key, record in results.records.items()}
 
-    def said(name: str) -> list[Any]:
-        """The first score's word on its protocol, None where nothing was scored."""
+    def first(name: str) -> list[Any]:
+        """An entry of the protocol, from the first score that has it. None: no score has it."""
         scores = [results.scores(row).values() for row in rows]
         return [next((one[name] for one in cell if name in one), None) for cell in scores]
 
     out = frame[[*_CELL, "schedule", *results.metrics]].assign(
-        counted=frame.counted.astype("Int64"), features=said("features"),
-        reference=said("reference"), device=frame.key.map(devices),
+        counted=frame.counted.astype("Int64"), features=first("features"),
+        reference=first("reference"), device=frame.key.map(devices),
         **{f"{name}_{what}": values for name in results.metrics
            for what, values in _sureness(results, name).items()},
     )  # fmt: skip
@@ -50,7 +52,7 @@ def long_form(results: Results) -> pd.DataFrame:
 
 
 def _sureness(results: Results, metric: str) -> dict[str, list[float | None]]:
-    """Columns of the error and of the ends of the interval of a metric; only those that exist."""
+    """Columns of the standard error and of the 95 % confidence interval, if a score has them."""
     scores = [results.scores(row).get(metric, {}) for row in results.plan["rows"]]
     ends = [score.get("interval_95", (None, None)) for score in scores]
     found = {"error": [score.get("error") for score in scores],
@@ -59,7 +61,7 @@ def _sureness(results: Results, metric: str) -> dict[str, list[float | None]]:
 
 
 def seconds(results: Results) -> pd.DataFrame:
-    """What each cell took, seconds: apart from the table, which a second run must reproduce."""
+    """Seconds of every cell. They differ from run to run, so `table.csv` does not have them."""
     records = [results.records.get(key) for key in results.frame.key]
     took = {f"{part}_s": [record["seconds"][part] if record else None for record in records]
             for part in ("sample", "score")}  # fmt: skip
@@ -71,7 +73,7 @@ def _each(values: list[str]) -> str:
 
 
 def protocol(results: Results) -> list[str]:
-    """What the numbers are, in sentences: taken from the records, differences listed."""
+    """The protocol of the numbers, in sentences, from the records. It lists differences."""
     cells = [record["cell"] for record in results.done]
     scores = [one for row in results.plan["rows"] for one in results.scores(row).values()]
 
@@ -83,31 +85,32 @@ def protocol(results: Results) -> list[str]:
     rows = each([one for one in scores if "reference" in one], "bank")
     devices = _each([record["device"] for record in results.done])
     versions = _each([f"{k} {v}" for one in results.done for k, v in one["versions"].items()])
+    single = f" Some of them read features of single images, at most {rows} a set." if rows else ""
     lines = [
-        f"Features {each(scores, 'features')}; reference {each(scores, 'reference')} "
-        f"(N = {each(scores, 'reference_n')}); metrics {', '.join(texts)}"
-        + f", on at most {rows} single features"
-        * bool(rows)
-        + f"; {counts} images a cell; quantiser {each(cells, 'quantiser')}; network in "
-        f"{each(cells, 'dtype')}; {devices}; {versions}.",
+        f"Features: {each(scores, 'features')}. Reference: {each(scores, 'reference')} "
+        f"(N = {each(scores, 'reference_n')}). Metrics: {', '.join(texts)}.{single} "
+        f"{counts} images a cell. Quantiser: {each(cells, 'quantiser')}. The network ran in "
+        f"{each(cells, 'dtype')} on {devices}, with {versions}.",
         _directions(results),
     ]
     mixed = [name for name in ("quantiser", "dtype") if len({c[name] for c in cells}) > 1]
     mixed += [name for name in ("features", "reference", "reference_digest")
               if len({one[name] for one in scores if name in one}) > 1]  # fmt: skip
     if mixed:
-        lines.append(f"Warning: the records differ in {', '.join(mixed)}; do not compare them.")
+        lines.append(
+            f"Warning: the cells differ in {', '.join(mixed)}. Do not compare cells that differ."
+        )
     few = min(row["n"] for row in results.plan["rows"] if row["key"] in results.records)
     if few < 50_000:
         lines.append(
-            f"Cells have as few as {few:,} images: N < 50,000 is not comparable with published "
-            "numbers; compare within a table only."
+            f"The smallest cells have {few:,} images. Scores with N < 50,000 are not comparable "
+            "with published numbers. Compare them within a table only."
         )
     return lines
 
 
 def _directions(results: Results) -> str:
-    """Which metrics want to be low, and which high."""
+    """For which metrics lower is better, and for which higher."""
     ways: dict[str, list[str]] = {"lower": [], "higher": []}
     for name in results.metrics:
         way = "higher" if results.higher_is_better(name) else "lower"
@@ -116,7 +119,7 @@ def _directions(results: Results) -> str:
 
 
 def markdown(results: Results) -> str:
-    """The whole page: protocol, tables, what was tuned."""
+    """The page `table.md`: protocol, tables and tuned choices."""
     plan = results.plan
     text = [f"# {plan['title']}", *protocol(results)]
     if plan.get("note"):
@@ -140,17 +143,17 @@ def markdown(results: Results) -> str:
 
 
 _SORTED = (
-    f"More than {MANY_LINES} schedule lines are sorted by their geometric mean of FD over the "
-    "NFEs, the lowest first, in all tables of a sampler."
+    f"Tables with more than {MANY_LINES} schedule lines are sorted by their geometric mean of FD "
+    "over the NFEs, the lowest first. All tables of a sampler have this order."
 )
 _BEYOND = (
-    "† below the FD of the model's own converged samples of the same seeds: what is gained there "
-    "is not closeness to the model's distribution."
+    "† below the FD of the model's own converged samples of the same seeds. Such a gain does not "
+    "mean that the samples are closer to the model's distribution."
 )
 
 
 def _converged(results: Results) -> str:
-    """The fine runs that cells are compared with, and their own scores."""
+    """The converged runs that cells are compared with, and their scores."""
     rows = results.converged
     record = results.records[rows[0]["key"]]
     names = [name for name in results.metrics if name in results.scores(rows[0])]
@@ -162,18 +165,18 @@ def _converged(results: Results) -> str:
         table[f"{cell['model']}, seeds {low} to {high - 1}"] = values
     heads = [label(name, results.features) for name in names]
     return (
-        f"RMS and FD to converged compare a cell with the images that {rows[0]['sampler']} makes "
-        f"of the same seeds with {record['nfe']} evaluations under `{record['cell']['label']}`; "
-        f"quantising alone is worth 0.4 grey levels of RMS. {_BEYOND}\n\n"
-        + _table("converged run", heads, table)
+        "RMS and FD to converged compare the images of a cell with converged images of the same "
+        f"seeds. These come from {rows[0]['sampler']} with {record['nfe']} function evaluations "
+        f"and the schedule `{record['cell']['label']}`. Quantisation alone gives an RMS of 0.4 "
+        f"grey levels. {_BEYOND}\n\n" + _table("converged run", heads, table)
     )
 
 
 def _legend(blocks: int) -> str:
-    """What the marks in a table mean, for as many blocks as were run."""
+    """What the marks in a table mean. blocks: the most seed blocks of a cell."""
     if blocks < 2:
         return _BEST
-    more = "" if blocks == 2 else " (standard deviation over more)"
+    more = "" if blocks == 2 else ", or the standard deviation over three or more"
     return f"± is half the range over two seed blocks{more}. {_BOLD}"
 
 
@@ -199,7 +202,7 @@ _SHARES = {"precision", "recall", "precision_adm", "recall_adm", "density", "cov
 
 
 def _digits(value: float, metric: str) -> int:
-    """Digits after the point."""
+    """Number of digits after the decimal point."""
     name = metric.partition("(")[0]
     if name == "kid":
         return 5
@@ -219,14 +222,17 @@ def _markdown_table(grid: Grid, metric: str) -> str:
 
 
 def _table(corner: str, heads: list[str], rows: dict[str, list[str]]) -> str:
-    """A Markdown table: texts to the left, cells to the right."""
+    """A Markdown table. The first column is aligned to the left, all others to the right."""
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=heads).rename_axis(corner)
     align = ("left", *["right"] * len(heads))
     return frame.reset_index().to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
 def _differences(results: Results, model: str, n: int) -> list[str]:
-    """FD behind the best of each column, in pairs of the same seeds: none of a single block."""
+    """Tables of the differences in FD to the best of a column, in pairs of seed blocks.
+
+    Columns in which fewer than two lines have two blocks are left out.
+    """
     if "fd" not in results.metrics or crossed(results, model, n):
         return []
     tables = []
@@ -247,7 +253,7 @@ def _differences(results: Results, model: str, n: int) -> list[str]:
 
 
 def _behind(score: Score | None) -> str:
-    """Mean and spread of the paired differences; 0 for the best itself."""
+    """Mean and spread of the paired differences. The best itself has 0."""
     if score is None:
         return ""
     values = np.asarray(score.behind)
@@ -258,7 +264,7 @@ def _behind(score: Score | None) -> str:
 
 
 def latex(results: Results) -> str:
-    """booktabs tables, one a model, number of images, metric and sampler."""
+    """The page `table.tex`, for booktabs: a table for each group, metric and sampler (or NFE)."""
     text = ["% needs \\usepackage{booktabs}"]
     for model, n in results.groups():
         for metric in results.metrics:
@@ -288,7 +294,7 @@ def _latex_table(grid: Grid, metric: str, caption: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text for LaTeX, with the two marks of our captions."""
+    """Escaped text for LaTeX. The marks ± and † become commands."""
     for sign in "_%&#$":
         text = text.replace(sign, f"\\{sign}")
     return text.replace("±", r"$\pm$").replace("†", r"$^\dagger$")

@@ -1,10 +1,12 @@
-"""Schedules: a number of steps -> a grid of sigmas, float64 [steps + 1], from sigma_max to 0.
+"""Schedules: a number of steps -> a grid of noise levels, float64 [steps + 1], down to 0.
 
-Every schedule here puts `steps` levels at equal times t = 0 .. 1 between the process's own
-sigma_max and sigma_min and then appends 0, so that schedules differ in nothing but their interior.
-A schedule *is* the inverse of a cumulative rate; `ConstantRate` takes any, and each closed form is
-one (Karras: v = sigma^(1/rho - 1); log-SNR: v = 1/sigma; native: v = dt/dsigma). Others are found
-for each number of steps: `CheapestPath` through measured costs, `DMNonUniform` of a bound.
+A schedule puts its levels at equal times t = 0 .. 1, from the sigma_max to the sigma_min of the
+process. Then it appends 0. Two schedules therefore differ in the levels between these ends only.
+
+Equal times are equal shares of an integrated rate v(sigma). `ConstantRate` takes any measured rate.
+Closed forms have known rates: Karras v = sigma^(1/rho - 1), log-SNR v = 1/sigma, native
+v = dt/dsigma. Other schedules solve an optimisation for each number of steps: `CheapestPath` over
+measured costs, `DMNonUniform` over a bound of the error.
 """
 
 from bench.schedules.cheapest import CheapestPath

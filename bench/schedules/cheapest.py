@@ -13,20 +13,28 @@ from bench.types import Costs, NoiseProcess, Schedule
 
 @dataclass(frozen=True, repr=False)
 class CheapestPath(Schedule):
-    """The levels of a fine grid whose steps cost least in all, by dynamic programming.
+    """The path through the measured levels whose steps have the lowest total cost.
 
-    V_1(i) = cost[i, n]; V_k(i) = min over j > i of cost[i, j] + g V_(k-1)(j), g the costs'
-    coefficient: the recursion of GITS (arXiv 2405.11326), and with g = 1 the least sum. `steps`
-    levels have steps - 1 such intervals; the last step, to 0, is common to all schedules and has no
-    cost. Levels are always levels of the fine grid. A schedule of nearly as many steps as the grid
-    has levels has few grids to choose from; one of more steps is refused.
+    Dynamic programming finds it, with the recursion of GITS (arXiv 2405.11326):
+    V_1(i) = cost[i, n];  V_k(i) = min over j > i of cost[i, j] + g V_(k-1)(j). g is the costs'
+    coefficient. With g = 1 the total cost is the plain sum.
+
+    All levels of the path are measured levels. A path of `steps` levels has steps - 1 intervals.
+    The last step, to 0, is common to all schedules and has no cost. The number of measured levels
+    should be well above `steps`; else there are few paths to choose from.
+
+    Arguments:
+        costs: measured costs of single steps between levels.
     """
 
     costs: Costs
 
     def __post_init__(self) -> None:
         if not isinstance(self.costs, Costs):
-            raise ValueError(f"CheapestPath needs measured Costs, not {self.costs!r}")
+            raise ValueError(
+                f"CheapestPath needs measured Costs, not {self.costs!r}; measure them with: "
+                "crs-bench measure MODEL --measure GITS"
+            )
 
     def __repr__(self) -> str:
         return f"CheapestPath({self.costs!r})"
@@ -41,30 +49,33 @@ class CheapestPath(Schedule):
         sigma = self.costs.sigma
         if n > len(sigma):
             raise ValueError(
-                f"{self!r} was measured at {len(sigma)} levels, too few for {n} steps; measure "
-                f"again with --levels {2 * n} or so"
+                f"{self!r}: the costs have {len(sigma)} levels, too few for {n} steps; measure "
+                f"them again: crs-bench measure MODEL --levels {2 * n}"
             )
-        for mine, wanted in zip(sigma[[0, -1]].tolist(), (process.sigma_max, process.sigma_min),
-                                strict=True):  # fmt: skip
-            if abs(math.log(mine / wanted)) > 1e-6:
-                raise ValueError(
-                    f"{self!r} was measured from sigma {sigma[0]:.6g} to {sigma[-1]:.6g}, the "
-                    f"process needs {process.sigma_max:.6g} to {process.sigma_min:.6g}; measure it "
-                    "over that range"
-                )
+        self._check_ends(process)
         path = [0] if n == 1 else self._path(n - 1)
         return with_ends(sigma[path], process)
 
+    def _check_ends(self, process: NoiseProcess) -> None:
+        high, low = self.costs.sigma[[0, -1]].tolist()
+        for mine, wanted in ((high, process.sigma_max), (low, process.sigma_min)):
+            if abs(math.log(mine / wanted)) > 1e-6:
+                raise ValueError(
+                    f"{self!r}: the costs were measured from sigma {high:.6g} to {low:.6g}, but "
+                    f"the model needs {process.sigma_max:.6g} to {process.sigma_min:.6g}; "
+                    "measure it over that range with: crs-bench measure MODEL"
+                )
+
     @lru_cache(maxsize=64)  # noqa: B019 - frozen and small
     def _path(self, intervals: int) -> list[int]:
-        """The cheapest way from the first level to the last in so many intervals: their ends."""
+        """Indices of the levels of the cheapest path with this number of intervals."""
         n = len(self.costs.sigma)
         cost = np.where(np.triu(np.ones((n, n), bool), 1), self.costs.cost.numpy(), np.inf)
-        value = cost[:, -1]  # one interval to the last level
+        value = cost[:, -1]  # V_1
         choices = []
         for _ in range(intervals - 1):
             whole = cost + self.costs.coefficient * value[None, :]
-            choices.append(whole.argmin(1))  # the first of equals
+            choices.append(whole.argmin(1))  # of equal costs the first
             value = whole.min(1)
         path = [0]
         for choice in reversed(choices):

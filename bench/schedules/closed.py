@@ -1,4 +1,7 @@
-"""Schedules in closed form: rivals of constant rate, and laws of noise levels for training."""
+"""Schedules in closed form: the rivals of constant rate, and training laws of noise levels.
+
+`shown` names the parameters that labels print even at their default.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from scipy.special import expit, logit
-from scipy.stats import beta, laplace, norm
 from torch import Tensor
 
 from bench.schedules.ends import times, with_ends
@@ -15,15 +17,26 @@ from bench.types import NoiseProcess, Schedule
 
 
 def _quantiles(law: Any, steps: int, process: NoiseProcess) -> Tensor:
-    """sigma at equal shares of a law of log sigma (scipy), from sigma_max down to sigma_min.
+    """Quantiles of a law of log sigma, at equal shares of its weight between the process's ends.
 
-    Each half is taken from its own tail, so that no digits are lost far from the middle.
+    Levels below the median come from the lower tail and levels above it from the upper tail. No
+    digits are lost far from the median.
+
+    Arguments:
+        law: a frozen scipy distribution of log sigma.
+
+    Returns:
+        sigma, float64 [steps], decreasing.
+
+    Raises:
+        ValueError: the law has no weight between the ends.
     """
     high, low = math.log(process.sigma_max), math.log(process.sigma_min)
     if law.cdf(high) == law.cdf(low) and law.sf(high) == law.sf(low):
         raise ValueError(
-            f"{law.dist.name} law of log sigma, mean {law.mean():.4g} and deviation "
-            f"{law.std():.4g}, has no weight in {low:.4g} .. {high:.4g}; move or widen it"
+            f"the {law.dist.name} law of log sigma with mean {law.mean():.4g} and standard "
+            f"deviation {law.std():.4g} has no weight in {low:.4g} .. {high:.4g}, the range of the "
+            "model; change its mean or widen it"
         )
     t = times(steps).numpy()
     below = law.cdf(high) + t * (law.cdf(low) - law.cdf(high))
@@ -33,7 +46,7 @@ def _quantiles(law: Any, steps: int, process: NoiseProcess) -> Tensor:
 
 @dataclass(frozen=True)
 class Native(Schedule):
-    """Uniform in the model's own timesteps, as DDIM's linear selection (Song et al. 2021)."""
+    """Uniform in the model's own timesteps: the linear selection of DDIM (Song et al. 2021)."""
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         ends = process.timestep(torch.tensor([process.sigma_max, process.sigma_min]))
@@ -51,7 +64,11 @@ class LogSNR(Schedule):
 
 @dataclass(frozen=True)
 class Karras(Schedule):
-    """sigma^(1/rho) uniform (Karras et al. 2022, Eq. 5)."""
+    """Uniform in sigma^(1/rho) (Karras et al. 2022, Eq. 5).
+
+    Arguments:
+        rho: above 0. 1 is uniform in sigma. A large rho approaches `LogSNR`.
+    """
 
     rho: float = 7.0
     shown: ClassVar[tuple[str, ...]] = ("rho",)
@@ -67,9 +84,9 @@ class Karras(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Uniform in the angle atan sigma: the cosine schedule's time (Nichol and Dhariwal 2021).
+    """Uniform in the angle atan sigma, the time of the cosine schedule (Nichol and Dhariwal 2021).
 
-    Their offset s = 0.008 moves the ends only, and the ends are the process's here.
+    The paper's offset s = 0.008 changes the ends only. Here the ends come from the process.
     """
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
@@ -79,13 +96,18 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """Uniform in the time of the VP process of linear beta (Ho et al. 2020; Song et al. 2021).
+    """Uniform in the time t of the VP process of linear beta (Ho et al. 2020; Song et al. 2021).
 
     log alpha = -(beta_max - beta_min) t^2 / 2 - beta_min t;  sigma^2 = exp(-log alpha) - 1.
+
+    Arguments:
+        beta_min: beta at t = 0, above 0.
+        beta_max: beta at t = 1, above beta_min.
     """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
+    shown: ClassVar[tuple[str, ...]] = ("beta_min", "beta_max")
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_min < self.beta_max < math.inf:
@@ -105,13 +127,18 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class LogNormal(Schedule):
-    """Quantiles of log sigma ~ N(mean, std^2), cut at the process's ends (Karras et al. 2022).
+    """Quantiles of log sigma ~ N(mean, std^2), truncated at the process's ends.
 
-    EDM's law of noise levels in training.
+    It is the law of noise levels with which EDM trains (Karras et al. 2022, Table 1).
+
+    Arguments:
+        mean: mean of log sigma, nats.
+        std: standard deviation of log sigma, nats, above 0.
     """
 
     mean: float = -1.2
     std: float = 1.2
+    shown: ClassVar[tuple[str, ...]] = ("mean", "std")
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
@@ -120,18 +147,26 @@ class LogNormal(Schedule):
             )
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        from scipy.stats import norm  # seconds to import
+
         return with_ends(_quantiles(norm(self.mean, self.std), steps, process), process)
 
 
 @dataclass(frozen=True)
 class Laplace(Schedule):
-    """Quantiles of the Laplace law of log-SNR = -2 log sigma (Hang et al. 2024), for training.
+    """Quantiles of a Laplace law of log-SNR = -2 log sigma, truncated at the process's ends.
 
-    Density exp(-|lambda - mean| / scale) / (2 scale), cut at the process's ends.
+    It is a law of noise levels for training (Hang et al. 2024). With l = log-SNR its density is
+    exp(-|l - mean| / scale) / (2 scale).
+
+    Arguments:
+        mean: mean of log-SNR, nats.
+        scale: scale of log-SNR, nats, above 0.
     """
 
     mean: float = 0.0
     scale: float = 0.5
+    shown: ClassVar[tuple[str, ...]] = ("mean", "scale")
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and 0 < self.scale < math.inf):
@@ -140,6 +175,8 @@ class Laplace(Schedule):
             )
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        from scipy.stats import laplace  # seconds to import
+
         return with_ends(
             _quantiles(laplace(-self.mean / 2, self.scale / 2), steps, process), process
         )
@@ -147,12 +184,15 @@ class Laplace(Schedule):
 
 @dataclass(frozen=True)
 class Quadratic(Schedule):
-    """Uniform in the square root of the model's timesteps (Song et al. 2021, DDIM, App. D.2)."""
+    """Uniform in the square root of the model's timesteps (DDIM, Song et al. 2021, App. D.2)."""
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         ends = process.timestep(torch.tensor([process.sigma_max, process.sigma_min])).sqrt()
         if not bool(torch.isfinite(ends).all()):
-            raise ValueError("Quadratic needs timesteps >= 0, as VP models have")
+            raise ValueError(
+                "Quadratic needs a model with timesteps >= 0, as VP models have; "
+                "use another schedule for this model"
+            )
         return with_ends(
             process.sigma((ends[0] + times(steps) * (ends[1] - ends[0])) ** 2), process
         )
@@ -160,18 +200,26 @@ class Quadratic(Schedule):
 
 @dataclass(frozen=True)
 class TimeUniform(Schedule):
-    """t^(1/rho) uniform in the time of a VP process whose betas fit the ends (diff-sampler's "vp").
+    """Uniform in t^(1/rho), where t is the time of a VP process that is fitted to the ends.
 
-    t falls from 1 to eps; sigma^2 = exp(b t^2 / 2 + a t) - 1 with a and b from sigma(1) = sigma_max
-    and sigma(eps) = sigma_min. Formula from that code, not from a paper.
+    t decreases from 1 to eps. sigma^2 = exp(b t^2 / 2 + a t) - 1, with a and b such that
+    sigma(1) = sigma_max and sigma(eps) = sigma_min. The formula is that of the code of diff-sampler
+    (its schedule "vp"), not of a paper.
+
+    Arguments:
+        rho: above 0. 1 is uniform in t.
+        eps: the last time, within 0 .. 1.
     """
 
     rho: float = 1.0
     eps: float = 1e-3
+    shown: ClassVar[tuple[str, ...]] = ("rho",)
 
     def __post_init__(self) -> None:
         if not (self.rho > 0 and 0 < self.eps < 1):
-            raise ValueError(f"TimeUniform needs rho > 0 and eps within 0 .. 1, not {self!r}")
+            raise ValueError(
+                f"TimeUniform needs rho > 0 and 0 < eps < 1, not {self.rho} and {self.eps}"
+            )
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         high, low = (math.log1p(sigma**2) for sigma in (process.sigma_max, process.sigma_min))
@@ -183,9 +231,14 @@ class TimeUniform(Schedule):
 
 @dataclass(frozen=True)
 class PolyExponential(Schedule):
-    """log sigma falls with (1 - t)^rho (k-diffusion); rho = 1 is log-SNR uniform."""
+    """log sigma decreases as (1 - t)^rho (the polyexponential schedule of k-diffusion).
+
+    Arguments:
+        rho: above 0. 1 is `LogSNR`.
+    """
 
     rho: float = 1.0
+    shown: ClassVar[tuple[str, ...]] = ("rho",)
 
     def __post_init__(self) -> None:
         if not self.rho > 0:
@@ -198,19 +251,27 @@ class PolyExponential(Schedule):
 
 @dataclass(frozen=True)
 class Sigmoid(Schedule):
-    """Uniform in the time of the sigmoid schedule (Jabri et al. 2023, Algorithm 1).
+    """Uniform in the time t of the sigmoid schedule (Jabri et al. 2023, Algorithm 1).
 
-    alpha(t) falls as sigmoid((start + t (end - start)) / tau), scaled to 1 .. 0, between the times
-    at which it meets the process's ends.
+    With s(x) = sigmoid(x / tau), alpha(t) = (s(end) - s(start + t (end - start))) / (s(end) -
+    s(start)). t covers the times at which alpha has its values at the process's ends.
+
+    Arguments:
+        start: below end.
+        end: above start.
+        tau: temperature, above 0.
     """
 
     start: float = -3.0
     end: float = 3.0
     tau: float = 1.0
+    shown: ClassVar[tuple[str, ...]] = ("start", "end", "tau")
 
     def __post_init__(self) -> None:
         if not (self.start < self.end and self.tau > 0):
-            raise ValueError(f"Sigmoid needs start < end and tau > 0, not {self!r}")
+            raise ValueError(
+                f"Sigmoid needs start < end and tau > 0, not {self.start}, {self.end}, {self.tau}"
+            )
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         top, bottom = expit(self.end / self.tau), expit(self.start / self.tau)
@@ -225,20 +286,30 @@ class Sigmoid(Schedule):
 
 @dataclass(frozen=True)
 class Beta(Schedule):
-    """Quantiles of Beta(a, b) between the ends (Lee et al. 2024, arXiv 2407.12173).
+    """Quantiles of the law Beta(a, b), stretched to the process's ends.
 
-    of "timestep", as the paper places them, or "sigma", as diffusers does.
+    Lee et al. 2024 (arXiv 2407.12173).
+
+    Arguments:
+        a: first parameter of the law, above 0.
+        b: second parameter of the law, above 0.
+        of: the variable that has the law: "timestep", as in the paper, or "sigma", as in diffusers.
     """
 
     a: float = 0.6
     b: float = 0.6
     of: Literal["timestep", "sigma"] = "timestep"
+    shown: ClassVar[tuple[str, ...]] = ("a", "b", "of")
 
     def __post_init__(self) -> None:
-        if not (self.a > 0 and self.b > 0) or self.of not in ("timestep", "sigma"):
-            raise ValueError(f"Beta needs a, b > 0 and of timestep or sigma, not {self!r}")
+        if not (self.a > 0 and self.b > 0):
+            raise ValueError(f"Beta needs a > 0 and b > 0, not {self.a} and {self.b}")
+        if self.of not in ("timestep", "sigma"):
+            raise ValueError(f"Beta: unknown variable of={self.of!r}; known: timestep, sigma")
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        from scipy.stats import beta  # seconds to import
+
         share = torch.as_tensor(beta(self.a, self.b).isf(times(steps).numpy()))  # 1 .. 0
         ends = torch.tensor([process.sigma_max, process.sigma_min], dtype=torch.float64)
         if self.of == "timestep":
@@ -249,10 +320,16 @@ class Beta(Schedule):
 
 @dataclass(frozen=True)
 class KLOptimal(Schedule):
-    """c tan(u) with u uniform between the ends: optimal for Gaussian data of standard deviation c
-    (Sabour et al. 2024, Align Your Steps, section 3.1; user interfaces take c = 1)."""
+    """sigma = c tan(u), with u uniform between the ends (Sabour et al. 2024, section 3.1).
+
+    It is optimal for Gaussian data of standard deviation c. User interfaces use c = 1.
+
+    Arguments:
+        c: standard deviation of the data, above 0.
+    """
 
     c: float = 1.0
+    shown: ClassVar[tuple[str, ...]] = ("c",)
 
     def __post_init__(self) -> None:
         if not self.c > 0:
@@ -265,7 +342,7 @@ class KLOptimal(Schedule):
 
 @dataclass(frozen=True)
 class LinearAlpha(Schedule):
-    """Uniform in alpha = 1 / (1 + sigma^2), the VP signal variance."""
+    """Uniform in alpha = 1 / (1 + sigma^2), the variance of the signal in the VP frame."""
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         high, low = (1 / (1 + sigma**2) for sigma in (process.sigma_max, process.sigma_min))

@@ -1,4 +1,4 @@
-"""Constant Rate Scheduling: the schedule that a measured rate asks for."""
+"""Constant Rate Scheduling: the noise levels that follow from a measured rate."""
 
 import math
 from dataclasses import dataclass
@@ -14,23 +14,29 @@ from bench.schedules.ends import times, with_ends
 from bench.types import NoiseProcess, Rate, Schedule
 
 Coordinate = Literal["sigma", "alpha", "angle", "logsnr"]
-_FINE = 40_001  # nodes of the cumulative rate: trapezoid error below 1e-8 over 12 nats of sigma
+_FINE = 40_001  # nodes of the integral; the trapezoid error is below 1e-8 over 12 nats of sigma
 
 
 @dataclass(frozen=True, repr=False)
 class ConstantRate(Schedule):
     """Constant Rate Scheduling (Okada et al., arXiv 2411.12188): du/dt proportional to v(u)^-xi.
 
-    t(u) = integral of v(u)^xi du over the whole. With xi = 1 the discrepancy grows at a constant
-    rate and the coordinate does not matter; for other xi, `coordinate` u is part of the schedule:
-    sigma, alpha = 1/(1+sigma^2), angle = atan sigma, logsnr = -2 log sigma.
+    The time of a level u is the share t(u) of the integral of v(u)^xi du between the ends. With
+    xi = 1 the measured discrepancy grows at a constant rate.
 
-    Between measured levels log v follows PCHIP against log sigma (`curves.py`): positive, exact for
-    power laws. v is floored at `floor` times its maximum, both per log sigma, which keeps the grid
-    strictly decreasing where the measured rate vanishes; levels of infinite v are bridged.
-    smooth: width in log sigma of a local linear regression of log v, which leaves power laws as
-    they are; 0 for none. A network's predictions jitter between neighbouring timesteps, and grids
-    of many steps would follow.
+    Between measured levels, PCHIP interpolates log v as a function of log sigma (`curves.py`). The
+    result is positive, and exact for power laws. Levels with infinite v are skipped.
+
+    Arguments:
+        rate: a measured rate.
+        xi: exponent, at least 0. 0 is uniform in u.
+        coordinate: the variable u: sigma, alpha = 1 / (1 + sigma^2), angle = atan sigma, or
+            logsnr = -2 log sigma. With xi = 1 all coordinates give the same grid.
+        floor: lower bound of the rate per log sigma, as a share of its maximum, within 0 .. 1. The
+            grid is strictly decreasing even where the measured rate is 0.
+        smooth: width in log sigma, nats, of a local linear regression of log v. 0: no smoothing.
+            The predictions of a network jitter between neighbouring timesteps. Without smoothing,
+            grids of many steps follow this jitter. Smoothing does not change power laws.
     """
 
     rate: Rate
@@ -38,20 +44,25 @@ class ConstantRate(Schedule):
     coordinate: Coordinate = "alpha"
     floor: float = 1e-4
     smooth: float = 0.0
-    shown: ClassVar[tuple[str, ...]] = ("xi", "coordinate")
+    shown: ClassVar[tuple[str, ...]] = ("rate", "xi", "coordinate")
 
     def __post_init__(self) -> None:
         if not isinstance(self.rate, Rate):
-            raise ValueError(f"ConstantRate needs a measured Rate, not {self.rate!r}")
+            raise ValueError(
+                f"ConstantRate needs a measured Rate, not {self.rate!r}; measure one with: "
+                "crs-bench measure MODEL --measure DataPrediction"
+            )
         if not (self.rate.v > 0).any():
-            raise ValueError(f"rate {self.rate.name} is zero everywhere: nothing changes by it")
-        curves.log_dsigma_du(self.coordinate, np.ones(1))
+            raise ValueError(
+                f"rate {self.rate.name} is zero everywhere, so it gives no levels; measure it again"
+            )
+        curves.log_dsigma_du(self.coordinate, np.ones(1))  # refuses an unknown coordinate
         if not (math.isfinite(self.xi) and self.xi >= 0):
-            raise ValueError(f"xi must be a finite number >= 0, not {self.xi}")
+            raise ValueError(f"ConstantRate needs a finite xi >= 0, not {self.xi}")
         if not 0 < self.floor < 1:
-            raise ValueError(f"floor must lie between 0 and 1, not {self.floor}")
+            raise ValueError(f"ConstantRate needs a floor between 0 and 1, not {self.floor}")
         if not 0 <= self.smooth <= 2:
-            raise ValueError(f"smooth must lie between 0 and 2 nats, not {self.smooth}")
+            raise ValueError(f"ConstantRate needs smooth between 0 and 2 nats, not {self.smooth}")
 
     def __repr__(self) -> str:
         extra = "" if self.floor == 1e-4 else f", floor={self.floor:g}"
@@ -68,13 +79,17 @@ class ConstantRate(Schedule):
         levels = np.interp(1 - times(steps).numpy(), share, fine)
         return with_ends(torch.exp(torch.as_tensor(levels)), process)
 
-    @lru_cache(maxsize=8)  # noqa: B019 - frozen and small; a table asks for the same range often
+    @lru_cache(maxsize=8)  # noqa: B019 - frozen and small; a table uses the same range often
     def _cumulative(self, sigma_min: float, sigma_max: float) -> tuple[np.ndarray, np.ndarray]:
-        """log sigma [fine], increasing, and the share of the integral below it [fine], 0 .. 1."""
+        """The integral of v(u)^xi du.
+
+        Returns:
+            log sigma [_FINE], increasing, and the share of the integral below it [_FINE], 0 .. 1.
+        """
         curves.check_range(self.rate, sigma_min, sigma_max)
         fine = np.linspace(math.log(sigma_min), math.log(sigma_max), _FINE)
         log_v = curves.log_rate(self.rate, fine, self.floor, self.smooth)
-        # v_u^xi du = (v dsigma/du)^xi du/dsigma sigma dlog(sigma)
+        # v(u)^xi du = (v dsigma/du)^xi (du/dsigma) sigma dlog(sigma), here in logs
         jacobian = curves.log_dsigma_du(self.coordinate, np.exp(fine))
         weight = self.xi * log_v + (self.xi - 1) * jacobian + fine
         weight = np.exp(weight - weight.max())

@@ -1,4 +1,4 @@
-"""What every schedule shares: equal times, and exact ends."""
+"""Equal times and exact ends, which all schedules share."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,29 @@ from bench.types import NoiseProcess
 
 
 def times(steps: int) -> Tensor:
-    """Equal schedule times t of the levels, 0 (noise) to 1 (data): float64 [steps]."""
+    """Equal times t of the levels.
+
+    Returns:
+        float64 [steps], from 0 (sigma_max) to 1 (sigma_min).
+
+    Raises:
+        ValueError: less than one step.
+    """
     if steps < 1:
         raise ValueError(f"a schedule needs at least 1 step, not {steps}")
-    return torch.linspace(0, 1, steps, dtype=torch.float64)  # t: 0 noise end, 1 data end
+    return torch.linspace(0, 1, steps, dtype=torch.float64)
 
 
 def with_ends(levels: Tensor, process: NoiseProcess) -> Tensor:
-    """Exact end points, and the final 0."""
+    """The levels with the process's exact ends, and a final 0.
+
+    Arguments:
+        levels: float64 [steps], decreasing.
+
+    Returns:
+        float64 [steps + 1].
+    """
     levels = levels.clone()
     levels[-1] = process.sigma_min
-    levels[0] = process.sigma_max  # second, so that one step starts at the noise end
+    levels[0] = process.sigma_max  # set last: a grid of one step starts at sigma_max
     return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])

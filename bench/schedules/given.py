@@ -1,9 +1,9 @@
-"""Levels from elsewhere, and schedules around schedules."""
+"""Given levels, published tables, and schedules that change another schedule."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,10 +16,15 @@ from bench.types import Costs, NoiseProcess, Rate, Schedule
 
 @dataclass(frozen=True)
 class Between(Schedule):
-    """Another schedule between other ends than the process's own.
+    """Another schedule, between other ends than those of the process.
 
-    A run then starts from noise of that sigma_max alone, beside which the data should be small.
-    0 leaves an end as it is.
+    Sampling starts from noise of standard deviation sigma_max, without any data in it. sigma_max
+    should therefore be large compared with the data.
+
+    Arguments:
+        schedule: the other schedule.
+        sigma_max: the first level; 0: that of the process.
+        sigma_min: the last level above 0; 0: that of the process.
     """
 
     schedule: Schedule
@@ -30,11 +35,21 @@ class Between(Schedule):
         if not isinstance(self.schedule, Schedule):
             raise ValueError(f"Between needs a schedule, not {self.schedule!r}")
         if min(self.sigma_max, self.sigma_min) < 0:
-            raise ValueError("sigma_max and sigma_min must be above 0, or 0 for the process's own")
+            raise ValueError(
+                "Between needs sigma_max and sigma_min above 0, or 0 for the ends of the process; "
+                f"not {self.sigma_max} and {self.sigma_min}"
+            )
+
+    @property
+    def label(self) -> str:
+        """The label of the other schedule, and the ends that differ from the process's."""
+        ends = {"sigma_max": self.sigma_max, "sigma_min": self.sigma_min}
+        parts = [f"{name}={end:g}" for name, end in ends.items() if end]
+        return f"Between({', '.join([self.schedule.label, *parts])})"
 
     @property
     def measured(self) -> tuple[Rate | Costs, ...]:
-        """As of the inner schedule."""
+        """Those of the other schedule."""
         return self.schedule.measured
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
@@ -42,15 +57,15 @@ class Between(Schedule):
         low = self.sigma_min or process.sigma_min
         if not process.sigma_min <= low < high <= process.sigma_max:
             raise ValueError(
-                f"{self!r}: ends {low:g} .. {high:g} do not lie within the model's "
-                f"{process.sigma_min:g} .. {process.sigma_max:g}"
+                f"{self.label}: the ends {low:g} .. {high:g} do not lie within the model's "
+                f"{process.sigma_min:g} .. {process.sigma_max:g}; choose other ends"
             )
         return self.schedule(steps, _Cut(process, low, high))
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """A process on a part of its range."""
+    """A process whose range of sigma is a part of another's."""
 
     process: NoiseProcess
     sigma_min: float
@@ -65,10 +80,14 @@ class _Cut:
 
 @dataclass(frozen=True)
 class Levels(Schedule):
-    """Given levels, as of a published table or of `crs-bench schedule --json`: sigmas down to 0.
+    """Levels that the user gives. `crs-bench schedule MODEL --json` prints such levels.
 
-    With their own number of steps they are used as they are; for another number log sigma is
-    interpolated linearly in time, as Align Your Steps does with its tables (Sabour et al. 2024).
+    A grid of as many steps has exactly these levels. For another number of steps, log sigma is
+    interpolated linearly in time, as Align Your Steps recommends for its tables (Sabour et al.
+    2024).
+
+    Arguments:
+        sigmas: strictly decreasing, the last 0.
     """
 
     sigmas: tuple[float, ...]
@@ -78,36 +97,44 @@ class Levels(Schedule):
         above = self.sigmas[:-1]
         falls = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
         if len(above) < 1 or not falls or self.sigmas[-1] != 0 or not math.isfinite(above[0]):
-            raise ValueError(f"Levels must fall strictly from above 0 to 0, not {self.sigmas}")
+            raise ValueError(f"Levels must fall strictly from above 0 to 0; got {self.sigmas}")
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         given = np.array(self.sigmas[:-1])
         low, high = process.sigma_min, process.sigma_max
         if given[0] > high * (1 + 1e-6) or given[-1] < low * (1 - 1e-6):
             raise ValueError(
-                f"levels {given[0]:g} .. {given[-1]:g} leave the model's {high:g} .. {low:g}: "
-                "they are of another model"
+                f"the levels {given[0]:g} .. {given[-1]:g} exceed the model's range {high:g} .. "
+                f"{low:g}: they are levels of another model"
             )
         if steps != len(given):
             if len(given) == 1:
-                raise ValueError(f"{self!r} holds one level, too few to interpolate {steps} steps")
+                raise ValueError(f"{self!r} has one level, too few to interpolate {steps} steps")
             nodes = np.linspace(0, 1, len(given))
             given = np.exp(np.interp(times(steps).numpy(), nodes, np.log(given)))
         return torch.cat([torch.as_tensor(given), torch.zeros(1, dtype=torch.float64)])
 
 
 def load(path: str | Path) -> Levels:
-    """The levels that `crs-bench schedule --json` wrote; ValueError naming the file if it has none.
+    """The levels in a JSON file, such as `crs-bench schedule MODEL --json` prints.
 
-    Any JSON object with a list "sigma" that falls to 0 will do.
+    Arguments:
+        path: a file that holds an object with a list "sigma", which decreases to 0.
+
+    Raises:
+        ValueError: no such file, or no such list in it. The message names the file.
     """
     if not Path(path).is_file():
-        raise ValueError(f"no schedule {path}; first: crs-bench schedule MODEL --json > {path}")
+        raise ValueError(
+            f"there is no schedule {path}; make it with: crs-bench schedule MODEL --json > {path}"
+        )
     content = store.read_json(Path(path))
     try:
         return Levels(tuple(content["sigma"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no list of sigmas that falls to 0 ({error})") from error
+        raise ValueError(
+            f'{path} must hold an object with a list "sigma" that decreases to 0 ({error})'
+        ) from error
 
 
 _ALIGNED = {
@@ -121,21 +148,30 @@ _ALIGNED = {
 class AlignYourSteps(Schedule):
     """The published tables of Align Your Steps (Sabour et al. 2024, arXiv 2404.14507, Table 3).
 
-    Noise levels that the authors optimised for 10 steps of Stable Diffusion 1.5, SDXL or Stable
-    Video Diffusion; other numbers interpolate log sigma linearly, as they recommend. A table has 11
-    levels, from sigma_max to sigma_min, and here one more step leads to 0: 11 steps are the table.
+    The authors optimised these noise levels for 10 steps. A table has 11 levels, from sigma_max to
+    sigma_min. Here one more step goes to 0, so a grid of 11 steps has the levels of the table. For
+    another number of steps, log sigma is interpolated linearly in time, as the authors recommend.
 
-    It is stretched affinely in log sigma to the process's ends, by next to nothing for the model it
-    was made for. On any other process it is off its model: levels that were optimal elsewhere. To
-    optimise for a model of one's own, measure `measures.KLUB` and take `CheapestPath`. Numbers as
-    in diffusers' `AysSchedules`, the last level as on the authors' page.
+    An affine map of log sigma moves the ends of the table to the ends of the process. For the model
+    of the table this changes almost nothing. For any other process the levels are those that were
+    optimal for the table's model. To optimise levels for your own model, measure `measures.KLUB`
+    and use `CheapestPath`.
+
+    The numbers are those of `AysSchedules` in diffusers. The last level is that on the authors'
+    page.
+
+    Arguments:
+        table: "sd15" for Stable Diffusion 1.5, "sdxl" for SDXL, "svd" for Stable Video Diffusion.
     """
 
     table: Literal["sd15", "sdxl", "svd"] = "sd15"
+    shown: ClassVar[tuple[str, ...]] = ("table",)
 
     def __post_init__(self) -> None:
         if self.table not in _ALIGNED:
-            raise ValueError(f"unknown table {self.table!r}; known: {', '.join(_ALIGNED)}")
+            raise ValueError(
+                f"AlignYourSteps: unknown table {self.table!r}; known: {', '.join(_ALIGNED)}"
+            )
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         given = np.log(_ALIGNED[self.table])
@@ -147,7 +183,11 @@ class AlignYourSteps(Schedule):
 
 @dataclass(frozen=True)
 class Snapped(Schedule):
-    """Another schedule's grid moved to the nearest integer timesteps the model was trained on."""
+    """Another schedule with every level moved to the nearest timestep of training, an integer.
+
+    Arguments:
+        schedule: the other schedule.
+    """
 
     schedule: Schedule
 
@@ -156,8 +196,13 @@ class Snapped(Schedule):
             raise ValueError(f"Snapped needs a schedule, not {self.schedule!r}")
 
     @property
+    def label(self) -> str:
+        """The label of the other schedule, in brackets."""
+        return f"Snapped({self.schedule.label})"
+
+    @property
     def measured(self) -> tuple[Rate | Costs, ...]:
-        """As of the inner schedule."""
+        """Those of the other schedule."""
         return self.schedule.measured
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
@@ -165,7 +210,7 @@ class Snapped(Schedule):
         index = process.timestep(grid[:-1]).round()
         if (index.diff() >= 0).any():
             raise ValueError(
-                f"{self.schedule!r} with {steps} steps puts two levels on one trained timestep; "
-                "use fewer steps or do not snap"
+                f"Snapped: {self.schedule.label} with {steps} steps has two levels on one trained "
+                f"timestep; use fewer steps, or {self.schedule.label} without Snapped"
             )
         return torch.cat([process.sigma(index), grid[-1:]])

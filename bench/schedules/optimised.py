@@ -1,9 +1,9 @@
-"""Schedules that minimise a published bound of the error, without a model."""
+"""A schedule that minimises a published bound of the sampling error. It needs no model."""
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,37 +13,47 @@ from bench.schedules.closed import LogSNR, Native
 from bench.schedules.ends import with_ends
 from bench.types import NoiseProcess, Schedule
 
-_CELLS = 10_000  # of the lattice over the range of lambda
-_JUMPS = (100, 50, 20, 10, 5, 2, 1)  # in cells
-_MOST = 60  # levels that are optimised
+_CELLS = 10_000  # cells of the lattice over the range of lambda
+_JUMPS = (100, 50, 20, 10, 5, 2, 1)  # lengths of the moves, in cells
+_MOST = 60  # most steps whose levels are optimised
 
 
 @dataclass(frozen=True)
 class DMNonUniform(Schedule):
-    """Levels that minimise the bound of Xue et al. (CVPR 2024, arXiv 2402.17376), model-free.
+    """Levels that minimise the bound of Xue et al. (CVPR 2024, arXiv 2402.17376). Model-free.
 
-    sum_n |e_n W_n(lambda)|: W_n is the weight of the data prediction at level n in the result of
-    the exponential integrator of third order on those levels (multistep, orders 1 and 2 at either
-    end), e_n the prediction's expected error: sigma_n for "pixel" models, sigma_n^2 /
-    sqrt(1 + sigma_n^2) for "latent" ones (sigma / alpha and sigma^2 / alpha of the VP frame). The
-    first and last steps' terms are added apart, and with up to 7 intervals those of the first
-    three steps, each the root of its squares: as in the published code, against which the
-    objective was checked to rounding. The paper itself was not at hand.
+    The bound is sum_n |e_n W_n|. The exponential multistep integrator of third order, with orders 1
+    and 2 at both ends of the grid, gives its result as a weighted sum of data predictions. W_n is
+    the weight of the prediction at level n. e_n is the expected error of that prediction.
 
-    The search is our own. The objective has kinks, many local minima, and lower ones where levels
-    nearly meet; the published search (scipy's trust-constr, from log-SNR or, for "latent", the
-    model's timesteps) stops at a kink nearby, and starts that differ by 1e-13 end as far as 0.8
-    apart in lambda. Here, from the same starts, runs of neighbouring levels move together by ever
-    smaller jumps on a lattice of 1 / 10,000 of the range, the best move first, until none helps:
-    about as low, and the same on every machine. Above 60 steps, where the search is slow and gains
-    about 1 %, the grid is that of `LogSNR`.
+    The terms of the first and the last step are not summed by level with the other steps. Each of
+    these two steps adds the root of the sum of its squared terms. With up to 7 intervals the same
+    holds for each of the first three steps. This is the objective of the published code: both agree
+    to rounding. The paper itself was not available.
+
+    The search differs from the published one. The objective has kinks, many local minima, and lower
+    minima where two levels almost coincide. The published search is scipy's trust-constr, which
+    starts at log-SNR levels, or at the model's timesteps for "latent". It stops at a kink near its
+    start: starts that differ by 1e-13 give levels that differ by up to 0.8 in lambda. The search
+    here has the same starts. It moves runs of neighbouring levels together, on a lattice of
+    1 / 10,000 of the range. It takes the best move until no move helps, then shortens the moves.
+    The bound is about as low as that of the published search, and the levels are the same on every
+    machine.
+
+    Above 60 steps the search is slow and lowers the bound by about 1 % only. The grid is then that
+    of `LogSNR`.
+
+    Arguments:
+        error: e_n. "pixel": sigma_n, which is sigma / alpha in the VP frame. "latent": sigma_n^2 /
+            sqrt(1 + sigma_n^2), which is sigma^2 / alpha in the VP frame.
     """
 
     error: Literal["pixel", "latent"] = "pixel"
+    shown: ClassVar[tuple[str, ...]] = ("error",)
 
     def __post_init__(self) -> None:
         if self.error not in ("pixel", "latent"):
-            raise ValueError(f"unknown error {self.error!r}; known: pixel, latent")
+            raise ValueError(f"DMNonUniform: unknown error {self.error!r}; known: pixel, latent")
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         if steps > _MOST:
@@ -54,31 +64,42 @@ class DMNonUniform(Schedule):
 
 
 def bound(levels: np.ndarray, error: str) -> np.ndarray:
-    """sum_n |e_n W_n| of levels lambda = -log sigma [..., n + 1], increasing -> [...]."""
+    """sum_n |e_n W_n|, the bound that `DMNonUniform` minimises.
+
+    Arguments:
+        levels: lambda = -log sigma, increasing along the last axis [..., n + 1].
+        error: "pixel" or "latent".
+
+    Returns:
+        [...].
+    """
     sigma = np.exp(-levels[..., :-1])
     e = sigma if error == "pixel" else sigma**2 / np.sqrt(1 + sigma**2)
     n = sigma.shape[-1]
     step = np.arange(n)
     apart = (step == 0) | (step == n - 1) | ((step < 3) & (n <= 7))
-    together, alone = np.zeros_like(sigma), np.zeros_like(sigma)  # by level, by step
+    together, alone = np.zeros_like(sigma), np.zeros_like(sigma)  # per level, per step
     for back, weight in enumerate(_weights(levels)):
-        term = weight[..., back:] * e[..., : max(n - back, 0)]  # of steps back .. n - 1
+        term = weight[..., back:] * e[..., : max(n - back, 0)]  # steps back .. n - 1
         alone[..., back:] += np.where(apart[back:], term**2, 0)
         together[..., : max(n - back, 0)] += np.where(apart[back:], 0, term)
     return np.sqrt(alone).sum(-1) + np.abs(together).sum(-1)
 
 
 def _weights(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights of the predictions at a step's own level and the two before it, each [..., steps].
+    """Weights of the predictions at the step's own level and at the two levels before it.
 
-    Integrals of exp(lambda) over the step times the Lagrange polynomials through these levels: 1 in
-    the first and last step, 2 in the steps beside them, else 3.
+    A weight is the integral over the step of exp(lambda) times a Lagrange polynomial. The first and
+    the last step have 1 level, the second and the second last have 2, all others have 3.
+
+    Returns:
+        Three arrays [..., steps].
     """
     h = np.diff(levels)
     scale = np.exp(levels[..., :-1])
-    p, q = np.ones_like(h), np.ones_like(h)  # the step before, and the one before that
+    p, q = np.ones_like(h), np.ones_like(h)  # h of the step before, and of the second before
     p[..., 1:], q[..., 2:] = h[..., :-1], h[..., :-2]
-    m0 = np.expm1(h)  # integrals of x^k exp(x) over 0 .. h
+    m0 = np.expm1(h)  # m_k: the integral of x^k exp(x) over 0 .. h
     m1 = h * np.exp(h) - m0
     m2 = h**2 * np.exp(h) - 2 * m1
     step, n = np.arange(h.shape[-1]), h.shape[-1]
@@ -94,7 +115,11 @@ def _weights(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=256)
 def _search(start: tuple[float, ...], error: str) -> tuple[float, ...]:
-    """Descent from `start` on a lattice; its ends stay."""
+    """Levels of a local minimum of the bound, on a lattice.
+
+    Arguments:
+        start: lambda, increasing. The first and the last level do not move.
+    """
     low, high = start[0], start[-1]
     if len(start) < 3:
         return start

@@ -1,7 +1,8 @@
-"""Trains an autoencoder, the codec of latent models: reconstruction, a little KL, and a patch
-discriminator (Esser et al. 2021; Rombach et al. 2022). No features that score it are trained on.
+"""Train an autoencoder, the codec of latent models (Esser et al. 2021; Rombach et al. 2022).
 
-Its state is saved whole every minute and at the end; what is exported is the moving average.
+The loss has a reconstruction error, a small KL divergence and a patch discriminator. It uses no
+feature extractor, because feature extractors score the results. The state is saved every minute and
+at the end. The exported weights are the exponential moving average.
 """
 
 import platform
@@ -24,14 +25,14 @@ from bench.training.state import Resumable
 
 @dataclass(frozen=True)
 class CodecRecipe:
-    """How an autoencoder is trained. Either `steps` or `minutes` (of all runs together) ends it.
+    """How to train an autoencoder. Set either `steps` or `minutes`, the totals over all runs.
 
-    Loss: L1 + L2 + kl * KL + adversary * hinge loss of a patch discriminator, the last one from the
-    share `adversary_from` of training on.
+    Loss: L1 + L2 + kl * KL + adversary * hinge loss of a patch discriminator. The hinge loss starts
+    at the share `adversary_from` of the training.
     """
 
     name: str
-    channels: tuple[int, ...]  # of the encoder, highest resolution first; the decoder mirrors it
+    channels: tuple[int, ...]  # of the encoder, highest resolution first; the decoder reverses them
     latent_channels: int
     layers: int = 1
     steps: int = 0
@@ -46,12 +47,12 @@ class CodecRecipe:
 
     def __post_init__(self) -> None:
         if min(self.steps, self.minutes) < 0 or bool(self.steps) == bool(self.minutes):
-            raise ValueError("give either steps or minutes, above 0, to say when training ends")
+            raise ValueError("give either steps or minutes, above 0")
         if not self.channels or self.latent_channels < 1:
             raise ValueError("an autoencoder needs channels and latent channels")
 
     def card(self, image: tuple[int, int, int]) -> CodecCard:
-        """The codec's card, before it is trained. ValueError: a size that cannot be halved."""
+        """The codec's card before training. ValueError: the image cannot be halved so often."""
         c, h, w = image
         depth, cut = len(self.channels), 2 ** (len(self.channels) - 1)
         if h % cut or w % cut:
@@ -70,7 +71,7 @@ class CodecRecipe:
 
 
 def _critic(channels: int) -> nn.Module:
-    """[n, channels, h, w] -> a verdict on every patch of 22 x 22 pixels."""
+    """The patch discriminator: [n, channels, h, w] -> a logit for each patch of 22 x 22 pixels."""
 
     def stage(into: int, out: int, stride: int) -> list[nn.Module]:
         return [nn.Conv2d(into, out, 4, stride, 1), nn.GroupNorm(8, out), nn.LeakyReLU(0.2)]
@@ -82,7 +83,7 @@ def _critic(channels: int) -> nn.Module:
 
 
 class _Reconstruction(nn.Module):
-    """x -> what the decoder makes of its latent, and L1 + L2 + kl * KL."""
+    """x -> its reconstruction, and the loss L1 + L2 + kl * KL."""
 
     def __init__(self, net: Any, kl: float):
         super().__init__()
@@ -112,7 +113,7 @@ class _Run(Resumable):
         self.critics = torch.optim.Adam(self.critic.parameters(), recipe.rate / 2, **fused)  # type: ignore
 
     def update(self, back: Tensor, x: Tensor, loss: Tensor) -> None:
-        """A step of the autoencoder and, once it is there, of the discriminator."""
+        """A step of the autoencoder and, after its start, of the discriminator."""
         share = min(1.0, self.progress())
         for group, rate in ((self.optimizer, 1.0), (self.critics, 0.5)):
             warm = min(1.0, (self.step + 1) / 200)
@@ -127,8 +128,8 @@ class _Run(Resumable):
         self.optimizer.zero_grad(set_to_none=True)
         if judged:
             self.critic.requires_grad_(True)
-            said = self.critic(torch.cat([x, back.detach()])).chunk(2)
-            (F.relu(1 - said[0]).mean() + F.relu(1 + said[1]).mean()).backward()
+            real, fake = self.critic(torch.cat([x, back.detach()])).chunk(2)
+            (F.relu(1 - real).mean() + F.relu(1 + fake).mean()).backward()
             self.critics.step()
             self.critics.zero_grad(set_to_none=True)
         self.advance()
@@ -137,11 +138,18 @@ class _Run(Resumable):
 def train_codec(
     recipe: CodecRecipe, dataset: data.FashionMNIST, out: Path, device: str = "cpu"
 ) -> CodecCard:
-    """Train (or go on training) the codec in the folder `out`; returns its card.
+    """Train the codec in the folder `out`. An interrupted training resumes.
 
-    Writes `codec-state.pt` every minute, then `codec.safetensors` (EMA, fp16) and `codec.json`.
-    ValueError: missing data, a state of another recipe, images that cannot be halved as often as
-    asked. FloatingPointError: the loss became NaN.
+    Writes `codec-state.pt` every minute. At the end, writes `codec.safetensors` (moving average,
+    float16) and `codec.json`.
+
+    Returns:
+        The card of the codec.
+
+    Raises:
+        ValueError: missing data, a state of another recipe, or an image size that cannot be halved
+            so often.
+        FloatingPointError: a weight is NaN.
     """
     images = dataset.images()
     image = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
@@ -167,7 +175,7 @@ def _judged(reconstruct: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor,
 def _steps(
     run: _Run, images: Tensor, shape: tuple[int, ...], state: Path
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (x, noise of the latent) until training is done."""
+    """Batches until the training is done: images x, and noise for their latents."""
     size, device = run.recipe.batch, images.device
     for _ in run.turns(f"train the codec of {run.recipe.name}", state):
         pick = torch.randint(len(images), (size,), generator=run.generator, device=device)
@@ -179,7 +187,7 @@ def _steps(
 def _export(
     run: _Run, card: CodecCard, x: Tensor, dataset: data.FashionMNIST, digest: str, out: Path
 ) -> CodecCard:
-    """Weights and card; scale and shift make the latents of the data 0 and 1 in mean and std."""
+    """Write weights and card. Scale and shift give the latents mean 0 and standard deviation 1."""
     for parameter, average in zip(run.parameters, run.ema, strict=True):
         parameter.copy_(average.half().float())
     run.net.eval()

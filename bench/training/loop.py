@@ -1,5 +1,7 @@
-"""The training loop. Its state is saved whole every minute and at the end, so a run may be stopped
-and started at any moment and several runs add up. The exported weights are the moving average.
+"""The training loop of a denoiser.
+
+The state is saved every minute and at the end, so a training can be interrupted and resumed. The
+exported weights are the exponential moving average.
 """
 
 import platform
@@ -20,7 +22,7 @@ from bench.measures import path_of, save
 from bench.process import VE, Process
 from bench.schedules import Native
 from bench.store import write_json
-from bench.training.laws import Clock, Law, OnlineConstantRate, clock, draw_sigmas
+from bench.training.laws import Clock, Law, clock, draw_sigmas
 from bench.training.state import Resumable
 from bench.training.weighting import Unweighted, Weighting
 from bench.types import Schedule
@@ -28,7 +30,7 @@ from bench.types import Schedule
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a checkpoint is trained. Either `steps` or `minutes` (of all runs together) ends it."""
+    """How to train a checkpoint. Set either `steps` or `minutes`, the totals over all runs."""
 
     name: str
     network: dict[str, Any]
@@ -38,26 +40,31 @@ class Recipe:
         )
     )
     prediction: processes.Prediction = "v"
-    law: Schedule | OnlineConstantRate = field(default_factory=Native)
+    law: Schedule = field(default_factory=Native)
     weighting: Weighting = field(default_factory=Unweighted)
     steps: int = 0
     minutes: float = 0.0
     batch: int = 512
-    rate: float = 1e-3  # learning rate at its highest
-    decay: float = 0.5  # last share of training, over which it falls to 0 (cosine)
+    rate: float = 1e-3  # highest learning rate
+    decay: float = 0.5  # last share of the training, where the learning rate falls to 0
     warmup: int = 300  # steps
     ema: float = 0.9995
     seed: int = 0
-    codec: CodecCard | None = None  # of a latent model: its state is what the codec encodes
+    codec: CodecCard | None = None  # None: the model works on pixels
 
     def __post_init__(self) -> None:
         if min(self.steps, self.minutes) < 0 or bool(self.steps) == bool(self.minutes):
-            raise ValueError("give either steps or minutes, above 0, to say when training ends")
+            raise ValueError("give either steps or minutes, above 0")
 
 
 def unet(channels: tuple[int, ...], layers: int, size: int = 28, state: int = 1) -> dict[str, Any]:
-    """Arguments of a diffusers `UNet2DModel` of states [state, size, size], with attention at its
-    lowest resolution."""
+    """Arguments of a diffusers `UNet2DModel` with attention at its lowest resolution.
+
+    Arguments:
+        channels: highest resolution first.
+        layers: residual layers in each block.
+        size, state: the model's state is [state, size, size].
+    """
     deep = len(channels) - 1
     return {
         "sample_size": size,
@@ -73,7 +80,7 @@ def unet(channels: tuple[int, ...], layers: int, size: int = 28, state: int = 1)
 
 
 class _Loss(nn.Module):
-    """One batch's loss: a module, so that `torch.compile` takes it whole."""
+    """The loss of a batch. It is a module, so that `torch.compile` compiles all of it."""
 
     def __init__(self, net: nn.Module, recipe: Recipe, process: Process):
         super().__init__()
@@ -82,7 +89,7 @@ class _Loss(nn.Module):
         self.sigma_data = process.sigma_data if isinstance(process, VE) else 1.0
 
     def output(self, x: Tensor, sigma: Tensor, timestep: Tensor) -> Tensor:
-        """What the network makes of x = x0 + sigma eps, float32."""
+        """The network's output for x = x0 + sigma eps, float32."""
         x = (x * self.scale(sigma)).contiguous(memory_format=torch.channels_last)
         return self.net(x, timestep).sample.float()
 
@@ -97,8 +104,11 @@ class _Loss(nn.Module):
 
     @torch.no_grad()
     def predict(self, x0: Tensor, eps: Tensor, sigma: Tensor, timestep: Tensor) -> tuple:
-        """(x0_hat, clipped to the range of pixels, x); without dropout, as sampled, and in float32:
-        the change between neighbouring levels is smaller than bfloat16 and TF32 round."""
+        """(predicted x0, clipped to the range of pixels; x), without dropout, as in sampling.
+
+        It computes in float32. The change between neighbouring noise levels is smaller than the
+        rounding error of bfloat16 and TF32.
+        """
         x = x0 + sigma * eps
         self.net.eval()
         with full_float32():
@@ -133,7 +143,7 @@ class _Run(Resumable):
         return state
 
     def learning_rate(self) -> float:
-        """Linear warm-up, constant, then cosine to 0 over the last `decay` of training."""
+        """Linear warm-up, then constant, then a cosine to 0 over the last share `decay`."""
         recipe = self.recipe
         fall = max(0.0, (self.progress() - 1 + recipe.decay) / recipe.decay)
         warm = min(1.0, (self.step + 1) / recipe.warmup)
@@ -150,10 +160,17 @@ class _Run(Resumable):
 
 
 def train(recipe: Recipe, dataset: data.FashionMNIST, out: Path, device: str = "cpu") -> Card:
-    """Train (or go on training) the model folder `out`; returns the card of what was written.
+    """Train the model in the folder `out`. An interrupted training resumes.
 
-    Writes `state.pt` every minute, then `model.safetensors` (EMA, fp16) and `card.json`.
-    ValueError: missing data, a state of another recipe. FloatingPointError: the loss became NaN.
+    Writes `state.pt` every minute. At the end, writes `model.safetensors` (moving average, float16)
+    and `card.json`.
+
+    Returns:
+        The card of the model.
+
+    Raises:
+        ValueError: missing data, or a state of another recipe.
+        FloatingPointError: a weight is NaN.
     """
     images = dataset.images()
     process = recipe.process.build()
@@ -163,7 +180,7 @@ def train(recipe: Recipe, dataset: data.FashionMNIST, out: Path, device: str = "
         run.load(out / "state.pt")
     plain = loss_of = _Loss(run.net, recipe, process)
     if device.startswith("cuda"):
-        # CUDA graphs: launching some thousand small kernels a step takes longer than running them
+        # CUDA graphs: without them, the launch of a thousand small kernels takes most of a step
         loss_of = torch.compile(plain, dynamic=False, mode="reduce-overhead")  # type: ignore
     x, timestep = _states(recipe, images, out, device), clock(process, device)
     for batch in _steps(run, x, timestep, out):
@@ -177,7 +194,7 @@ def train(recipe: Recipe, dataset: data.FashionMNIST, out: Path, device: str = "
 
 
 def _states(recipe: Recipe, images: Tensor, out: Path, device: str) -> Tensor:
-    """What is diffused: float32 [n, *state] on the device. uint8 images: [n, c, h, w]."""
+    """The model's states of uint8 images [n, c, h, w]: float32 [n, *state], on the device."""
     if recipe.codec is None:
         return (images.float() / 127.5 - 1).to(device)
     codec = checkpoints.load_codec(out, recipe.codec, device, torch.float32)
@@ -186,7 +203,7 @@ def _states(recipe: Recipe, images: Tensor, out: Path, device: str) -> Tensor:
 
 
 def _export(run: _Run, dataset: data.FashionMNIST, images: Tensor, out: Path) -> Card:
-    """Weights and card; of an online law also its history and its last rate."""
+    """Write weights and card. An online law also writes its history and its last rate."""
     names = [name for name, _ in run.net.named_parameters()]
     weights = dict(zip(names, run.ema, strict=True))
     if rate := run.law.final():
@@ -201,7 +218,7 @@ def _export(run: _Run, dataset: data.FashionMNIST, images: Tensor, out: Path) ->
 def _steps(
     run: _Run, images: Tensor, timestep: Clock, out: Path
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Batches (x0, eps, sigma, timestep) until training is done."""
+    """Batches (x0, eps, sigma, timestep) until the training is done."""
     size = run.recipe.batch
     for _ in run.turns(f"train {run.recipe.name}", out / "state.pt"):
         pick = torch.randint(len(images), (size,), generator=run.generator, device=images.device)
@@ -213,7 +230,7 @@ def _steps(
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's fields, objects as they are written."""
+    """The fields of the recipe; law and weighting as text."""
     written = {"law": repr(recipe.law), "weighting": repr(recipe.weighting)}
     return {one.name: getattr(recipe, one.name) for one in fields(recipe)} | written
 

@@ -1,22 +1,27 @@
-"""Make a model folder of a published file. Every key and every shape is checked."""
+"""Make a model folder of a published file. Every key, shape and number is checked."""
 
-import shlex
-import tempfile
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from pydantic import ValidationError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from bench.checkpoints.card import CodecCard, write_card
+from bench.checkpoints.card import Card, CodecCard, complaint, write_card
 from bench.checkpoints.codecs import autoencoder
 from bench.checkpoints.family import find_family
+from bench.checkpoints.files import content_of, published_digest, weights_file
 from bench.checkpoints.weights import WEIGHTS, current
+from bench.process import VP
 from bench.store import file_digest
-from bench.zoo.autoencoder import codec_at
 from bench.zoo.base import Converted, Preset
+from bench.zoo.checks import check_codec, check_file, check_free, check_weights, made_whole
+from bench.zoo.choose import Attempt, Picked, pick
 from bench.zoo.presets import preset_of
-from bench.zoo.torch_files import read_weights
+from bench.zoo.torch_files import Contents, read_file
 
 
 def add(
@@ -26,93 +31,135 @@ def add(
     models: Path,
     family: str = "adm",
     codec: Path | None = None,
+    weights_key: str = "",
 ) -> Path:
     """Make the model folder `models/name` of a published file. Tensors keep their dtype.
 
+    Of several state dicts in the file the moving average is taken, and a line says so.
+
     Arguments:
-        file: a .pt, .ckpt or .safetensors file, or a .zip with one of them.
+        file: a file of torch or safetensors, a .zip with one of them, or an index of shards or the
+            folder of one. The content decides, not the suffix.
         preset: a preset of the family, or a .json file of the preset's fields.
         name: the name of the folder.
         models: the folder that holds one folder a model.
         family: a name of `zoo.FAMILIES`, or module:Name of the user's own.
         codec: the autoencoder of a latent model whose file holds none. `codec_at` says what it
             may be. Its weights are copied.
+        weights_key: the key of the state dict to take. Dots join the keys of nested dicts.
     Returns:
         The model folder.
     Raises:
-        ValueError: the folder exists; the file needs code to be read, is not the published one, or
-            has other keys or shapes than the network; the codec is missing, not needed or wrong.
+        ValueError: the folder exists or cannot be written; the file needs code to be read, is not
+            the published one, has other keys or shapes than the network, or has NaN or integer
+            weights; it holds several networks; the codec is missing, not needed or wrong.
     """
     chosen, home = preset_of(preset, family), models / name
     check_free(name, home)
-    _check_readable(file, chosen, preset)
-    beside = _codec(chosen, preset, codec)
+    check_file(file, chosen, preset)
+    beside = check_codec(chosen, preset, codec)
+    want = _known_keys(chosen, name)
     sha256 = _published_digest(file, chosen)
-    made = chosen.converted(name, read_weights(file))
-    network = find_family(made.card.family).network(made.card)
-    check_weights(file, made.weights, network.state_dict())
+    made, chosen_keys = _read(file, chosen, name, weights_key, want)
     if beside:
-        made = replace(made, card=made.card.model_copy(update={"codec": beside[0]}),
-                       codec=current(read_weights(beside[1])))  # fmt: skip
-    if made.codec is not None and made.card.codec is not None:
-        check_weights(
-            beside[1] if beside else file, made.codec, autoencoder(made.card.codec).state_dict()
-        )
-    record = {"family": family, "preset": preset, "file": file.name, "file_sha256": sha256}
-    _write(home, made, record)
+        made = _with_codec(made, *beside)
+    record: dict[str, object] = {"family": family, "preset": preset, "file": file.name}
+    _write(home, made, record | {"file_sha256": sha256} | chosen_keys)
     return home
 
 
-def _check_readable(file: Path, chosen: Preset, preset: str) -> None:
-    """Raise ValueError if the file is missing, or is a pickle."""
-    if not file.is_file():
-        where = f"; crs-bench fetch {preset}, from {chosen.address}" if chosen.address else ""
-        raise ValueError(f"no file {file}{where}")
-    if file.suffix in (".pkl", ".pickle"):
-        way = f"{chosen.convert} {shlex.quote(str(file))}" if chosen.convert else "save its tensors"
-        raise ValueError(
-            f"{file} is refused: reading it would run its code; if you trust it, "
-            f"run in its publisher's environment: {way} ; then add the .safetensors"
-        )
+def _read(
+    file: Path, chosen: Preset, name: str, key: str, want: set[str]
+) -> tuple[Converted, dict[str, object]]:
+    """The model of a file, and the record of what was taken. ValueError: it does not fit."""
+    contents = read_file(file)
+    picked = pick(contents, key, lambda tensors: _attempt(chosen, name, tensors), want)
+    check_weights(file, picked.attempt.have, picked.attempt.want, picked.hint)
+    made: Converted = picked.attempt.made
+    _check_process(contents, picked, made.card)
+    if made.codec is not None and made.card.codec is not None:
+        check_weights(file, made.codec, autoencoder(made.card.codec).state_dict())
+    if picked.line:
+        print(picked.line, file=sys.stderr)
+    return made, picked.record
+
+
+def _network(card: Card) -> Mapping[str, Tensor]:
+    network: nn.Module = find_family(card.family).network(card)
+    return network.state_dict()
+
+
+def _known_keys(chosen: Preset, name: str) -> set[str]:
+    """The network's keys before the file is read. Empty: the preset needs the file for them."""
+    try:
+        card = chosen.converted(name, {}).card
+    except ValueError:
+        return set()
+    return set(_network(card))
+
+
+def _attempt(chosen: Preset, name: str, tensors: dict[str, Tensor]) -> Attempt:
+    try:
+        made = chosen.converted(name, tensors)
+        whole = made.codec is None or bool(made.codec)  # a file with a codec has all of it
+        return Attempt(made, made.weights if whole else {}, _network(made.card))
+    except ValidationError as error:
+        raise ValueError(complaint(error)) from error
 
 
 def _published_digest(file: Path, chosen: Preset) -> str:
     """The file's SHA-256. ValueError: it is not the one that the preset has."""
-    sha256 = file_digest(file)
-    if chosen.sha256 and file.suffix == Path(chosen.file).suffix and sha256 != chosen.sha256:
+    sha256, suffix = published_digest(weights_file(file)), Path(chosen.file).suffix
+    kind = {".safetensors": "safetensors", ".zip": "zip"}.get(suffix, "torch")
+    if chosen.sha256 and sha256 != chosen.sha256 and content_of(weights_file(file)) == kind:
         raise ValueError(f"{file} is not the published file (SHA-256 differs); delete it and "
                          f"fetch it again from {chosen.address}")  # fmt: skip
     return sha256
 
 
-def check_free(name: str, home: Path) -> None:
-    """Raise ValueError unless a model folder `home` of that name can be made."""
-    if not name or Path(name).name != name or name.startswith("."):
-        raise ValueError(f"--name {name!r}: write a plain folder name, such as my-horse")
-    if home.exists():
-        raise ValueError(f"{home} is there already; give another --name, or remove it first")
+def _check_process(contents: Contents, picked: Picked, card: Card) -> None:
+    """Raise ValueError if a table of alphas beside the network is that of another process."""
+    process = card.process.build()
+    for name, value in contents.tensors.items():
+        folder, _, leaf = name.rpartition(".")
+        near = not folder or picked.view.prefix.startswith(folder + ".")
+        if not near or leaf not in ("alphas_cumprod", "betas") or value.ndim != 1:
+            continue
+        numbers = value.double().numpy()
+        alpha = numbers if leaf == "alphas_cumprod" else np.cumprod(1 - numbers)
+        with np.errstate(divide="ignore"):
+            have = np.sqrt((1 - alpha) / alpha)
+        table = process.table if isinstance(process, VP) else np.zeros(0)
+        if have.shape != table.shape or not np.allclose(have, table, rtol=1e-3):
+            raise ValueError(
+                f"{contents.file}: {name} has {len(have)} steps from sigma {have[0]:.4g} to "
+                f"{have[-1]:.4g}, which is not the preset's process; correct the preset"
+            )
 
 
-def _codec(chosen: Preset, preset: str, codec: Path | None) -> tuple[CodecCard, Path] | None:
-    """The card and the file of --codec. ValueError: it is missing, or the preset needs none."""
-    if chosen.codec is None:
-        if codec is not None:
-            raise ValueError(f"preset {preset} takes no --codec; leave it out")
-        return None
-    if codec is None:
-        raise ValueError(f"preset {preset} needs its autoencoder: fetch {chosen.codec.source} and "
-                         "give --codec FOLDER_OR_FILE")  # fmt: skip
-    return codec_at(codec, chosen.codec)
+def _with_codec(made: Converted, card: CodecCard, file: Path) -> Converted:
+    """The model with the codec of --codec. ValueError: its weights do not fit its card."""
+    want = autoencoder(card).state_dict()
+
+    def attempt(tensors: dict[str, Tensor]) -> Attempt:
+        found = current(tensors)
+        return Attempt(found, found, want)
+
+    picked = pick(read_file(file), "", attempt, want.keys())
+    check_weights(file, picked.attempt.have, want, picked.hint)
+    if picked.line:
+        print(picked.line, file=sys.stderr)
+    training = card.training | picked.record
+    return replace(made, card=made.card.model_copy(update={
+        "codec": card.model_copy(update={"training": training})}),
+        codec=picked.attempt.made)  # fmt: skip
 
 
-def _write(home: Path, made: Converted, record: dict[str, str]) -> None:
+def _write(home: Path, made: Converted, record: Mapping[str, object]) -> None:
     """Write the model folder. It appears when it is complete."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{home.name}.", dir=home.parent) as scratch:
-        new = Path(scratch) / home.name
-        new.mkdir()
+    with made_whole(home) as new:
         card = made.card.model_copy(update={
-            "training": record | made.card.training,
+            "training": {**record, **made.card.training},
             "weights_sha256": _save(new / WEIGHTS, made.weights),
         })  # fmt: skip
         if made.codec is not None and card.codec is not None:
@@ -120,32 +167,10 @@ def _write(home: Path, made: Converted, record: dict[str, str]) -> None:
             codec = card.codec.model_copy(update={"weights_sha256": sha256})
             card = card.model_copy(update={"codec": codec})
         write_card(new, card)
-        new.rename(home)
 
 
-def _save(path: Path, weights: dict[str, Tensor]) -> str:
+def _save(path: Path, weights: Mapping[str, Tensor]) -> str:
     """Write tensors in their own dtype, and return the file's SHA-256."""
     save_file({key: value.clone().contiguous() for key, value in weights.items()}, path)
     path.chmod(0o644)
     return file_digest(path)
-
-
-def check_weights(file: Path, have: dict[str, Tensor], want: dict[str, Tensor]) -> None:
-    """Raise ValueError, with the keys, unless `have` has exactly the keys and shapes of `want`."""
-    other = [
-        f"{key} {list(have[key].shape)} for {list(want[key].shape)}"
-        for key in want.keys() & have.keys()
-        if have[key].shape != want[key].shape or not have[key].is_floating_point()
-    ]
-    lists = {
-        "missing": want.keys() - have.keys(),
-        "extra": have.keys() - want.keys(),
-        "mis-shaped": other,
-    }
-    wrong = [f"{len(keys)} {what}: {_listed(sorted(keys))}" for what, keys in lists.items() if keys]
-    if wrong:
-        raise ValueError(f"{file} is not of this preset's network; {'; '.join(wrong)}")
-
-
-def _listed(keys: list[str]) -> str:
-    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")

@@ -1,6 +1,5 @@
 """The autoencoder of a latent model whose published file holds none: `crs-bench add --codec`."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.checkpoints.card import CodecCard, complaint, read_codec
+from bench.checkpoints.files import published_digest, read_json, weights_file
 from bench.store import file_digest
 from bench.zoo.base import WantedCodec
 
@@ -54,7 +54,7 @@ def codec_at(path: Path, wanted: WantedCodec) -> tuple[CodecCard, Path]:
     if card.state != wanted.state:
         raise ValueError(f"--codec {path} has states {list(card.state)}, not the model's "
                          f"{list(wanted.state)}; fetch {wanted.source}")  # fmt: skip
-    record = card.training or {"file": file.name, "file_sha256": file_digest(file)}
+    record = card.training or {"file": file.name, "file_sha256": published_digest(file)}
     return card.model_copy(update={"file": "codec.safetensors", "training": record}), file
 
 
@@ -69,12 +69,12 @@ def _own(path: Path) -> tuple[CodecCard, Path]:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path} is no config of diffusers: it holds no fields")
+    for key in ("latents_mean", "latents_std"):
+        if found.get(key) is not None:
+            raise ValueError(f"{path}: {key} {found[key]!r} is not supported, only None")
     return found
 
 
@@ -82,6 +82,8 @@ def _weights(folder: Path) -> Path:
     for name in DIFFUSERS:
         if (folder / name).is_file():
             return folder / name
+    if (found := weights_file(folder)) != folder:
+        return found
     raise ValueError(f"--codec {folder} has a config.json, but neither {' nor '.join(DIFFUSERS)}")
 
 

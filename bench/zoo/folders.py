@@ -1,13 +1,14 @@
 """Make a model folder of a diffusers folder or hub id: `crs-bench add --family diffusers`."""
 
 import shutil
-import tempfile
+import sys
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
-from bench.checkpoints import open_network, write_card
+from bench.checkpoints import find_family, open_network, write_card
 from bench.checkpoints.codecs import autoencoder
 from bench.checkpoints.pipelines import (
     PICKLED,
@@ -18,10 +19,11 @@ from bench.checkpoints.pipelines import (
     parts,
     weights_sha256,
 )
-from bench.checkpoints.weights import WEIGHTS, read_strict
+from bench.checkpoints.weights import WEIGHTS, current, joined, read_strict
 from bench.store import file_digest
-from bench.zoo.add import check_free
-from bench.zoo.torch_files import read_weights
+from bench.zoo.checks import check_free, check_weights, made_whole
+from bench.zoo.choose import Attempt, pick
+from bench.zoo.torch_files import read_file
 
 
 def add_folder(source: str | Path, name: str, models: Path) -> Path:
@@ -44,24 +46,21 @@ def add_folder(source: str | Path, name: str, models: Path) -> Path:
     check_free(name, home)
     origin = _origin(source)
     card = drafted(origin)
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=home.parent) as scratch:
-        new = Path(scratch) / name
-        new.mkdir()
+    with made_whole(home) as new:
         fields: dict[str, Any] = {"name": name, "file": WEIGHTS}
-        fields["weights_sha256"] = _copied(origin, card.file, new / WEIGHTS)
+        want = find_family(card.family).network(card).state_dict()
+        fields["weights_sha256"] = _copied(origin, card.file, new / WEIGHTS, want)
         fields["training"] = {"source": card.name} | card.training
         if card.codec:
-            sha256 = _copied(origin, card.codec.file, new / "codec.safetensors")
+            want = autoencoder(card.codec).state_dict()
+            sha256 = _copied(origin, card.codec.file, new / "codec.safetensors", want)
             codec = {"file": "codec.safetensors", "weights_sha256": sha256}
             fields["codec"] = card.codec.model_copy(update=codec)
         card = card.model_copy(update=fields)
         open_network(new, card)
         if card.codec:
-            want = autoencoder(card.codec).state_dict()
             read_strict(new / card.codec.file, name, card.codec.weights_sha256, want)
         write_card(new, card)
-        new.rename(home)
     return home
 
 
@@ -78,13 +77,31 @@ def _origin(source: str | Path) -> Path:
     return fetched(str(source), PICKLED, f"*/{PICKLED}")
 
 
-def _copied(origin: Path, file: str, to: Path) -> str:
-    """Copy weights, or rewrite pickled weights as safetensors, and return their SHA-256."""
-    pickled = (origin / file).with_name(PICKLED)
-    if not (origin / file).is_file() and pickled.is_file():
-        save_file({key: x.contiguous() for key, x in read_weights(pickled).items()}, to)
+def _copied(origin: Path, file: str, to: Path, want: dict[str, Tensor]) -> str:
+    """Copy weights and return their SHA-256. Pickled weights and shards become one safetensors."""
+    source = origin / file
+    pickled = source.with_name(PICKLED)
+    if not source.is_file() and pickled.is_file():
+        return _picked(pickled, to, want)
+    sha256 = weights_sha256(origin, file)
+    if source.name.endswith(".index.json"):
+        save_file(joined(source), to, metadata=None)
         to.chmod(0o644)
         return file_digest(to)
-    sha256 = weights_sha256(origin, file)
-    shutil.copyfile(origin / file, to)
+    shutil.copyfile(source, to)
     return sha256
+
+
+def _picked(file: Path, to: Path, want: dict[str, Tensor]) -> str:
+    """Write the network's tensors of a pickled file, and return the SHA-256."""
+
+    def attempt(tensors: dict[str, Tensor]) -> Attempt:
+        return Attempt(tensors, current(tensors), want)
+
+    picked = pick(read_file(file), "", attempt, want.keys())
+    check_weights(file, picked.attempt.have, want, picked.hint)
+    if picked.line:
+        print(picked.line, file=sys.stderr)
+    save_file({key: x.clone().contiguous() for key, x in picked.attempt.made.items()}, to)
+    to.chmod(0o644)
+    return file_digest(to)

@@ -1,6 +1,5 @@
 """The presets of all built-in families: look one up, and list them with the models made of them."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from pydantic import ValidationError
 
 from bench.checkpoints.card import complaint, read_card
 from bench.checkpoints.family import find_family
+from bench.checkpoints.files import read_json
 from bench.checkpoints.places import Models
 from bench.checkpoints.weights import WEIGHTS
 from bench.names import nearest
@@ -75,9 +75,7 @@ def preset_of(name: str, family: str) -> Preset:
         raise ValueError(f"no preset {name!r} of family {family}, nor a .json file"
                          f"{nearest(name, found.presets)}")  # fmt: skip
     try:
-        return found.preset.model_validate(json.loads(Path(name).read_text()))
-    except OSError as error:
-        raise ValueError(f"{name} is not a valid preset: {error.strerror}") from error
+        return found.preset.model_validate(read_json(Path(name)))
     except (ValidationError, ValueError) as error:
         raise ValueError(
             f"{name} is not a valid preset of family {family}: {complaint(error)}"

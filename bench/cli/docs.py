@@ -1,0 +1,97 @@
+"""The documentation: `crs-bench docs`. The pages are the Markdown files of `bench/docs`."""
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.options import app
+
+REFERENCE = "reference"
+_TITLE = "The public classes and functions, from their docstrings."
+_ORDER = (
+    "concepts", "own-model", "own-schedule", "own-sampler", "own-measure", "own-metric", "own-data",
+    "published-checkpoints", "scoring", "protocol", "results", "cost", "changelog",
+)  # fmt: skip
+_ROOMS = ("schedules", "samplers", "measures", "metrics", "features", "checkpoints", "training")
+
+
+@app.command()
+def docs(
+    page: Annotated[str, typer.Argument(help="the name of a page; without it, the list")] = "",
+) -> None:
+    """Show a page of the documentation. Without PAGE, list the pages."""
+    from bench import names
+
+    found = pages()
+    if not page:
+        width = max(map(len, [*found, REFERENCE]))
+        for name, text in found.items():
+            typer.echo(f"{name:{width}}  {summary(text)}")
+        typer.echo(f"{REFERENCE:{width}}  {_TITLE}")
+        return
+    if page not in found and page != REFERENCE:
+        raise ValueError(f"no page {page!r}{names.nearest(page, [*found, REFERENCE])}")
+    typer.echo(reference() if page == REFERENCE else found[page], nl=False)
+
+
+def pages() -> dict[str, str]:
+    """Name -> text of each page that is a file, in reading order."""
+    folder: Traversable = files("bench") / "docs"
+    found = {
+        file.name.removesuffix(".md"): file.read_text(encoding="utf-8")
+        for file in folder.iterdir()
+        if file.name.endswith(".md")
+    }
+    order = {name: at for at, name in enumerate(_ORDER)}
+    return dict(sorted(found.items(), key=lambda one: (order.get(one[0], len(order)), one[0])))
+
+
+def summary(text: str) -> str:
+    """The first sentence below the title of a page."""
+    paragraph = text.split("\n\n")[1].replace("\n", " ")
+    return paragraph.partition(". ")[0].rstrip(".") + "."
+
+
+def reference() -> str:
+    """Signature and docstring of all public names, as Markdown."""
+    bench = importlib.import_module("bench")
+    parts = [f"# Reference\n\n{_TITLE}\n", "## bench\n"]
+    own = [name for name in dir(bench) if inspect.isclass(getattr(bench, name))
+           or inspect.isfunction(getattr(bench, name))]  # fmt: skip
+    parts += [_entry(f"bench.{name}", getattr(bench, name)) for name in own]
+    for room in _ROOMS:
+        module = importlib.import_module(f"bench.{room}")
+        parts.append(f"## bench.{room}\n\n{inspect.cleandoc(module.__doc__ or '')}\n")
+        parts += _entries(module)
+    return "\n".join(parts)
+
+
+def _entries(module: Any) -> Iterator[str]:
+    for name in sorted(module.__all__):
+        found = getattr(module, name)
+        if inspect.isclass(found) or inspect.isfunction(found):
+            yield _entry(name, found)
+
+
+def _entry(name: str, found: Any) -> str:
+    """One class or function: its signature, its docstring, and the docstrings of its methods."""
+    try:
+        signature = str(inspect.signature(found))
+    except (TypeError, ValueError):
+        signature = ""
+    text = inspect.cleandoc(vars(found).get("__doc__") or found.__doc__ or "")
+    lines = [f"### {name}\n", f"```text\n{name}{signature}\n```\n", f"```text\n{text}\n```\n"]
+    for method, what in vars(found).items() if inspect.isclass(found) else ():
+        about = getattr(what, "__func__", what).__doc__
+        if (not method.startswith("_") or method == "__call__") and about and _is_method(what):
+            lines.append(f"```text\n.{method}\n{inspect.cleandoc(about)}\n```\n")
+    return "\n".join(lines)
+
+
+def _is_method(what: Any) -> bool:
+    return inspect.isfunction(what) or isinstance(what, property | classmethod | staticmethod)
