@@ -134,7 +134,7 @@ def content(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
     start, cell = time.perf_counter(), one.cell
     model = bench.models[cell.model]
     old = store.load_record(bench.folder, one.key) or {"scores": {}}
-    scores = old["scores"] | scores_of(bench.judge, one.key, len(cell.seeds), found.features)
+    scores = scores_of(bench.judge, one.key, len(cell.seeds), found.features, old["scores"])
     scores |= _distances(bench, one, found)
     return {
         "key": one.key,
@@ -155,12 +155,16 @@ def content(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def scores_of(judge: Judge, key: str, n: int, features: dict[str, Features]) -> dict[str, Any]:
-    """Score key -> value, error and protocol, of every metric of a judge."""
-    found = {}
+def scores_of(
+    judge: Judge, key: str, n: int, features: dict[str, Features], old: dict[str, Any]
+) -> dict[str, Any]:
+    """Score key -> value, error and protocol: the old scores, and those of the judge they lack."""
+    found = dict(old)
     for metric in judge.metrics:
-        entry = _entry(judge.score(metric, features), metric.name, n)
-        found[store.score_key(key, judge.identity(metric))] = entry | judge.protocol(metric)
+        score = store.score_key(key, judge.identity(metric))
+        if score not in found:
+            entry = _entry(judge.score(metric, features), metric.name, n)
+            found[score] = entry | judge.protocol(metric)
     return found
 
 

@@ -95,12 +95,12 @@ def _save(
 ) -> None:  # fmt: skip
     """Write a record again with the further scores."""
     n = len(range(*record["cell"]["seeds"]))
-    scores = records.scores_of(judge, record["key"], n, features)
+    scores = records.scores_of(judge, record["key"], n, features, record["scores"])
     if replicates:
         for name, ends in judge.intervals(features, replicates).items():
             identity = judge.identity(judge.columns[name])
             scores[store.score_key(record["key"], identity)]["interval_95"] = list(ends)
-    store.save_record(folder, record | {"scores": record["scores"] | scores}, None)
+    store.save_record(folder, record | {"scores": scores}, None)
 
 
 def _extend(folder: Path, plan: dict[str, Any], judge: Judge) -> None:

@@ -41,13 +41,6 @@ class Between(Schedule):
             )
 
     @property
-    def label(self) -> str:
-        """The label of the other schedule, and the ends that differ from the process's."""
-        ends = {"sigma_max": self.sigma_max, "sigma_min": self.sigma_min}
-        parts = [f"{name}={end:g}" for name, end in ends.items() if end]
-        return f"Between({', '.join([self.schedule.label, *parts])})"
-
-    @property
     def measured(self) -> tuple[Rate | Costs, ...]:
         """Those of the other schedule."""
         return self.schedule.measured
@@ -194,11 +187,6 @@ class Snapped(Schedule):
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, Schedule):
             raise ValueError(f"Snapped needs a schedule, not {self.schedule!r}")
-
-    @property
-    def label(self) -> str:
-        """The label of the other schedule, in brackets."""
-        return f"Snapped({self.schedule.label})"
 
     @property
     def measured(self) -> tuple[Rate | Costs, ...]:
