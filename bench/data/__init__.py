@@ -1,12 +1,11 @@
 """Datasets: uint8 images, from files on this machine. Nothing here touches a network."""
 
-import torch
 from torch import Tensor
 
 from bench.data.fashion import FashionMNIST
 from bench.data.manifest import MANIFEST, joined, read_manifest, write_manifest
 from bench.data.preprocess import ADMLSUN, LDMLSUN, AsIs, Preprocess
-from bench.data.sets import ImageSet, natural, open_images, pickle_refusal
+from bench.data.sets import ImageSet, natural, open_images, pickle_refusal, whole
 from bench.data.tensors import digest, hashed
 
 __all__ = [
@@ -17,4 +16,4 @@ __all__ = [
 
 def read_images(path: str) -> Tensor:
     """All images of a path at once, uint8 [n, c, h, w]; see `open_images`."""
-    return torch.cat(list(open_images(path).stream(256)))
+    return whole(open_images(path).stream(256))

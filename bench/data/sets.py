@@ -76,7 +76,7 @@ class ImageSet:
         if not 0 < n <= len(self):
             raise ValueError(f"{self.path} has {len(self)} images, not {n}; ask for fewer")
         chosen = range(0, len(self), len(self) // n)[:n]
-        return torch.cat(list(self._batched(chosen, 256, preprocess or AsIs())))
+        return whole(self._batched(chosen, 256, preprocess or AsIs()))
 
     def as_of(self, other: "ImageSet") -> "ImageSet":
         """The images in the order of another set, matched by name where both have the same names.
@@ -147,6 +147,13 @@ class ImageSet:
         whole = [np.repeat(pixels, 3, axis=2) if one else pixels
                  for one, (_, pixels) in zip(grey, images, strict=True)]  # fmt: skip
         return torch.from_numpy(np.ascontiguousarray(np.stack(whole).transpose(0, 3, 1, 2)))
+
+
+def whole(batches: Iterator[Tensor]) -> Tensor:
+    """All batches as one; grey batches before the first colour image get three channels."""
+    parts = list(batches)
+    channels = max(len(part[0]) for part in parts)
+    return torch.cat([part.expand(-1, channels, -1, -1) for part in parts])
 
 
 def _wanted(manifest: dict[str, Any] | None) -> int | None:
