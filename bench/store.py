@@ -69,7 +69,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file; ValueError naming the file where it cannot be read."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:  # not JSON, or not text
         raise ValueError(f"{path} is not valid JSON ({error}); delete it and run again") from error
 

@@ -84,8 +84,8 @@ def schedule_of(text: str, folders: list[Path], *others: Any) -> Any:
     from bench import measures, names, schedules
     from bench.types import Costs, Rate, Schedule
 
-    if text.endswith(".json"):
-        return schedules.load(text)
+    if found := re.fullmatch(r"(resampled\()?['\"]?(.+\.json)['\"]?(?(1)\))", text, re.IGNORECASE):
+        return schedules.load(found[2], resample=bool(found[1]))
     known = {**measures.measured(*folders), "mix": measures.mix}
     found = names.build(text, (schedules, *others), known)
     if isinstance(found, Rate | Costs):

@@ -9,8 +9,9 @@ from bench.data.sets import ImageSet, natural, open_images, pickle_refusal, whol
 from bench.data.tensors import digest, hashed
 
 __all__ = [
-    "ADMLSUN", "LDMLSUN", "MANIFEST", "AsIs", "FashionMNIST", "ImageSet", "Preprocess", "digest", "hashed", "joined", "natural", "open_images", "pickle_refusal", "read_images",
-    "read_manifest", "write_manifest",
+    "ADMLSUN", "LDMLSUN", "MANIFEST", "AsIs", "FashionMNIST", "ImageSet", "Preprocess", "digest",
+    "hashed", "joined", "natural", "open_images", "pickle_refusal", "read_images", "read_manifest",
+    "write_manifest",
 ]  # fmt: skip
 
 

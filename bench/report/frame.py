@@ -290,5 +290,7 @@ def _best(blocks: dict[str, pd.Series], sign: int) -> str:
 
 
 def _ties(behind: np.ndarray) -> bool:
-    """Whether the mean of the paired differences to the best is at most their own spread."""
-    return len(behind) > 1 and float(behind.mean()) <= spread(behind)
+    """Whether the paired differences to the best are 0, or on average at most their own spread."""
+    if not len(behind):
+        return False
+    return not behind.any() or (len(behind) > 1 and float(behind.mean()) <= spread(behind))
