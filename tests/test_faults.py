@@ -385,3 +385,103 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(
     home = folder(tmp_path / "a", pixels(3))
     made = ("reference", tmp_path / "file" / "r.npz", "--images", home, *FLAT)
     assert "cannot be written" in refused(monkeypatch, capsys, *made)
+
+
+# ---------------------------------------------------------------- levels, modules, messages
+
+LATER = ("schedule", "oracle-gaussian", "--schedule")
+
+
+def test_levels_from_elsewhere_are_what_they_say(tmp_path: Path, monkeypatch, capsys) -> None:
+    levels = [80.0, 20.0, 5.0, 1.0, 0.1, 0.0]
+    (tmp_path / "grid.json").write_text("\ufeff" + json.dumps({"sigma": levels}))  # with a BOM
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert crs(monkeypatch, *LATER, "grid.json", "--nfe", 5, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sigma"] == levels
+    line = refused(monkeypatch, capsys, *LATER, "grid.json", "--nfe", 8)
+    assert "grid of 5 steps, not of 8" in line and "resampled(FILE.json)" in line
+    for form in ("resampled(grid.json)", "Resampled('grid.json')"):
+        assert crs(monkeypatch, *LATER, form, "--nfe", 8, "--json") == 0
+        assert len(json.loads(capsys.readouterr().out)["sigma"]) == 9
+
+
+OWN = """
+from bench import Block, Experiment
+from bench.samplers import DDIM
+from bench.schedules import Native
+
+def go(models):
+    return Experiment("own", "own", "oracle-gaussian", {"native": Native()}, (DDIM(),),
+                      (Block("1", range(4), (2,)),))
+
+def broken(models):
+    return models["x"]
+
+def nothing(models):
+    return None
+
+number = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("own:broken", r"own:broken raised TypeError: .*own.py, line 11"),
+        ("own:nothing", "own:nothing returned a NoneType: return a bench.Experiment"),
+        ("own:number", "own:number is a int: write a function"),
+        ("./nowhere.py:go", "there is no file ./nowhere.py"),
+        ("typo:go", "module typo cannot be imported: SyntaxError: .*typo.py, line 2"),
+        ("lacking:go", "module lacking cannot be imported: ModuleNotFoundError: .*lacking.py"),
+        ("raising:go", r"module raising cannot be imported: KeyError: 'x' \(raising.py, line 1\)"),
+    ],
+)
+def test_a_module_of_ones_own_that_fails_says_where(
+    name: str, says: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    import re
+    import sys
+
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "typo.py").write_text("x = 1\nif\n")
+    (tmp_path / "lacking.py").write_text("import no_such_module_here\n")
+    (tmp_path / "raising.py").write_text("{}['x']\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    line = refused(monkeypatch, capsys, "run", name, *CPU)
+    assert re.search(says, line), line
+
+
+def test_a_file_of_ones_own_is_run_by_its_path(tmp_path: Path, monkeypatch, capsys) -> None:
+    import sys
+
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "own2.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.run.run", lambda plan, *_: [plan.name])
+    monkeypatch.delitem(sys.modules, "own2", raising=False)
+    assert crs(monkeypatch, "run", "./sub/own2.py:go", *CPU) == 0
+    assert capsys.readouterr().out.strip() == "own"
+
+
+def test_a_terminal_of_ascii_shows_help(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": os.environ["PATH"],
+           "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}  # fmt: skip
+    for verb in (["score", "--help"], ["docs", "concepts"]):
+        done = subprocess.run([sys.executable, "-m", "bench", *verb], env=env, capture_output=True)
+        assert done.returncode == 0 and b"codec" not in done.stderr, done.stderr
+
+
+def test_extractors_that_cannot_be_looked_for_are_listed(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "hub"))
+
+    monkeypatch.setattr(features.InceptionV3Compat, "__init__", closed)
+    assert crs(monkeypatch, "list", "extractors") == 0
+    assert "not usable here: InceptionV3Compat" in capsys.readouterr().out

@@ -96,8 +96,8 @@ def nfe_axis(axes: Axes, ticks: list[int]) -> None:
 def save(figure: Figure, stem: Path, dpi: int = 120) -> list[Path]:
     """Write `stem.png` and `stem.pdf`.
 
-    The PNG has a palette of 256 colours, which keeps the colours of lines and marks as they are. Its
-    file has half the bytes of full colour.
+    The PNG has a palette of 256 colours, in which lines and marks keep their own colours. Its file
+    has half the bytes of full colour.
 
     Arguments:
         dpi: dots per inch of the PNG.
