@@ -4,8 +4,9 @@ A run, `crs-bench score`, `crs-bench rescore` and `bench.score` all open a `Judg
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +84,25 @@ class Judge:
         kept: dict[str, int] = {}
         for metric in self.metrics:
             most = sys.maxsize if metric.whole_bank or not self.bank else self.bank
-            rows = most if metric.reads_rows or self.resampled else 0
+            rows = most if self.resampled else self.rows(metric)
             kept[metric.reads_layer] = max(rows, kept.get(metric.reads_layer, 0))
         return kept
 
+    def rows(self, metric: Metric) -> int:
+        """Single generated features that a metric reads, at most."""
+        most = sys.maxsize if metric.whole_bank or not self.bank else self.bank
+        return most if metric.reads_rows else 0
+
     @property
     def columns(self) -> dict[str, Metric]:
-        """Name in tables -> metric: its own name, with its fields where the name is taken."""
-        found: dict[str, Metric] = {}
-        for metric in self.metrics:
-            found[metric.name if metric.name not in found else long_name(metric)] = metric
-        return found
+        """Name in tables -> metric: its own name, with its fields where the name is taken.
+
+        Where two have one name, it goes to the one with default fields.
+        """
+        taken: dict[int, str] = {}
+        for i, metric in sorted(enumerate(self.metrics), key=lambda pair: _has_fields(pair[1])):
+            taken[i] = free_name(metric.name, long_name(metric), taken.values())
+        return {taken[i]: metric for i, metric in enumerate(self.metrics)}
 
     def fold(self, images: Iterable[Tensor], count: int | None = None) -> dict[str, Features]:
         """Features of a stream of uint8 batches [n, c, h, w], by layer, one batch at a time.
@@ -141,11 +150,14 @@ class Judge:
         names = ("metric", "features", "features_digest", "reference_digest", "bank")
         return digest({name: self.protocol(metric).get(name) for name in names})
 
+    def interval(self, metric: Metric, fake: Fake, replicates: int) -> tuple[float, float]:
+        """95 % interval of a metric's mean over fresh sets of images: see `metrics.interval`."""
+        return interval(metric, **self._pair(metric, fake), replicates=replicates)
+
     def intervals(self, fake: Fake, replicates: int) -> dict[str, tuple[float, float]]:
-        """Name in tables -> 95 % interval of its mean over fresh sets of images: see `interval`."""
+        """Name in tables -> interval."""
         return {
-            name: interval(metric, **self._pair(metric, fake), replicates=replicates)
-            for name, metric in self.columns.items()
+            name: self.interval(metric, fake, replicates) for name, metric in self.columns.items()
         }
 
     def differences(
@@ -171,6 +183,18 @@ class Judge:
 def long_name(metric: Metric) -> str:
     """`precision(k=5)`: a metric's name with the fields that its label shows."""
     return metric.name + metric.label[len(label_of(metric.spec() | {"fields": {}})) :]
+
+
+def _has_fields(metric: Metric) -> bool:
+    return long_name(metric) != metric.name
+
+
+def free_name(name: str, longer: str, taken: Collection[str]) -> str:
+    """A column's name that is not taken: the first of two that is free, else one with a number."""
+    for one in (name, longer):
+        if one not in taken:
+            return one
+    return next(one for i in count(2) if (one := f"{longer} #{i}") not in taken)
 
 
 def extractor_of(text: str, device: str) -> Extractor:

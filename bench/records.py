@@ -3,7 +3,8 @@
 import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from bench import plan, shards, store
 from bench.features import Features
-from bench.judge import Judge
+from bench.judge import Judge, free_name
 from bench.machine import device_name, versions
 from bench.metrics import FrechetDistance
 from bench.plan import Bench, Chosen, Planned
@@ -59,8 +60,9 @@ def _errors(bench: Bench, anchor: Planned) -> dict[str, dict[str, Any]]:
 
 
 def needed(bench: Bench, cells: Sequence[Planned], scored: Sequence[Planned]) -> set[str]:
-    """Keys of the converged runs whose images cells without a score will be compared with."""
-    compared = {one.anchor.key for one in scored if one.anchor and lacking(bench, one)}
+    """Keys of the converged runs whose images are still to be compared with those of a cell."""
+    compared = {one.anchor.key for one in scored
+                if one.anchor and lacking(bench, one) and not sound(bench, one)}  # fmt: skip
     return {one.key for one in cells if one.key in compared}
 
 
@@ -69,11 +71,18 @@ def whole(bench: Bench, one: Planned) -> bool:
     return all(bench.shelf.has(one.key, task) for task in one.tasks(bench))
 
 
+def sound(bench: Bench, one: Planned) -> bool:
+    """As `whole`, but every byte is read, so that damaged shards are found."""
+    return all(bench.shelf.sound(one.key, task) for task in one.tasks(bench))
+
+
 def keeps(bench: Bench, one: Planned) -> bool:
     """Whether a cell's shards stay on disk after its record: as the experiment says. Those of
     converged runs always do, since other cells are compared with them."""
     keep = bench.scoring.keep
-    return one.role == "converged" or keep == "all" or (keep == "scored" and one.role == "score")
+    if one.role == "converged" or (one.anchor and one.anchor.key == one.key):
+        return True
+    return keep == "all" or (keep == "scored" and one.role == "score")
 
 
 def disk(bench: Bench, cells: Sequence[Planned]) -> str:
@@ -136,8 +145,10 @@ def content(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
     start, cell = time.perf_counter(), one.cell
     model = bench.models[cell.model]
     old = store.load_record(bench.folder, one.key) or {"scores": {}}
-    scores = scores_of(bench.judge, one.key, len(cell.seeds), found.features, old["scores"])
-    scores |= _distances(bench, one, found)
+    scores = dict(old["scores"])
+    scores |= scores_of(bench.judge, one.key, len(cell.seeds), found.features, scores)
+    if not set(error_keys(bench, one).values()) <= scores.keys():
+        scores |= _distances(bench, one, found)
     return {
         "key": one.key,
         "cell": {
@@ -158,16 +169,22 @@ def content(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
 
 
 def scores_of(
-    judge: Judge, key: str, n: int, features: dict[str, Features], old: dict[str, Any]
+    judge: Judge, key: str, n: int, features: dict[str, Features], known: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Score key -> value, error and protocol: the old scores, and those of the judge they lack."""
-    found = dict(old)
+    """Score key -> value, error and protocol, of the metrics of a judge whose key is not known."""
+    found = {}
     for metric in judge.metrics:
-        score = store.score_key(key, judge.identity(metric))
-        if score not in found:
-            entry = _entry(judge.score(metric, features), metric.name, n)
-            found[score] = entry | judge.protocol(metric)
+        if (of_score := store.score_key(key, judge.identity(metric))) not in known:
+            read = first_rows(features, judge.rows(metric))
+            entry = _entry(judge.score(metric, read), metric.name, n)
+            found[of_score] = entry | judge.protocol(metric)
     return found
+
+
+def first_rows(features: Mapping[str, Features], rows: int) -> dict[str, Features]:
+    """The same sums with at most so many single features: a score must not depend on what other
+    metrics read."""
+    return {layer: replace(one, bank=one.bank[:rows]) for layer, one in features.items()}
 
 
 def _entry(score: Score, name: str, n: int) -> dict[str, Any]:
@@ -210,10 +227,13 @@ def save_plan(bench: Bench, cells: Sequence[Planned], chosen: Chosen) -> None:
     made = plan.outline(bench, cells, chosen)
     for row, one in zip(made["rows"], cells, strict=True):
         row["errors"] = error_keys(bench, one)
-    own = {metric["identity"] for metric in made["metrics"]}
+    known = {metric["identity"]: metric["name"] for metric in made["metrics"]}
     old = store.load_plan(bench.folder) if store.has_plan(bench.folder) else {}
-    made["metrics"] += [metric for metric in old.get("metrics", ())
-                        if metric.get("added") and metric["identity"] not in own]  # fmt: skip
+    for metric in old.get("metrics", ()):
+        if metric.get("added") and metric["identity"] not in known:
+            longer = metric["name"].partition("(")[0] + "(" + metric["text"].partition("(")[2]
+            known[metric["identity"]] = free_name(metric["name"], longer, known.values())
+            made["metrics"].append(metric | {"name": known[metric["identity"]]})
     if left := left_out(old, made):
         tqdm.write(left, file=sys.stderr)
     store.save_plan(bench.folder, made)

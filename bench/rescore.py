@@ -1,5 +1,6 @@
 """More metrics for an experiment that was run: from the features on its shelf, without sampling."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from tqdm import tqdm
 
 from bench import records, shards, store
 from bench.features import Features
-from bench.judge import Judge, long_name
+from bench.judge import Judge, free_name, long_name
 from bench.plan.outline import metric_entry
 from bench.shards import Shelf
 
@@ -52,7 +53,8 @@ def rescore(
         if _has(judge, record, replicates):
             had += 1
             continue
-        features = _features(folder, judge, record, device)
+        layers = dict.fromkeys(judge.layers, sys.maxsize) if replicates else judge.layers
+        features = _features(folder, judge, record, layers, device)
         if features is None:
             missing.append(_name(row))
             continue
@@ -75,18 +77,18 @@ def _has(judge: Judge, record: dict[str, Any], replicates: int) -> bool:
 
 
 def _features(
-    folder: Path, judge: Judge, record: dict[str, Any], device: str
+    folder: Path, judge: Judge, record: dict[str, Any], layers: dict[str, int], device: str
 ) -> dict[str, Features] | None:
     """Features of a cell, merged from its shards; None where a shard or a layer is missing."""
     if not record["shard"]:
         return None
     shelf, parts = Shelf.of(folder, judge.extractor), []
     for seeds in shards.ranges(range(*record["cell"]["seeds"]), record["shard"]):
-        shard = shelf.load(record["key"], seeds, judge.layers)
+        shard = shelf.load(record["key"], seeds, layers)
         if shard is None:
             return None
         parts.append(shard)
-    return shards.merge(parts, judge.layers, device).features
+    return shards.merge(parts, layers, device).features
 
 
 def _save(
@@ -95,11 +97,16 @@ def _save(
 ) -> None:  # fmt: skip
     """Write a record again with the further scores."""
     n = len(range(*record["cell"]["seeds"]))
-    scores = records.scores_of(judge, record["key"], n, features, record["scores"])
+    key, known = record["key"], record["scores"]
+    scores = known | records.scores_of(judge, key, n, features, known)
     if replicates:
-        for name, ends in judge.intervals(features, replicates).items():
-            identity = judge.identity(judge.columns[name])
-            scores[store.score_key(record["key"], identity)]["interval_95"] = list(ends)
+        for metric in judge.metrics:
+            # a bootstrap resamples single features: all of them, where the score reads all images
+            rows = judge.rows(metric) or sys.maxsize
+            read = records.first_rows(features, rows)
+            ends = judge.interval(metric, read, replicates)
+            of_score = store.score_key(key, judge.identity(metric))
+            scores[of_score] = scores[of_score] | {"interval_95": list(ends)}
     store.save_record(folder, record | {"scores": scores}, None)
 
 
@@ -108,8 +115,7 @@ def _extend(folder: Path, plan: dict[str, Any], judge: Judge) -> None:
     known = {metric["identity"]: metric["name"] for metric in plan["metrics"]}
     for metric in judge.metrics:
         if (identity := judge.identity(metric)) not in known:
-            taken = metric.name in known.values()
-            known[identity] = long_name(metric) if taken else metric.name
+            known[identity] = free_name(metric.name, long_name(metric), known.values())
             entry = metric_entry(identity, known[identity], metric)
             plan["metrics"].append(entry | {"added": True})
     store.save_plan(folder, plan)

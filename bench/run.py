@@ -57,6 +57,9 @@ def run(
     records.save_plan(bench, [*tuning, *fine, *scored], chosen)
     fill(bench, fine, share, records.needed(bench, fine, scored))
     fill(bench, scored, share)
+    for one in [*tuning, *scored]:
+        if not records.keeps(bench, one):  # left by a stop, or by a run that kept more
+            bench.shelf.drop(one.key)
     return report(bench.folder)
 
 
@@ -101,10 +104,10 @@ def _there(bench: Bench, one: Planned, pictures: Collection[str]) -> bool:
 def _missing(
     bench: Bench, tasks: Sequence[tuple[Planned, Task]], todo: Collection[str]
 ) -> dict[str, list[Task]]:
-    """Key of a cell -> its shards that are to be made."""
+    """Key of a cell -> its shards that are to be made: those that are not there, or damaged."""
     found: dict[str, list[Task]] = {}
     for one, task in tasks:
-        if one.key in todo and not bench.shelf.has(one.key, task):
+        if one.key in todo and not bench.shelf.sound(one.key, task):
             found.setdefault(one.key, []).append(task)
     return found
 

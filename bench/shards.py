@@ -26,7 +26,6 @@ from bench.types import Cell, Extractor, Model
 
 _GROUP = 256  # images that go through the extractor together
 _STRIP = 8  # images that a shard keeps, to be shown
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,35 +160,53 @@ class Shelf:
     def load(self, key: str, seeds: range, layers: Collection[str]) -> Shard | None:
         """A shard with these layers; None if it is not there, lacks one, or is damaged."""
         try:
-            with np.load(self.path(key, seeds)) as file:
+            with _checked(self.path(key, seeds)) as file:
                 rows = {layer: torch.from_numpy(file[f"rows_{layer}"]) for layer in layers}
                 square, against = float(file["square"]), str(file["against"])
                 return Shard(
                     rows, torch.from_numpy(file["first"]), int(file["nfe"]),
                     float(file["seconds"]), None, None if np.isnan(square) else square, against,
                 )  # fmt: skip
-        except _DAMAGED:
+        except Exception:  # of a damaged file, zip and NumPy raise nearly anything
             return None
 
     def has(self, key: str, task: Task) -> bool:
-        """Whether a shard is there with all that a task asks for."""
+        """Whether a shard is there with all that a task asks for. Its numbers are not read."""
         if task.keeps_images and not self.pictures(key, task.seeds).is_file():
             return False
         try:
             with np.load(self.path(key, task.seeds)) as file:
                 compared = task.against in ("", str(file["against"]))
                 return compared and {f"rows_{name}" for name in task.layers} <= set(file.files)
-        except _DAMAGED:
+        except Exception:  # as of `load`
+            return False
+
+    def sound(self, key: str, task: Task) -> bool:
+        """As `has`, but every byte is read, so that a damaged file is found."""
+        if not self.has(key, task) or self.load(key, task.seeds, task.layers) is None:
+            return False
+        try:
+            return not task.keeps_images or len(self.images(key, task.seeds)) == len(task.seeds)
+        except Exception:  # as of `load`
             return False
 
     def images(self, key: str, seeds: range) -> Tensor:
         """The images of a converged run, uint8 [n, c, h, w]."""
-        with np.load(self.pictures(key, seeds)) as file:
+        with _checked(self.pictures(key, seeds)) as file:
             return torch.from_numpy(file["images"])
 
     def drop(self, key: str) -> None:
         """Delete a cell's shards."""
         shutil.rmtree(self.home(key), ignore_errors=True)
+
+
+def _checked(path: Path) -> Any:
+    """An .npz file, each part of which has its checksum; ValueError otherwise."""
+    data = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        if bad := file.testzip():
+            raise ValueError(f"{path} is damaged: {bad}")
+    return np.load(io.BytesIO(data))
 
 
 # ---------------------------------------------------------------- the merge

@@ -3,9 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from nursery import Nursery
 
 
 def pytest_configure() -> None:
@@ -60,3 +64,36 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         torch.save(made.state_dict(), path)
     yield path
     fidelity._inception.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with one random checkpoint `tiny` and its measured rate."""
+    import tiny
+
+    return tiny.make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of `tiny.pooled`, run at once, without figures. They must not be changed."""
+    import tiny
+
+    from bench import run
+    from bench.report import figures
+
+    results = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "write", lambda *_: [])
+        run.run(tiny.pooled(tiny_models), results, tiny_models)
+    return results / "tiny"
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Nursery"]:
+    """Starts `crs-bench` as processes of their own, with as many threads as there are here."""
+    from nursery import Nursery
+
+    made = Nursery(tmp_path_factory.mktemp("nursery"), torch.get_num_threads())
+    yield made
+    made.close()

@@ -81,8 +81,7 @@ def test_it_is_a_model_found_by_name_or_path(models: Path) -> None:
     assert by_name.digest == by_path.digest
     assert by_name.shape == (1, 8, 8) and by_name.name == "tiny" and by_name.device == "cpu"
     assert by_name.process == VP("cosine", 1000, 0.01, 80.0)
-    wanted = ("name", "digest", "process", "shape", "device", "denoiser", "encode", "decode")
-    assert all(hasattr(by_name, name) and hasattr(Model, name) for name in wanted)
+    assert isinstance(by_name, Model) and not by_name.predicts_variance and by_name.classes == 0
 
 
 def test_card_round_trip(tmp_path: Path) -> None:
@@ -240,8 +239,8 @@ def test_broken_card_is_named(text: str, models: Path) -> None:
 def test_unknown_names_are_answered(models: Path) -> None:
     with pytest.raises(ValueError, match="did you mean tiny"):
         checkpoints.load("tinny", models=models)
-    with pytest.raises(ValueError, match="known: none"):
-        checkpoints.load("tiny", models=models / "nowhere")
+    with pytest.raises(ValueError, match="no model 'tiny' in .*nowhere .*known: .*fmnist-pixel"):
+        checkpoints.load("tiny", models=models / "nowhere")  # the shipped ones are still known
     with pytest.raises(ValueError, match="known: float32, float16, bfloat16"):
         checkpoints.load("tiny", dtype="float8", models=models)
     with pytest.raises(ValueError, match="no card.json"):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import lab
+from bench import judge
 from bench.features import DINOv2ViTG14, DINOv2ViTS14, dinov2
 
 KINDS = [
@@ -167,5 +167,5 @@ def test_other_weights_are_refused_when_it_is_built(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="small.pth does not hold the weights of vit_giant"):
         DINOv2ViTG14(str(path))
     text = f"dinov2-vits14(weights={str(path)!r})"
-    assert lab.extractor_of(text, "cpu") == DINOv2ViTS14(str(path), "cpu")
-    assert lab.extractor_of(text, "cpu").name == "dinov2-vits14"
+    assert judge.extractor_of(text, "cpu") == DINOv2ViTS14(str(path), "cpu")
+    assert judge.extractor_of(text, "cpu").name == "dinov2-vits14"

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from bench import cli, data, features, lab, metrics
+from bench import cli, data, features, judge, metrics
 from bench.features import (
     VGG16,
     Clean,
@@ -328,7 +328,7 @@ def test_missing_weights_say_what_goes_where(
     with pytest.raises(
         ValueError, match=f"no weights for {label}: run crs-bench fetch {label}, or .*{file}"
     ) as told:
-        lab.extractor_of(label, "cpu")
+        judge.extractor_of(label, "cpu")
     assert str(nothing_published / file) in str(told.value)
     with pytest.raises(ValueError, match="no weights file nowhere.pt"):
         kind("nowhere.pt")
@@ -342,7 +342,7 @@ def test_published_weights_are_found_and_verified(
     path = nothing_published / file
     path.write_bytes(clean_file.read_bytes())
     if kind is Clean:
-        assert lab.extractor_of(label, "cpu").name == label
+        assert judge.extractor_of(label, "cpu").name == label
         path.write_bytes(clean_file.read_bytes()[:-100])
         with pytest.raises(ValueError, match="not a complete TorchScript file"):
             kind()
@@ -359,7 +359,7 @@ def test_published_weights_are_found_and_verified(
 
 
 def test_digest_is_the_files_and_the_label_takes_arguments(inception_file: Path) -> None:
-    made = lab.extractor_of(f"inception-v3-compat(weights={str(inception_file)!r})", "cpu")
+    made = judge.extractor_of(f"inception-v3-compat(weights={str(inception_file)!r})", "cpu")
     assert made == InceptionV3Compat(str(inception_file), "cpu")
     assert made.name == "inception-v3-compat"
     assert made.digest == hashlib.sha256(inception_file.read_bytes()).hexdigest()
@@ -388,7 +388,7 @@ def test_clean_asks_for_the_files_own_name(clean_file: Path, tmp_path: Path) -> 
 
 
 def test_an_extractor_needs_no_device() -> None:
-    assert lab.extractor_of("flatten", "cpu") == features.Flatten()
+    assert judge.extractor_of("flatten", "cpu") == features.Flatten()
     assert isinstance(features.fold(features.Flatten(), [pictures(3, 1, 4)], 0), Features)
 
 

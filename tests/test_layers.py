@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import features, judge, lab, metrics
+from bench import features, judge, metrics
 from bench.features import Features, InceptionV3Compat, fold, fold_layers, load_reference
+from bench.judge import Judge
 from bench.types import Extractor
 
 CALLS: list[tuple[str, ...]] = []  # layers asked of `Layered`, a call each
@@ -91,16 +92,26 @@ def test_a_layer_that_is_not_there_is_named() -> None:
 def test_metrics_are_refused_where_the_extractor_has_not_their_layer() -> None:
     says = "sfid reads the layer 'spatial', which flatten does not have; .*: InceptionV3Compat$"
     with pytest.raises(ValueError, match=says):
-        lab.metrics_of(["fd", "sfid"], features.Flatten())
+        judge.metrics_of(["fd", "sfid"], features.Flatten())
     with pytest.raises(ValueError, match="is reads the layer 'logits', .*: InceptionV3Compat$"):
-        lab.metrics_of(["is(layer='logits')"], Layered())
+        judge.metrics_of(["is(layer='logits')"], Layered())
     with pytest.raises(ValueError, match="'odd', which layered does not have; .* none$"):
-        lab.metrics_of(["is(layer='odd')"], Layered())
-    with pytest.raises(ValueError, match="two metrics are called kid"):
-        lab.metrics_of(["KID(10)", "kid"], Layered())
-    made = lab.metrics_of(["fd", "is", "sfid"], Layered())
-    assert lab.banks_of(made, 7) == {"features": 7, "spatial": 7, "logits_unbiased": sys.maxsize}
-    assert lab.reference_layers(made) == ("spatial",)  # IS reads no reference
+        judge.metrics_of(["is(layer='odd')"], Layered())
+    with pytest.raises(ValueError, match="metric kid is asked for twice"):
+        judge.metrics_of(["KID()", "kid"], Layered())
+    both = Judge(Layered(), judge.metrics_of(["KID(10)", "kid", "Recall(k=5)"], Layered()))
+    assert [*both.columns] == ["kid(subsets=10)", "kid", "recall"]
+    made = Judge(Layered(), judge.metrics_of(["fd", "is", "sfid", "recall"], Layered()), 7)
+    assert made.layers == {"features": 7, "spatial": 0, "logits_unbiased": sys.maxsize}
+
+
+def test_a_reference_is_read_for_the_layers_that_need_it(tmp_path: Path) -> None:
+    real = adm_file(tmp_path / "real.npz", pictures(40, 0), Layered())
+    mine = f"{__name__}:Layered"
+    assert Judge.open(real, mine, ["fd", "is", "sfid"], "cpu").real.keys() == {
+        "features", "spatial",
+    }  # IS reads no reference  # fmt: skip
+    assert not Judge.open("nowhere.npz", mine, ["is"], "cpu").real
 
 
 # ---------------------------------------------------------------- references
@@ -175,11 +186,11 @@ def test_all_scores_of_an_inception_in_one_pass(
     known = load_reference(real, extractor, layers=("spatial",)).by_layer
     logits = found["logits_unbiased"]
     score = metrics.InceptionScore()(fake=logits, real=logits)
-    assert (said["is"], said["is_error"]) == (score.value, score.error)
+    assert (said["is"], said["error"]["is"]) == (score.value, score.error)
     pair = {"fake": found["spatial"], "real": known["spatial"]}
     assert said["sfid"] == pytest.approx(metrics.SFID()(**pair).value, rel=1e-9)
     assert said["sfid"] != pytest.approx(said["fd"], rel=0.01)
-    assert {"fd", "is", "sfid", "recall", "kid", "kid_error"} < said.keys()
+    assert {"fd", "is", "sfid", "recall", "kid"} < said.keys() and "kid" in said["error"]
 
 
 def test_is_alone_opens_no_reference() -> None:

@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from console import crs
 from torch import Tensor
 
 import bench
-from bench import checkpoints, generate, training
+from bench import checkpoints, generate, run, training
 from bench.checkpoints.card import Card, Data, VPCard
 from bench.samplers import DDIM, DDPM
 from bench.schedules import Karras
-from bench.types import VarianceDenoiser
+from bench.types import Block, Experiment, VarianceDenoiser
 
 GRID = Karras()(6, bench.load("fmnist-pixel-small").process)
 
 
 @dataclass(frozen=True)
-class Says:
+class Says(VarianceDenoiser):
     """Data N(0, 1/4), and v as told: a number, or [n, 1, h, w]."""
 
     v: float | Tensor
@@ -106,11 +107,30 @@ def test_a_model_without_it_is_refused_before_sampling(models: Path) -> None:
     model = checkpoints.load("plain", models=models)
     with pytest.raises(ValueError, match="plain predicts no variance.*posterior"):
         bench.sample(model, DDPM("learned"), Karras(), 4, range(3))
-    counted = generate.Counted(model.denoiser())
-    with pytest.raises(ValueError, match="predicts no variance"):
-        counted.with_variance(torch.zeros(1, 1, 28, 28), 1.0)
-    with pytest.raises(ValueError, match="needs a denoiser that predicts its variance"):
+    assert not isinstance(generate.counted(model.denoiser()), VarianceDenoiser)
+    with pytest.raises(ValueError, match="plain predicts no variance"):
+        generate.check_fits(model, DDPM("learned"))
+    generate.check_fits(model, DDPM())
+    generate.check_fits(checkpoints.load("says", models=models), DDPM("learned"))
+    with pytest.raises(ValueError, match="needs a network that predicts its variance"):
         DDPM("learned")(lambda x, sigma: x, torch.zeros(1), GRID, lambda: torch.zeros(1))
+
+
+def test_the_command_line_refuses_it_before_sampling(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(generate, "images", lambda *_: pytest.fail("it was sampled"))
+    how = ("--sampler", "DDPM('learned')", "--nfe", 4, "--models", models, "--device", "cpu")
+    assert crs(monkeypatch, "sample", "plain", tmp_path / "out", *how) == 2
+    said = capsys.readouterr().err
+    assert "plain predicts no variance" in said and "posterior" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    lines, blocks = {"Karras": Karras()}, (Block("1", range(4), (3,)),)
+    refused = Experiment("x", "x", "plain", lines, (DDPM("learned"),), blocks)
+    with pytest.raises(ValueError, match="plain predicts no variance"):
+        run.run(refused, tmp_path / "results", models)
+    assert not list((tmp_path / "results").rglob("*.json"))
 
 
 def test_channels_that_do_not_fit_the_card_are_refused(models: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench import checkpoints, measures, names, schedules, training
 from bench.checkpoints.card import Card, Data, VPCard
+from bench.checkpoints.places import shipped
 from bench.measures import (
     GITS,
     KLUB,
@@ -70,7 +71,7 @@ def test_requests_that_the_costs_cannot_meet_are_refused() -> None:
         cheapest(0, process)
     with pytest.raises(ValueError, match="made.*5 levels, too few for 6.*--levels"):
         cheapest(6, process)
-    with pytest.raises(ValueError, match="measured from sigma 10 to 0.1, the process needs 20 to"):
+    with pytest.raises(ValueError, match="measured from sigma 10 to 0.1, but the model needs 20 to"):
         cheapest(3, VE(0.1, 20.0))
     with pytest.raises(ValueError, match="measure it over that range"):
         Between(cheapest, 5.0)(3, process)
@@ -352,7 +353,7 @@ def test_files_without_a_kind_are_known_by_their_fields(tmp_path: Path) -> None:
             measures.load(path)
 
 
-SHIPPED = sorted((Path(checkpoints.MODELS)).glob("*/measures/*.json"))
+SHIPPED = sorted(shipped().glob("*/measures/*.json"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
@@ -396,14 +397,14 @@ def test_measures_of_costs_are_told_from_those_of_rates() -> None:
 
 
 def test_costs_of_other_weights_are_refused() -> None:
-    from bench import lab
+    from bench.plan.cells import check_measured
 
     stale = {"model": "gaussian", "model_digest": "another", "measure": KLUB().spec()}
     found = replace(made(fine(VE(0.02, 80.0), 5)), provenance=stale)
-    with pytest.raises(ValueError, match="costs made .* crs-bench measure gaussian --measure KLUB"):
-        lab._check_measured(CheapestPath(found), Gaussian())
-    lab._check_measured(CheapestPath(found), replace(Gaussian(), name="another model"))
-    assert lab.rate_of(CheapestPath(found)) is None
+    with pytest.raises(ValueError, match="made was measured .* crs-bench measure gaussian --measure KLUB"):
+        check_measured(CheapestPath(found), Gaussian())
+    check_measured(CheapestPath(found), replace(Gaussian(), name="another model"))
+    assert CheapestPath(found).measured == (found,)
 
 
 def test_from_the_command_line(

@@ -482,6 +482,13 @@ def test_a_metric_does_not_know_the_order_of_images(metric: Metric) -> None:
     assert metric(fake=Rows(fake.flip(0)), real=Rows(real.flip(0))).value == pytest.approx(there)
 
 
+def test_a_metric_says_whether_it_rises() -> None:
+    kinds = names.public(metrics).values()
+    rising = {kind.name for kind in kinds if kind.higher_is_better}  # type: ignore[attr-defined]
+    shares = {"precision", "recall", "precision_adm", "recall_adm", "density", "coverage"}
+    assert rising == shares | {"is"}
+
+
 @pytest.mark.parametrize(
     ("cov", "says"),
     [

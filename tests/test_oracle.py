@@ -318,7 +318,8 @@ def test_an_experiment_runs_on_an_oracle_with_guidance(shipped: Path, tmp_path: 
     run.run(experiment, tmp_path, shipped, "cpu", lambda model: model)
     records = store.load_records(tmp_path / "known")
     assert sorted(record["nfe"] for record in records.values()) == [2, 3]
-    assert all(record["metrics"]["fd"] > 0 for record in records.values())
+    found = [score for record in records.values() for score in record["scores"].values()]
+    assert len(found) == 6 and all(score["value"] > 0 for score in found if score["name"] == "fd")
 
 
 def test_guidance_of_an_unconditional_oracle_is_refused(shipped: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from console import crs
 
-from bench import data, experiments, store
+from bench import checkpoints, data, experiments, store
 from bench.experiments import Plan
 from bench.zoo.add import add as add_file
 from bench.zoo.adm import ADMFlags, ADMNet
@@ -56,8 +56,9 @@ def test_two_commands_make_the_table(
     records = store.load_records(folder)
     assert len(records) == 5 * 4  # lines, samplers
     for record in records.values():
-        assert record["metrics"].keys() == {"fd", "precision", "recall"}
-        assert record["protocol"]["n"] == 6 and record["protocol"]["bank"] == 300
+        scores = {score["name"]: score for score in record["scores"].values()}
+        assert scores.keys() == {"fd", "precision", "recall"}
+        assert scores["recall"]["n"] == 6 and scores["recall"]["bank"] == 300
     rate = json.loads((models / "lsun-horse" / "measures" / "v_x.json").read_text())
     assert rate["provenance"]["images"] == 4
     table = (folder / "table.md").read_text()
@@ -90,8 +91,8 @@ def test_what_is_missing_is_said_on_one_screen(
 def test_a_reference_without_images_wants_a_measured_rate(
     horse: Path, inception_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models = horse / "models"
-    add_file(horse / "lsun_horse.pt", str(horse / "small.json"), "lsun-horse", models)
+    add_file(horse / "lsun_horse.pt", str(horse / "small.json"), "lsun-horse", horse / "models")
+    models = checkpoints.Models(horse / "models")
     bare = horse / "bare.npz"
     np.savez(bare, mu=np.zeros(2048), sigma=np.eye(2048))
     weights = f"inception-v3-compat(weights='{inception_file}')"
@@ -104,7 +105,7 @@ def test_a_reference_without_images_wants_a_measured_rate(
     assert full.missing(models) == {}
     monkeypatch.setattr("bench.experiments.published.MEASURED_ON", 3)
     full.altered(images=2).prepare(models, "cpu")
-    rate = models / "lsun-horse" / "measures" / "v_x.json"
+    rate = horse / "models" / "lsun-horse" / "measures" / "v_x.json"
     assert json.loads(rate.read_text())["provenance"]["images"] == 2
     with pytest.raises(ValueError, match="not measured yet"):
         full(models)

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,31 +25,56 @@ FDS = {  # line -> NFE -> FD of block 1 and block 2; None: not run
 }
 
 
+METRICS = [
+    {"identity": f"{name} and its set", "name": name, "text": text, "metric": {},
+     "higher_is_better": name != "fd"}
+    for name, text in (("fd", "FrechetDistance()"), ("precision", "Precision(k=3)"),
+                       ("recall", "Recall(k=3)"))
+]  # fmt: skip
+
+
+def schedule_of(line: str, rate: str = "v_x") -> dict[str, Any]:
+    """The spec of a schedule that fits the name of a line."""
+    if "CRS(" in line or "ConstantRate(" in line:
+        measured = {"class": "Rate", "fields": {"name": rate, "digest": rate}}
+        return {"class": "ConstantRate", "fields": {"rate": measured}}
+    return {"class": line.partition("(")[0].capitalize() or "Native", "fields": {}}
+
+
+def entry(row: dict, name: str, value: float, **protocol: Any) -> dict[str, Any]:
+    """A score of a row by its key, as a record holds it."""
+    known = {"features": "effnet-lite0", "reference": "fashion-mnist", "reference_n": 60000,
+             "bank": 100, "name": name, "value": value, "n": row["n"]}  # fmt: skip
+    return {store.score_key(row["key"], f"{name} and its set"): known | protocol}
+
+
 def cell(line: str, nfe: int, block: str, fd: float | None, **changes) -> tuple[dict, dict | None]:
-    """A plan row and its record; `changes` overwrite role, model, sampler, n, counted, protocol."""
+    """A plan row and its record; `changes` overwrite role, model, sampler, n, counted, dtype,
+    and what scores say of their protocol."""
     what = {"role": "score", "model": "m", "sampler": "DDIM", "n": 500, "counted": nfe} | changes
     row = {"line": line, "block": block, "nfe": nfe}
     row |= {name: what[name] for name in ("role", "model", "sampler", "n")}
     row["key"] = store.digest([*row.values()])
     if fd is None:
         return row, None
-    protocol = {
-        "features": "effnet-lite0",
-        "reference": "fashion-mnist",
-        "reference_n": 60000,
-        "n": what["n"],
-        "bank": 100,
-        "k": 3,
-        "quantiser": "round",
-        "dtype": "float32",
-    }
-    asked = {"model": row["model"], "schedule": line, "sampler": row["sampler"], "nfe": nfe}
+    said = {name: what[name] for name in ("features", "reference") if name in what}
+    scores: dict[str, Any] = {}
+    for name, value in (("fd", fd), ("precision", 1 - fd / 100), ("recall", 0.5)):
+        scores |= entry(row, name, value, **said)
+    asked = {"model": row["model"], "schedule": schedule_of(line), "label": line,
+             "sampler": row["sampler"], "nfe": nfe, "quantiser": "round",
+             "dtype": what.get("dtype", "float32")}  # fmt: skip
     return row, {
         "key": row["key"], "cell": asked, "grid": [*np.geomspace(10, 0.1, nfe), 0.0],
-        "nfe": what["counted"], "protocol": protocol | what.get("protocol", {}),
-        "metrics": {"fd": fd, "precision": 1 - fd / 100, "recall": 0.5},
+        "nfe": what["counted"], "scores": scores,
         "seconds": {"sample": 2.0, "score": 1.0}, "device": "CPU", "versions": {"torch": "2"},
     }  # fmt: skip
+
+
+def line_of(name: str) -> dict[str, Any]:
+    """A line of a plan."""
+    schedule = schedule_of(name)
+    return {"identity": store.digest(name), "label": name, "schedule": schedule}
 
 
 def save(folder: Path, cells: list[tuple[dict, dict | None]]) -> Path:
@@ -62,14 +89,21 @@ def save(folder: Path, cells: list[tuple[dict, dict | None]]) -> Path:
             store.save_record(folder, record, strip.read_bytes())
     strip.unlink()
     models = dict.fromkeys(row["model"] for row, _ in cells)
+    lines = {row["line"]: line_of(row["line"]) for row, _ in cells if row["role"] != "converged"}
     chosen = {"line": "CRS(v_x)", "sampler": "DDIM", "schedule": "ConstantRate(v_x, xi=0.5)"}
     store.save_plan(
         folder,
         {"experiment": "toy", "title": "A toy", "note": "", "rows": [row for row, _ in cells],
-         "chosen": [chosen | {"tries": 4}],
+         "lines": lines, "metrics": METRICS,
+         "chosen": [chosen | {"tries": 4, "block": "tuning"}],
          "rates": [{"model": model, "name": "v_x", **RATE} for model in models]},
     )  # fmt: skip
     return folder
+
+
+def text_of(folder: Path) -> str:
+    """`table.md`, its cells without the spaces that fill them."""
+    return re.sub(" +", " ", (folder / "table.md").read_text())
 
 
 def toy(**changes) -> list[tuple[dict, dict | None]]:
@@ -89,9 +123,9 @@ def folder(tmp_path: Path) -> Path:
 
 def table(folder: Path, number: int = 0) -> dict[str, list[str]]:
     """The cells of a Markdown table of scores, by line; its head too."""
-    parts = (folder / "table.md").read_text().split("\n\n")
+    parts = text_of(folder).split("\n\n")
     rows = [part for part in parts if ", NFE |" in part][number].splitlines()
-    split = [[one.strip() for one in row.strip("|").split("|")] for row in rows if "---" not in row]
+    split = [[one.strip() for one in row.strip("|").split("|")] for row in rows if set(row) - {*"|:-"}]
     return {row[0]: row[1:] for row in split}
 
 
@@ -110,14 +144,14 @@ def test_means_spreads_and_ties_by_hand(folder: Path) -> None:
 
 def test_differences_to_the_best_are_paired_by_hand(folder: Path, tmp_path: Path) -> None:
     report(folder)
-    text = (folder / "table.md").read_text()
+    text = text_of(folder)
     assert "behind the best of the column, paired by seed block" in text
     behind = table(folder, text.split("behind the best")[0].count(", NFE |"))
     assert behind["Karras(rho=7)"][0] == "0"
     assert behind["CRS(v_x)"][0] == "0.10 ± 0.60"  # -0.5 and 0.7
     assert behind["CRS(v_x)"][1] == "0"
     report(save(tmp_path / "one", [cell("a", 5, "1", 10.0), cell("b", 5, "1", 11.0)]))
-    assert "behind the best" not in (tmp_path / "one" / "table.md").read_text()
+    assert "behind the best" not in text_of(tmp_path / "one")
 
 
 def test_a_constant_gap_is_no_tie_however_wide_the_blocks(tmp_path: Path) -> None:
@@ -127,7 +161,7 @@ def test_a_constant_gap_is_no_tie_however_wide_the_blocks(tmp_path: Path) -> Non
     assert table(tmp_path / "x") == {
         "DDIM, NFE": ["5"], "a": ["**15.00** ± 5.00"], "b": ["16.00 ± 5.00"],
     }  # fmt: skip
-    assert "| b | 1.00 ± 0.00 |" in (tmp_path / "x" / "table.md").read_text()
+    assert "| b | 1.00 ± 0.00 |" in text_of(tmp_path / "x")
 
 
 def test_one_block_has_one_best_and_no_spread(tmp_path: Path) -> None:
@@ -135,7 +169,7 @@ def test_one_block_has_one_best_and_no_spread(tmp_path: Path) -> None:
     assert table(tmp_path / "x") | {"DDIM, NFE": []} == {
         "DDIM, NFE": [], "a": ["**10.00**"], "b": ["10.00"],
     }  # fmt: skip
-    assert "±" not in (tmp_path / "x" / "table.md").read_text()
+    assert "±" not in text_of(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -150,10 +184,10 @@ def test_tuning_cells_enter_no_table_and_no_figure(folder: Path, tmp_path: Path)
     report(save(tmp_path / "without", toy()))
     for path in [folder / "table.tex", *sorted((folder / "figures").iterdir())]:
         assert path.read_bytes() == (tmp_path / "without" / path.relative_to(folder)).read_bytes()
-    assert "0.12" not in (folder / "table.md").read_text()
+    assert "0.12" not in text_of(folder)
     assert (
         "| CRS(v_x) | DDIM | `ConstantRate(v_x, xi=0.5)` | 4 | tuning |"
-        in (folder / "table.md").read_text()
+        in text_of(folder)
     )
 
 
@@ -180,6 +214,7 @@ def test_latex_is_escaped_and_bold(folder: Path) -> None:
     text = (folder / "table.tex").read_text()
     assert r"CRS(v\_x) & \textbf{20.50} $\pm$ 0.50 & 12.50 $\pm$ 0.50 \\" in text
     assert r"Karras(rho=7) & \textbf{20.40} $\pm$ 0.10 &  \\" in text
+    assert r"\begin{table}" in text and r"\caption{FD-EffNet of m, DDIM, 500 images" in text
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 3
 
 
@@ -191,13 +226,13 @@ def test_counted_nfe_shows_where_it_differs(tmp_path: Path) -> None:
 
 def test_protocol_is_told_with_its_warnings(folder: Path, tmp_path: Path) -> None:
     report(folder)
-    text = (folder / "table.md").read_text()
-    for known in ("effnet-lite0", "fashion-mnist", "60000", "k = 3", "CPU", "torch 2", "< 50,000"):
+    text = text_of(folder)
+    for known in ("effnet-lite0", "fashion-mnist", "60000", "Precision(k=3)", "CPU", "torch 2", "< 50,000"):
         assert known in text
     assert "differ" not in text and "FID" not in text
-    other = cell("b", 5, "1", 4.0, n=50_000, protocol={"dtype": "float16"})
+    other = cell("b", 5, "1", 4.0, n=50_000, dtype="float16")
     report(save(tmp_path / "x", [cell("a", 5, "1", 3.0, n=50_000), other]))
-    text = (tmp_path / "x" / "table.md").read_text()
+    text = text_of(tmp_path / "x")
     assert "float32, float16" in text and "differ in dtype" in text and "< 50,000" not in text
 
 
@@ -213,7 +248,7 @@ def test_fid_is_said_of_inception_only(features: str, name: str) -> None:
 def test_numbers_of_images_and_models_are_kept_apart(tmp_path: Path) -> None:
     cells = [*toy(), *toy(n=50_000), *toy(model="other"), cell("native", 5, "1", None, model="no")]
     made = report(save(tmp_path / "x", cells))
-    text = (tmp_path / "x" / "table.md").read_text()
+    text = text_of(tmp_path / "x")
     for head in ("m, 500 images", "m, 50,000 images", "other, 500 images", "no, 500 images"):
         assert f"## FD-EffNet, {head}" in text
     names = {path.name for path in made if path.parent.name == "figures"}
@@ -223,15 +258,6 @@ def test_numbers_of_images_and_models_are_kept_apart(tmp_path: Path) -> None:
     assert {"samples-m.png", "samples-other.png"} <= names and "samples-m-50000.png" not in names
     assert {"rates-m.png", "rates-other.png"} <= names
     assert not any("-no" in name for name in names)
-
-
-def test_images_a_cell_come_from_the_record_where_the_plan_is_silent(folder: Path) -> None:
-    plan = store.load_plan(folder)
-    for row in plan["rows"]:
-        del row["n"]
-    store.save_plan(folder, plan)
-    report(folder)
-    assert "500 images a cell" in (folder / "table.md").read_text()
 
 
 def test_rerun_is_the_same_to_the_byte(folder: Path) -> None:

@@ -6,19 +6,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from test_report import RATE, cell, save, table, toy
+from test_report import METRICS, RATE, cell, entry, save, schedule_of, table, text_of, toy
 
 from bench import store
 from bench.report import levels, published, report, scores
 from bench.report.crossing import crossing
-from bench.report.drawing import constant_rate, looks
+from bench.report.drawing import looks
 from bench.report.frame import MANY_LINES, Results
+from bench.report.lines import COOL, WARM, constant_rate, uses_rate
 from bench.report.sweep import sweep
+from bench.schedules import ConstantRate, Karras, Native, Snapped
+from bench.types import Rate, Tuned
 
 Cells = list[tuple[dict, dict | None]]
+RATE_OF = Rate("v_x", torch.arange(1, 6), torch.ones(5))
 BAND = {"v_low": [0.5, 0.4, 0.0], "v_high": [2.0, 0.75, 0.04]}
 
 
@@ -37,9 +42,11 @@ def with_errors(cells: Cells, fd: float = 15.0) -> Cells:
     for one, record in cells:
         one["anchor"] = row["key"]
         if record:
-            gap = record["metrics"]["fd"] - 10
-            record["metrics"] |= {"rms_error": gap / 2, "fd_error": gap}
-            record["protocol"]["converged"] = row["key"]
+            gap = next(iter(record["scores"].values()))["value"] - 10
+            errors = {"rms_error": gap / 2, "fd_error": gap}
+            made = [entry(one, name, value, converged=row["key"]) for name, value in errors.items()]
+            one["errors"] = {name: next(iter(of)) for name, of in zip(errors, made, strict=True)}
+            record["scores"] |= made[0] | made[1]
     return [*cells, (row, fine)]
 
 
@@ -56,7 +63,7 @@ def two_checkpoints() -> Cells:
     for line, model in (("trained a, CRS(v_x)", "a"), ("trained b, CRS(v_x)", "b")):
         row, record = cell(line, 5, "1", 3.0)
         assert record
-        record["cell"] |= {"model": model, "schedule": "ConstantRate(v_x, xi=0.5)"}
+        record["cell"] |= {"model": model}
         made.append((row, record))
     return made
 
@@ -130,7 +137,7 @@ def test_no_two_rates_have_one_colour(tmp_path: Path) -> None:
     for i in range(14):  # the warm colours come round after six lines
         row, record = cell(f"CRS({i})", 5, "1", 3.0)
         assert record
-        record["cell"]["schedule"] = f"ConstantRate({names[i // 6]}, xi=1)"
+        record["cell"]["schedule"] = schedule_of("CRS()", names[i // 6])
         cells.append((row, record))
     rates = [{"model": "m", "name": name, **RATE} for name in names]
     colors = legend(levels.rates(results(tmp_path / "x", cells, rates=rates), "m"))
@@ -164,7 +171,7 @@ def test_errors_have_a_figure_of_their_own(tmp_path: Path) -> None:
     assert "converged m" in legend(figure)
     names = {path.name for path in report(tmp_path / "x")}
     assert {"score-vs-nfe.png", "error-vs-nfe.png", "error-vs-nfe.pdf"} <= names
-    assert "differ" not in (tmp_path / "x" / "table.md").read_text()
+    assert "differ" not in text_of(tmp_path / "x")
 
 
 def test_no_converged_run_no_error_figure(tmp_path: Path) -> None:
@@ -192,16 +199,18 @@ def test_many_lines_are_a_sweep_and_few_are_not(tmp_path: Path) -> None:
 
 def test_the_plan_says_which_of_a_users_metrics_want_to_be_high(tmp_path: Path) -> None:
     cells = [cell("a", 5, "1", 30.0), cell("b", 5, "1", 20.0)]
-    for _, record in cells:
+    for row, record in cells:
         assert record
-        record["metrics"]["mine"] = record["metrics"]["fd"]
-    found = results(tmp_path / "x", cells, higher_is_better=["mine"])
+        record["scores"] |= entry(row, "mine", next(iter(record["scores"].values()))["value"])
+    mine = {"identity": "mine and its set", "name": "mine", "text": "Mine()", "metric": {},
+            "higher_is_better": True}  # fmt: skip
+    found = results(tmp_path / "x", cells, metrics=[*METRICS, mine])
     report(tmp_path / "x")
-    text = (tmp_path / "x" / "table.md").read_text()
+    text = text_of(tmp_path / "x")
     assert "(higher is better)" in text.split("## Mine")[1].splitlines()[0]
     assert "| a | **30.00** |" in text.split("## Mine")[1]
     assert "| b | **20.00** |" in text.split("## Mine")[0]
-    assert not found.higher_is_better("precision")
+    assert found.higher_is_better("precision") and not found.higher_is_better("fd")
 
 
 def test_a_sweep_is_sorted_and_coloured_by_ratio(tmp_path: Path) -> None:
@@ -218,7 +227,7 @@ def test_a_sweep_is_sorted_and_coloured_by_ratio(tmp_path: Path) -> None:
     assert texts[0, 16].get_text() == "100" and texts[0, 0].get_fontweight() == "bold"
     report(tmp_path / "x")
     assert list(table(tmp_path / "x"))[1:] == names == list(table(tmp_path / "x", 2))[1:]
-    assert "sorted by their geometric mean" in (tmp_path / "x" / "table.md").read_text()
+    assert "sorted by their geometric mean" in text_of(tmp_path / "x")
 
 
 def test_what_was_not_run_puts_no_line_ahead(tmp_path: Path) -> None:
@@ -269,12 +278,31 @@ def test_sweeps_and_bands_are_the_same_to_the_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "is_one"),
-    [("CRS(v_x)", True), ("trained b, CRS(v_x, xi=1)", True), ("trained CRS, native", False),
-     ("ConstantRate(v_x)", True), ("Karras(rho=7)", False)],
+    ("schedule", "is_one"),
+    [(ConstantRate(RATE_OF), True), (Snapped(ConstantRate(RATE_OF, 0.5)), True),
+     (Tuned((ConstantRate(RATE_OF), ConstantRate(RATE_OF, 0.5))), True), (Native(), False),
+     (Karras(7.0), False), (Tuned((Karras(3.0), Karras(5.0))), False)],
+    ids=repr,
 )  # fmt: skip
-def test_lines_of_constant_rate(line: str, is_one: bool) -> None:
-    assert constant_rate(line) is is_one
+def test_lines_of_constant_rate(schedule: Any, is_one: bool) -> None:
+    assert constant_rate({"schedule": schedule.spec()}) is is_one
+    assert uses_rate(schedule.spec(), "v_x") is is_one
+    assert not uses_rate(schedule.spec(), "v")
+
+
+def test_a_line_has_one_look_in_every_experiment(tmp_path: Path) -> None:
+    """It follows from the identity of the line, not from its place; a colour that is taken gives
+    way, and every line of a plan has a look of its own."""
+    alone = looks(results(tmp_path / "a", [cell("CRS(v_x)", 5, "1", 3.0)]))["CRS(v_x)"]
+    cells = [cell(name, 5, "1", 3.0) for name in ("native", "Karras(rho=7)", "CRS(v_x)")]
+    among = looks(results(tmp_path / "b", cells))
+    assert among["CRS(v_x)"].color == alone.color and alone.color in WARM
+    assert among["native"].color == COOL[0] and among["Karras(rho=7)"].color == COOL[2]
+    assert [among[line].linestyle for line in among] == ["--", "--", "-"]
+    crowd = [cell(f"CRS({i})", 5, "1", 3.0) for i in range(len(WARM))]
+    crowd += [cell(f"other({i})", 5, "1", 3.0) for i in range(len(COOL))]
+    every = looks(results(tmp_path / "c", crowd))
+    assert len({look.color for look in every.values()}) == len(WARM) + len(COOL)
 
 
 def test_latex_is_balanced_and_tells_of_the_dagger(tmp_path: Path) -> None:
@@ -293,7 +321,7 @@ def test_latex_is_balanced_and_tells_of_the_dagger(tmp_path: Path) -> None:
     for columns, body in re.findall(r"\\begin\{tabular\}\{(l+r+)\}(.*?)\\end", text, re.DOTALL):
         rows = [row for row in body.splitlines() if row.endswith(r"\\")]
         assert rows and all(len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1 for row in rows)
-    assert r"50\% of a\_b\textasciicircum{}2 \textasciitilde{} & 40.00" in text
+    assert r"50\% of a\_b\textasciicircum 2 \textasciitilde  & 40.00" in text
     assert r"& 12.50$^\dagger$ $\pm$ 0.50" in text
     captions = re.findall(r"\\caption\{(.*)\}", text)
     assert [r"$^\dagger$ below" in one for one in captions if "FD-EffNet of m, DDIM, 500" in one]
@@ -316,7 +344,7 @@ def five_samplers() -> Cells:
 
 def test_many_samplers_are_crossed_with_the_schedules(tmp_path: Path) -> None:
     paths = report(save(tmp_path / "x", five_samplers()))
-    text = (tmp_path / "x" / "table.md").read_text()
+    text = text_of(tmp_path / "x")
     rows = [part for part in text.split("\n\n") if part.startswith("| NFE 8 |")][0].splitlines()
     assert rows[0] == "| NFE 8 | native | CRS(v_x) |"
     assert rows[2:5:2] == ["| DDIM | **10.00** | 11.00 |", "| DEIS | **30.00** | 31.00 |"]
@@ -350,7 +378,7 @@ Theirs,Cats,pixel,ddim,native,5,99,,,,a paper
 
 def test_published_numbers_stand_beside_ours(tmp_path: Path) -> None:
     (tmp_path / "published.csv").write_text(PUBLISHED)
-    folder = save(tmp_path / "x", toy(protocol={"features": "inception-v3-compat"}))
+    folder = save(tmp_path / "x", toy(features="inception-v3-compat"))
     assert "Published" not in (report(folder) and (folder / "table.md").read_text())
     store.save_plan(folder, store.load_plan(folder) | {"published": "Horses"})
     report(folder)

@@ -1,78 +1,36 @@
 """The main path end to end: a tiny random network, real features, real files."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from console import crs
 from test_layers import Layered, adm_file
 
-from bench import checkpoints, generate, measures, run, store, training
-from bench import lab as lab_room
-from bench.checkpoints.card import Card, Data, VPCard
+from bench import checkpoints, generate, measures, plan, run, store
 from bench.metrics import InceptionScore
 from bench.metrics.banks import Rows
+from bench.plan import Bench, cells
+from bench.report.frame import Results
 from bench.samplers import DDIM
 from bench.schedules import ConstantRate, Karras, Native
 from bench.types import Block, Cell, Converged, Experiment, Rate, Scoring, Tuned
 
-ROOT = Path(__file__).resolve().parents[1]
-MODULE = """
-from pathlib import Path
-from bench import measures
-from bench.samplers import DDIM, DPMpp2M
-from bench.schedules import ConstantRate, Karras
-from bench.types import Block, Converged, Experiment, On, Scoring, Tuned
-
-def tiny(models: Path) -> Experiment:
-    v_x = measures.load_rate(models / "tiny" / "measures" / "v_x.json")
-    return Experiment(
-        name="tiny", title="tiny", model="tiny", samplers=(DDIM(), DPMpp2M()),
-        lines={"Karras": Karras(), "CRS": Tuned((ConstantRate(v_x, 0.5), ConstantRate(v_x, 1.0)))},
-        tuning=Block("tuning", range(12), (3,)),
-        blocks=(Block("1", range(12, 24), (2, 3)), Block("2", range(24, 36), (2, 3))),
-        scoring=Scoring(bank=20, batch=5, converged=Converged(DPMpp2M(), Karras(), 6, 9)),
-    )
-"""
-
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tiny_models: Path) -> Path:
     """A models folder with one random checkpoint and its measured rate."""
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    net = checkpoints.network(training.unet((8, 16), 1))
-    card = Card(
-        name="tiny",
-        network=training.unet((8, 16), 1),
-        process=VPCard(kind="vp", betas="cosine", timesteps=1000, sigma_min=0.01, sigma_max=80),
-        prediction="v",
-        data=Data(name="none", digest="", licence="none"),
-        training={},
-        weights_sha256="",
-    )
-    checkpoints.save(folder / "tiny", card, net.state_dict())
-    model = checkpoints.load("tiny", models=folder)
-    images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
-    rate = measures.measure(model, measures.DataPrediction(), images, levels=6)
-    measures.save(folder / "tiny" / "measures" / "v_x.json", rate)
-    return folder
+    return tiny_models
 
 
 def experiment(models: Path) -> Experiment:
-    space: dict = {}
-    exec(MODULE, space)
-    return space["tiny"](models)
+    return tiny.tiny(models)
 
 
 def same(model):
@@ -80,80 +38,70 @@ def same(model):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of `tiny.tiny`, with figures. They must not be changed."""
     results = tmp_path_factory.mktemp("results")
     run.run(experiment(models), results, models, "cpu", same)
     return results / "tiny"
 
 
-def test_every_cell_has_a_record_and_the_counted_nfe(undisturbed: Path) -> None:
-    plan, records = store.load_plan(undisturbed), store.load_records(undisturbed)
-    assert {row["key"] for row in plan["rows"]} == set(records)
-    scored = [row for row in plan["rows"] if row["role"] == "score"]
+@pytest.fixture
+def no_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished cell must not be run again."""
+    monkeypatch.setattr(generate, "images", lambda *_: pytest.fail("a finished cell was run again"))
+
+
+def scores_of(folder: Path) -> Results:
+    return Results(store.load_plan(folder), store.load_records(folder))
+
+
+def test_every_cell_has_a_record_and_the_counted_nfe(whole: Path) -> None:
+    results = scores_of(whole)
+    rows, found = results.plan["rows"], results.records
+    assert {row["key"] for row in rows} == set(found)
+    scored = [row for row in rows if row["role"] == "score"]
     assert len(scored) == 2 * 2 * 2 * 2
-    for row in plan["rows"]:
-        record = records[row["key"]]
+    for row in rows:
+        record = found[row["key"]]
         assert record["nfe"] == row["nfe"] == len(record["grid"]) - 1
-        assert record["metrics"]["fd"] > 0
-        strip = undisturbed / "records" / f"{row['key']}.png"
+        assert results.scores(row)["fd"]["value"] > 0
+        strip = whole / "records" / f"{row['key']}.png"
         assert strip.is_file() == (row["block"] == "1" and row["role"] == "score")  # both NFEs
 
 
-def test_tuned_line_takes_the_lowest_fd_on_the_tuning_seeds(undisturbed: Path) -> None:
-    plan, records = store.load_plan(undisturbed), store.load_records(undisturbed)
-    for choice in plan["chosen"]:
+def test_tuned_line_takes_the_lowest_fd_on_the_tuning_seeds(whole: Path) -> None:
+    results = scores_of(whole)
+    rows = results.plan["rows"]
+    for choice in results.plan["chosen"]:
         tries = {
-            records[row["key"]]["cell"]["schedule"]: records[row["key"]]["metrics"]["fd"]
-            for row in plan["rows"]
+            results.records[row["key"]]["cell"]["label"]: results.scores(row)["fd"]["value"]
+            for row in rows
             if row["role"] == "tune" and row["sampler"] == choice["sampler"]
         }
         assert len(tries) == choice["tries"] == 2
         assert choice["schedule"] == min(tries, key=tries.__getitem__)
-    tuned = {row["key"] for row in plan["rows"] if row["role"] == "tune"}
-    assert not tuned & {row["key"] for row in plan["rows"] if row["role"] == "score"}
+    tuned = {row["key"] for row in rows if row["role"] == "tune"}
+    assert not tuned & {row["key"] for row in rows if row["role"] == "score"}
 
 
-def test_second_run_samples_nothing_and_changes_nothing(
-    undisturbed: Path, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
-    monkeypatch.setattr(run, "draw", lambda *_: pytest.fail("a finished cell was run again"))
-    run.run(experiment(models), undisturbed.parent, models, "cpu", same)
-    after = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+@pytest.mark.usefixtures("no_sampling")
+def test_second_run_samples_nothing_and_changes_nothing(whole: Path, models: Path) -> None:
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    run.run(experiment(models), whole.parent, models, "cpu", same)
+    after = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     assert before == after
 
 
+@pytest.mark.usefixtures("no_sampling")
 def test_a_packed_run_goes_on_and_reports_the_same(
-    undisturbed: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(undisturbed, tmp_path / "res" / "tiny")
+    shutil.copytree(whole, tmp_path / "res" / "tiny")
     assert crs(monkeypatch, "pack", "tiny", "--results", str(tmp_path / "res")) == 0
     assert not list((tmp_path / "res" / "tiny" / "records").glob("*.json"))
-    monkeypatch.setattr(run, "draw", lambda *_: pytest.fail("a finished cell was run again"))
     run.run(experiment(models), tmp_path / "res", models, "cpu", same)
     for name in ("table.md", "table.csv", "plan.json"):
-        assert (tmp_path / "res" / "tiny" / name).read_bytes() == (undisturbed / name).read_bytes()
-
-
-def test_a_killed_run_goes_on_to_the_same_table(
-    undisturbed: Path, models: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "mine.py").write_text(MODULE)
-    command = [sys.executable, "-m", "bench", "run", "mine:tiny", "--results", "res"]
-    command += ["--models", str(models), "--device", "cpu"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
-    records = tmp_path / "res" / "tiny" / "records"
-    while process.poll() is None and len(list(records.glob("*.json"))) < 3:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}
-    assert kept
-    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
-    assert all(kept[n] == (records / n).stat().st_mtime_ns for n in kept), "a cell was run again"
-    for name in ("table.md", "table.csv", "table.tex"):
-        assert (records.parent / name).read_bytes() == (undisturbed / name).read_bytes()
+        assert (tmp_path / "res" / "tiny" / name).read_bytes() == (whole / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -167,7 +115,7 @@ def test_a_killed_run_goes_on_to_the_same_table(
         (["sample", "tiny", "OUT", "--schedule", "ConstantRate(v_y)"], 2, "v_x"),
         (["sample", "tiny", "OUT", "--sampler", "DDIN"], 2, "did you mean DDIM"),
         (["sample", "tiny", "OUT", "--seeds", "a-b"], 2, "--seeds"),
-        (["measure", "tiny", "--measure", "v_x", "--data", "nowhere"], 2, "dataset-fashion-mnist"),
+        (["measure", "tiny", "--measure", "v_eps", "--data", "nowhere"], 2, "dataset-fashion-mnist"),
         (["train", "OUT", "--channels", "8,16", "--steps", "1", "--data", "no"], 2, "IDX"),
         (["train", "OUT", "--channels", "8,16"], 2, "steps or minutes"),
         (["score", "nowhere"], 2, "no images"),
@@ -204,24 +152,28 @@ def test_unwritable_results_stop_the_run_first(models: Path, tmp_path: Path) -> 
 def test_nan_network_stops_with_its_name_and_exit_code_1(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    card = checkpoints.read_card(models / "tiny").model_copy(update={"name": "broken"})
-    net = checkpoints.network(card.network)
-    weights = {key: torch.full_like(value, torch.nan) for key, value in net.state_dict().items()}
-    checkpoints.save(tmp_path / "m" / "broken", card, weights)
-    where = ["--models", str(tmp_path / "m")]
-    assert crs(monkeypatch, "sample", "broken", str(tmp_path / "o"), "--seeds", "0-3", *where) == 1
-    assert "broken made NaN" in capsys.readouterr().err
+    def broken(self: checkpoints.Checkpoint, x: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(x, torch.nan)
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "_output", broken)
+    where = ["--models", str(models), "--device", "cpu"]
+    assert crs(monkeypatch, "sample", "tiny", str(tmp_path / "o"), "--seeds", "0-3", *where) == 1
+    assert "tiny made NaN" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
+def opened(models: Path, folder: Path) -> Bench:
+    return plan.open_bench(experiment(models), folder, models, "cpu", same)
+
+
 def test_a_rate_of_other_weights_is_refused(models: Path, tmp_path: Path) -> None:
-    lab = run.open_lab(experiment(models), tmp_path, models, "cpu", same)
+    bench = opened(models, tmp_path)
     stale = Rate(
         "v_x", torch.tensor([0.01, 0.1, 1, 80]), torch.ones(4),
         {"model": "tiny", "model_digest": "another", "measure": "DataPrediction()"},
     )  # fmt: skip
     with pytest.raises(ValueError, match="crs-bench measure tiny --measure DataPrediction"):
-        lab_room._job(lab, Cell("tiny", ConstantRate(stale), DDIM(), 3, range(4)), {})
+        cells.planned(bench, Cell("tiny", ConstantRate(stale), DDIM(), 3, range(4)), {})
 
 
 def test_overlapping_blocks_are_refused(models: Path) -> None:
@@ -305,7 +257,7 @@ def test_a_rate_is_not_overwritten_by_another(
     how += ("--models", str(tmp_path / "models"), "--device", "cpu")
     measure = ("measure", "tiny", "--measure", "DataPrediction", *how)
     assert crs(monkeypatch, *measure) == 2
-    assert "give --name" in capsys.readouterr().err
+    assert "--name NAME" in capsys.readouterr().err
     assert crs(monkeypatch, *measure, "--name", "../evil") == 2
     assert "is no name for a rate" in capsys.readouterr().err
     assert (folder / "v_x.json").read_bytes() == kept
@@ -347,50 +299,53 @@ def test_an_experiment_scores_several_layers(models: Path, tmp_path: Path) -> No
         f"{Layered.__module__}:Layered", real, scored, bank=10, batch=5,
         converged=Converged(DDIM(), Karras(), 4, 9),
     )  # fmt: skip
-    plan = replace(
+    layered = replace(
         experiment(models), lines={"Karras": Karras()}, samplers=(DDIM(),), tuning=None,
         blocks=(Block("1", range(24), (2,)),), scoring=scoring,
     )  # fmt: skip
-    run.run(plan, tmp_path, models, "cpu", same)
-    records = store.load_records(tmp_path / "tiny")
-    (record,) = (one for one in records.values() if len(one["grid"]) == 3)
+    run.run(layered, tmp_path, models, "cpu", same)
+    results = scores_of(tmp_path / "tiny")
+    (row,) = (one for one in results.plan["rows"] if one["role"] == "score")
+    record, found = results.records[row["key"]], results.scores(row)
     grid = torch.tensor(record["grid"], dtype=torch.float64)
+    assert len(grid) == 3
     model = checkpoints.load("tiny", models=models)
     ((made, _),) = generate.images(model, DDIM(), grid, range(24), 24)
     rows = extractor.of_layers(made, extractor.layers)
-    expected = InceptionScore(splits=2).estimate(fake=Rows(rows["logits_unbiased"]))[0]
-    assert record["metrics"]["is"] == pytest.approx(expected, rel=1e-6)  # of all 24, bank or not
-    assert record["metrics"]["sfid"] > 0 and record["metrics"]["fd_error"] > 0
-    assert "InceptionScore(splits=2" in record["protocol"]["metrics"][1]
+    logits = Rows(rows["logits_unbiased"])
+    expected = InceptionScore(splits=2)(fake=logits, real=logits).value
+    assert found["is"]["value"] == pytest.approx(expected, rel=1e-6)  # of all 24, bank or not
+    assert found["sfid"]["value"] > 0 and found["fd_error"]["value"] > 0
+    assert "InceptionScore(splits=2" in found["is"]["text"]
     assert "IS" in (tmp_path / "tiny" / "table.md").read_text()
-    lacking = replace(plan, scoring=replace(scoring, features="flatten"))
+    lacking = replace(layered, scoring=replace(scoring, features="flatten"))
     with pytest.raises(ValueError, match="extractors that do"):
-        run.open_lab(lacking, tmp_path, models, "cpu", lambda _: pytest.fail("a model was opened"))
+        plan.open_bench(
+            lacking, tmp_path, models, "cpu", lambda _: pytest.fail("a model was opened")
+        )
 
 
 def test_key_depends_on_what_decides_the_images(models: Path, tmp_path: Path) -> None:
-    lab = run.open_lab(experiment(models), tmp_path, models, "cpu", same)
+    bench = opened(models, tmp_path)
     keys = set()
-    for schedule in (Karras(), Karras(5.0), ConstantRate(experiment_rate(models), 0.5)):
+    for schedule in (Karras(), Karras(5.0), ConstantRate(tiny.rate_of(models), 0.5)):
         for seeds in (range(4), range(4, 8)):
             cell = Cell("tiny", schedule, DDIM(), 3, seeds)
-            keys.add(lab_room._job(lab, cell, {}).key)
+            keys.add(cells.planned(bench, cell, {}).key)
     assert len(keys) == 6
-    assert Scoring(batch=7) != Scoring(batch=9)  # not identity: batch is in no key
-    assert "batch" not in lab_room.protocol_of(lab, cell, None)
+    assert Scoring(batch=7) != Scoring(batch=9)  # not identity: neither is in a key
+    grid = cells.grid_of(cell, bench.models["tiny"].process)
+    known = cells.image_identity(cell, grid, bench.models["tiny"], "float32")
+    assert not {"batch", "shard", "metrics", "features", "reference"} & known.keys()
 
 
 def test_key_does_not_depend_on_the_last_bits_of_a_grid(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = run.open_lab(experiment(models), tmp_path, models, "cpu", same)
+    bench = opened(models, tmp_path)
     cell = Cell("tiny", Karras(), DDIM(), 5, range(4))
-    key = lab_room._job(lab, cell, {}).key
-    grid = lab_room.grid_of(cell, lab.models["tiny"].process)
+    key = cells.planned(bench, cell, {}).key
+    grid = cells.grid_of(cell, bench.models["tiny"].process)
     for factor, kept in ((1 + 4e-16, True), (1 + 1e-6, False)):
-        monkeypatch.setattr(lab_room, "grid_of", lambda *_, f=factor: grid * f)
-        assert (lab_room._job(lab, cell, {}).key == key) is kept
-
-
-def experiment_rate(models: Path):
-    return measures.load_rate(models / "tiny" / "measures" / "v_x.json")
+        monkeypatch.setattr(cells, "grid_of", lambda *_, f=factor: grid * f)
+        assert (cells.planned(bench, cell, {}).key == key) is kept

@@ -125,31 +125,31 @@ def test_records_come_back_by_key(tmp_path: Path) -> None:
     assert store.load_records(tmp_path) == {}
     for key in ("k1", "k2"):
         assert not store.has_record(tmp_path, key)
-        store.save_record(tmp_path, {"key": key, "metrics": {"fd": 1.5}}, b"png")
+        store.save_record(tmp_path, {"key": key, "scores": {"s": 1.5}}, b"png")
         assert store.has_record(tmp_path, key)
     found = store.load_records(tmp_path)
-    assert list(found) == ["k1", "k2"] and found["k2"]["metrics"] == {"fd": 1.5}
+    assert list(found) == ["k1", "k2"] and found["k2"]["scores"] == {"s": 1.5}
 
 
 def test_packed_records_are_read_like_single_ones(tmp_path: Path) -> None:
     for key in ("k2", "k1"):
-        store.save_record(tmp_path, {"key": key, "metrics": {"fd": 0.1}}, b"png")
+        store.save_record(tmp_path, {"key": key, "scores": {"s": 0.1}}, b"png")
     before = store.load_records(tmp_path)
     store.save_plan(tmp_path, plan := {"rows": [{"key": "k1"}]})
     path = store.pack_records(tmp_path)
     assert sorted(one.name for one in path.parent.iterdir()) == ["k1.png", "k2.png", path.name]
-    assert not (tmp_path / "plan.json").exists() and store.load_plan(tmp_path) == plan
+    assert not (tmp_path / "plan.json").exists() and plan_of(tmp_path) == plan
     store.save_plan(tmp_path, other := {"rows": []})  # planned again, later
-    assert store.load_plan(tmp_path) == other
+    assert plan_of(tmp_path) == other
     assert store.load_records(tmp_path) == before and store.has_record(tmp_path, "k2")
     assert not store.has_record(tmp_path, "k3")
     packed = path.read_bytes()
     assert store.pack_records(tmp_path).read_bytes() == packed  # again, the same bytes
-    store.save_record(tmp_path, {"key": "k2", "metrics": {"fd": 0.2}}, None)  # run again, later
-    store.save_record(tmp_path, {"key": "k3", "metrics": {"fd": 0.3}}, None)
-    assert [r["metrics"]["fd"] for r in store.load_records(tmp_path).values()] == [0.1, 0.2, 0.3]
+    store.save_record(tmp_path, {"key": "k2", "scores": {"s": 0.2}}, None)  # run again, later
+    store.save_record(tmp_path, {"key": "k3", "scores": {"s": 0.3}}, None)
+    assert [r["scores"]["s"] for r in store.load_records(tmp_path).values()] == [0.1, 0.2, 0.3]
     store.pack_records(tmp_path)
-    assert [r["metrics"]["fd"] for r in store.load_records(tmp_path).values()] == [0.1, 0.2, 0.3]
+    assert [r["scores"]["s"] for r in store.load_records(tmp_path).values()] == [0.1, 0.2, 0.3]
     path.write_bytes(packed[:-9])
     with pytest.raises(ValueError, match="records.jsonl.gz is damaged"):
         store.load_records(tmp_path)
@@ -177,9 +177,35 @@ def test_a_record_of_another_cell_is_detected(tmp_path: Path) -> None:
         store.load_records(tmp_path)
 
 
+def plan_of(folder: Path) -> dict:
+    """A plan without its version."""
+    plan = store.load_plan(folder)
+    assert plan.pop("version") == store.PLAN_VERSION == 2
+    return plan
+
+
 def test_plan_round_trip_and_absence(tmp_path: Path) -> None:
     folder = tmp_path / "quick"
     with pytest.raises(ValueError, match="crs-bench run quick"):
         store.load_plan(folder)
     store.save_plan(folder, CONTENT)
-    assert store.load_plan(folder) == CONTENT
+    assert plan_of(folder) == CONTENT
+
+
+@pytest.mark.parametrize("old", [{"rows": []}, {"version": 1, "rows": []}, {"version": "2"}])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_plan_of_another_version_is_refused(old: dict, packed: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "quick"
+    store.write_json(folder / "plan.json", old)
+    if packed:
+        store.pack_records(folder)
+    with pytest.raises(ValueError, match="another version; write it again: crs-bench run quick"):
+        store.load_plan(folder)
+
+
+def test_a_score_has_a_key_of_its_images_and_its_metric() -> None:
+    keys = {store.score_key(images, metric) for images in ("a", "b") for metric in ("c", "d")}
+    assert len(keys) == 4 and all(len(key) == 20 for key in keys)
+    # a constant: keys of published scores must not change between versions
+    assert store.score_key("a", "b") == store.digest({"images": "a", "metric": "b"})
+    assert store.score_key("a", "b") == "8f5ac4b77ce638b58b88"

@@ -41,6 +41,7 @@ def run(
     """Sample and score the missing cells of an experiment, then write its tables and figures."""
     from bench import checkpoints, experiments
     from bench.run import run as main_path
+    from bench.types import Experiment
 
     where, made = checkpoints.models_of(models), _experiment(experiment)
     if isinstance(made, experiments.Plan):
@@ -87,8 +88,9 @@ def _share(text: str) -> Any:
     from bench.share import Share
 
     try:
-        return Share(*(int(part) for part in text.split("/")))
-    except (TypeError, ValueError):
+        index, total = text.split("/")
+        return Share(int(index), int(total))
+    except ValueError:
         raise ValueError(f"--share {text!r}: write i/n with 1 <= i <= n, such as 1/2") from None
 
 

@@ -154,10 +154,12 @@ def sample(
     from bench import checkpoints, generate, names, samplers
     from bench.data import writing
     from bench.plan.cells import manifest_of
-    from bench.types import Cell, grid_of
+    from bench.types import Cell, Sampler, grid_of
 
     where = checkpoints.models_of(models)
     walk = names.build(sampler, samplers)
+    if not isinstance(walk, Sampler):
+        raise ValueError(f"{sampler} is no sampler: derive its class from bench.Sampler")
     checkpoint = checkpoints.load(model, device_of(device), dtype, where)
     law = schedule_of(schedule, where.homes(rates_of or model))
     wanted = seeds_of(seeds)

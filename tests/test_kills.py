@@ -1,0 +1,136 @@
+"""Processes that are killed at any moment go on to the same bytes and lose one shard each."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from nursery import Nursery
+from test_shards import TABLES, tables
+
+from bench import store
+
+
+def files_in(results: Path) -> dict[Path, int]:
+    """The shards and records of a results folder with their times."""
+    found = {}
+    for path in (*results.glob("*/shards/*/*/*.npz"), *results.glob("*/records/*.json")):
+        try:
+            found[path] = path.stat().st_mtime_ns
+        except FileNotFoundError:  # dropped meanwhile
+            continue
+    return found
+
+
+def kill_often(
+    nursery: Nursery, kills: int, longest: float, command: list[object], results: Path, log: Path
+) -> None:
+    """Run a command, kill it so many times at random moments, and let it finish.
+
+    longest: seconds, from the start of a process to its kill at most.
+    """
+    draw, killed = random.Random(kills), 0
+    before: dict[Path, int] = {}
+    while killed < kills:
+        pid = nursery.start(*command, STARTS=str(log))
+        end, known = time.monotonic() + draw.uniform(0, longest), len(files_in(results))
+        while nursery.running(pid) and (
+            time.monotonic() < end or (killed == 0 and len(files_in(results)) == known)
+        ):
+            time.sleep(0.01)
+        if not nursery.running(pid):
+            break
+        os.kill(pid, signal.SIGKILL)
+        assert nursery.wait(pid) == -signal.SIGKILL
+        killed += 1
+        now = files_in(results)
+        assert all(now.get(path, old) == old for path, old in before.items()), "made again"
+        before = now
+    nursery.run(*command, STARTS=str(log))
+    now = files_in(results)
+    assert all(now.get(path, old) == old for path, old in before.items()), "made again"
+    assert killed, "the run ended before it could be killed"
+    starts = Counter(log.read_text().splitlines())
+    assert starts.total() - len(starts) <= killed, "a kill lost more than one shard"
+
+
+def run_of(models: Path, results: Path, experiment: str = "tiny:many") -> list[object]:
+    return ["run", experiment, "--models", models, "--results", results, "--device", "cpu"]
+
+
+@pytest.fixture(scope="session")
+def whole(
+    nursery: Nursery, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, float, set[str]]:
+    """The results of `tiny.many` without a kill, its seconds, and the shards that it started."""
+    results = tmp_path_factory.mktemp("whole")
+    start = time.monotonic()
+    nursery.run(*run_of(tiny_models, results), STARTS=str(results / "log"))
+    starts = (results / "log").read_text().splitlines()
+    assert len(starts) == len(set(starts)) > 40
+    return results / "tiny", time.monotonic() - start, set(starts)
+
+
+def check_kills(
+    kills: int, nursery: Nursery, models: Path, folder: Path,
+    whole: tuple[Path, float, set[str]],
+) -> None:  # fmt: skip
+    results, log = folder / "results", folder / "log"
+    kill_often(nursery, kills, whole[1] / 2, run_of(models, results), results, log)
+    assert set(log.read_text().splitlines()) == whole[2]
+    assert tables(results / "tiny") == tables(whole[0])
+    old, new = (store.load_records(one) for one in (whole[0], results / "tiny"))
+    assert {k: r["scores"] for k, r in old.items()} == {k: r["scores"] for k, r in new.items()}
+    left = {path.relative_to(results / "tiny") for path in files_in(results)}
+    assert left == {path.relative_to(whole[0]) for path in files_in(whole[0].parent)}
+
+
+def test_a_killed_run_goes_on_to_the_same_tables(
+    nursery: Nursery, tiny_models: Path, tmp_path: Path, whole: tuple[Path, float, set[str]]
+) -> None:
+    check_kills(4, nursery, tiny_models, tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_20_times_goes_on_to_the_same_tables(
+    nursery: Nursery, tiny_models: Path, tmp_path: Path, whole: tuple[Path, float, set[str]]
+) -> None:
+    check_kills(20, nursery, tiny_models, tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_quick_that_is_killed_20_times_goes_on_to_the_same_tables(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    """`quick`, with real networks and features, of 12 images a cell."""
+    models = Path(__file__).resolve().parents[1] / "models"
+    start = time.monotonic()
+    nursery.run(*run_of(models, tmp_path / "a", "tiny:quick"), STARTS=str(tmp_path / "a.log"))
+    took = time.monotonic() - start
+    command = run_of(models, tmp_path / "b", "tiny:quick")
+    kill_often(nursery, 20, took / 2, command, tmp_path / "b", tmp_path / "b.log")
+    assert tables(tmp_path / "a" / "quick") == tables(tmp_path / "b" / "quick")
+
+
+def test_two_processes_on_one_folder(
+    nursery: Nursery, tiny_models: Path, tmp_path: Path, whole: tuple[Path, float, set[str]]
+) -> None:
+    """The second starts late; the first is killed and started again. Each shard is made once, but
+    for the one that the kill lost."""
+    log, command = tmp_path / "log", run_of(tiny_models, tmp_path / "results")
+    first = nursery.start(*command, "--share", "1/2", STARTS=str(log))
+    while nursery.running(first) and len(files_in(tmp_path / "results")) < 2:
+        time.sleep(0.01)
+    os.kill(first, signal.SIGKILL)
+    nursery.wait(first)
+    both = [nursery.start(*command, "--share", f"{i}/2", STARTS=str(log)) for i in (2, 1)]
+    for pid in both:
+        assert nursery.wait(pid) == 0, (nursery.folder / f"{pid}.log").read_text()
+    starts = Counter(log.read_text().splitlines())
+    assert set(starts) == whole[2] and starts.total() - len(starts) <= 1
+    for name in TABLES:
+        made = tmp_path / "results" / "tiny" / name
+        assert made.read_bytes() == (whole[0] / name).read_bytes()
