@@ -114,7 +114,7 @@ class Judge:
                 spaced; without it they are the first.
         """
         groups = feature_room.embedded(self.extractor, images, tuple(self.layers))
-        return feature_room.fold_rows(groups, self.layers, count)
+        return feature_room.fold_rows(groups, self.layers, count, self.extractor.name)
 
     def score(self, metric: Metric, fake: Fake) -> Score:
         """The score of a set by one metric.

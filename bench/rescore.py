@@ -42,7 +42,6 @@ def rescore(
     said = plan["protocol"]
     judge = Judge.open(
         said["reference"], said["features"], metrics, device, said["bank"],
-        resampled=replicates > 0,
     )  # fmt: skip
     rows = {row["key"]: row for row in plan["rows"] if row["role"] != "tune"}
     scored, had, missing = 0, 0, []

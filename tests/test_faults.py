@@ -293,10 +293,10 @@ def test_arrays_of_a_reference_have_either_layout(tmp_path: Path, monkeypatch, c
 def test_images_of_a_reference_are_not_read_without_need(
     tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    dim = 32 * 32
+    dim = 32 * 32 * 3
     odd = np.zeros((4, SIZE, SIZE), np.float32)  # no images at all
     np.savez(tmp_path / "r.npz", mu=np.zeros(dim), sigma=np.eye(dim), arr_0=odd)
-    home = folder(tmp_path / "a", pixels(12, "L", 32))
+    home = folder(tmp_path / "a", pixels(12, size=32))
     assert scored(monkeypatch, capsys, home, tmp_path / "r.npz", "--metrics", "fd")["fd"] > 0
     line = refused(monkeypatch, capsys, "score", home, tmp_path / "r.npz", *FLAT)
     assert "r.npz" in line
@@ -484,4 +484,4 @@ def test_extractors_that_cannot_be_looked_for_are_listed(
 
     monkeypatch.setattr(features.InceptionV3Compat, "__init__", closed)
     assert crs(monkeypatch, "list", "extractors") == 0
-    assert "not usable here: InceptionV3Compat" in capsys.readouterr().out
+    assert "unavailable: InceptionV3Compat" in capsys.readouterr().out

@@ -71,7 +71,9 @@ def test_requests_that_the_costs_cannot_meet_are_refused() -> None:
         cheapest(0, process)
     with pytest.raises(ValueError, match="made.*5 levels, too few for 6.*--levels"):
         cheapest(6, process)
-    with pytest.raises(ValueError, match="measured from sigma 10 to 0.1, but the model needs 20 to"):
+    with pytest.raises(
+        ValueError, match="measured from sigma 10 to 0.1, but the model needs 20 to"
+    ):
         cheapest(3, VE(0.1, 20.0))
     with pytest.raises(ValueError, match="measure it over that range"):
         Between(cheapest, 5.0)(3, process)
@@ -401,7 +403,9 @@ def test_costs_of_other_weights_are_refused() -> None:
 
     stale = {"model": "gaussian", "model_digest": "another", "measure": KLUB().spec()}
     found = replace(made(fine(VE(0.02, 80.0), 5)), provenance=stale)
-    with pytest.raises(ValueError, match="made was measured .* crs-bench measure gaussian --measure KLUB"):
+    with pytest.raises(
+        ValueError, match="made was measured .* crs-bench measure gaussian --measure KLUB"
+    ):
         check_measured(CheapestPath(found), Gaussian())
     check_measured(CheapestPath(found), replace(Gaussian(), name="another model"))
     assert CheapestPath(found).measured == (found,)

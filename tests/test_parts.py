@@ -109,7 +109,9 @@ class Nothing:
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """The name of a module of the user's own with all seven parts, in the folder they work in."""
     name = f"mylab_{abs(hash(request.node.name))}"
-    (tmp_path / f"{name}.py").write_text(FAMILY.replace("MODULE", name) + PARTS.replace("LAB", name))
+    (tmp_path / f"{name}.py").write_text(
+        FAMILY.replace("MODULE", name) + PARTS.replace("LAB", name)
+    )
     draw = torch.Generator().manual_seed(0)
     save_file({"net.layer.weight": 0.1 * torch.randn(1, 1, 3, 3, generator=draw),
                "net.layer.bias": torch.zeros(1)}, tmp_path / "toy.safetensors")  # fmt: skip

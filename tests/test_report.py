@@ -125,7 +125,9 @@ def table(folder: Path, number: int = 0) -> dict[str, list[str]]:
     """The cells of a Markdown table of scores, by line; its head too."""
     parts = text_of(folder).split("\n\n")
     rows = [part for part in parts if ", NFE |" in part][number].splitlines()
-    split = [[one.strip() for one in row.strip("|").split("|")] for row in rows if set(row) - {*"|:-"}]
+    split = [
+        [one.strip() for one in row.strip("|").split("|")] for row in rows if set(row) - {*"|:-"}
+    ]
     return {row[0]: row[1:] for row in split}
 
 
@@ -185,10 +187,7 @@ def test_tuning_cells_enter_no_table_and_no_figure(folder: Path, tmp_path: Path)
     for path in [folder / "table.tex", *sorted((folder / "figures").iterdir())]:
         assert path.read_bytes() == (tmp_path / "without" / path.relative_to(folder)).read_bytes()
     assert "0.12" not in text_of(folder)
-    assert (
-        "| CRS(v_x) | DDIM | `ConstantRate(v_x, xi=0.5)` | 4 | tuning |"
-        in text_of(folder)
-    )
+    assert "| CRS(v_x) | DDIM | `ConstantRate(v_x, xi=0.5)` | 4 | tuning |" in text_of(folder)
 
 
 def test_csv_is_long_and_leaves_what_was_not_run_empty(folder: Path) -> None:
@@ -227,7 +226,15 @@ def test_counted_nfe_shows_where_it_differs(tmp_path: Path) -> None:
 def test_protocol_is_told_with_its_warnings(folder: Path, tmp_path: Path) -> None:
     report(folder)
     text = text_of(folder)
-    for known in ("effnet-lite0", "fashion-mnist", "60000", "Precision(k=3)", "CPU", "torch 2", "< 50,000"):
+    for known in (
+        "effnet-lite0",
+        "fashion-mnist",
+        "60000",
+        "Precision(k=3)",
+        "CPU",
+        "torch 2",
+        "< 50,000",
+    ):
         assert known in text
     assert "differ" not in text and "FID" not in text
     other = cell("b", 5, "1", 4.0, n=50_000, dtype="float16")

@@ -115,7 +115,11 @@ def test_a_packed_run_goes_on_and_reports_the_same(
         (["sample", "tiny", "OUT", "--schedule", "ConstantRate(v_y)"], 2, "v_x"),
         (["sample", "tiny", "OUT", "--sampler", "DDIN"], 2, "did you mean DDIM"),
         (["sample", "tiny", "OUT", "--seeds", "a-b"], 2, "--seeds"),
-        (["measure", "tiny", "--measure", "v_eps", "--data", "nowhere"], 2, "dataset-fashion-mnist"),
+        (
+            ["measure", "tiny", "--measure", "v_eps", "--data", "nowhere"],
+            2,
+            "dataset-fashion-mnist",
+        ),
         (["train", "OUT", "--channels", "8,16", "--steps", "1", "--data", "no"], 2, "IDX"),
         (["train", "OUT", "--channels", "8,16"], 2, "steps or minutes"),
         (["score", "nowhere"], 2, "no images"),

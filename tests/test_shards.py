@@ -20,8 +20,8 @@ from bench.plan import Bench, Planned
 from bench.report import figures
 from bench.samplers import DPMpp2M
 from bench.schedules import Karras
-from bench.share import Share
 from bench.shards import Shelf, Task, ranges
+from bench.share import Share
 from bench.types import Block, Experiment
 
 TABLES = ("table.md", "table.csv", "table.tex")
@@ -47,9 +47,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
 
 
 @pytest.fixture
-def again(
-    undisturbed: Path, tiny_models: Path, tmp_path: Path
-) -> Iterator[Callable[..., Path]]:
+def again(undisturbed: Path, tiny_models: Path, tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Runs `tiny.pooled` with another protocol, on a copy of the undisturbed results."""
     shutil.copytree(undisturbed, tmp_path / "tiny")
 
@@ -411,9 +409,7 @@ def test_damaged_converged_images_are_made_again(
 
 
 @pytest.mark.parametrize("keep", ["scored", "none"])
-def test_a_cell_may_be_its_own_converged_run(
-    keep: Any, tiny_models: Path, tmp_path: Path
-) -> None:
+def test_a_cell_may_be_its_own_converged_run(keep: Any, tiny_models: Path, tmp_path: Path) -> None:
     plan = tiny.pooled(tiny_models, keep=keep, bank=12)
     fine = plan.scoring.converged
     assert fine

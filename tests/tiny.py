@@ -21,6 +21,7 @@ from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import ConstantRate, Karras
 from bench.types import Block, Converged, Experiment, Extractor, Rate, Scoring, Tuned
 
+
 @dataclass(frozen=True)
 class Pooled(Extractor):
     """Grey levels of 4 x 4 fields; the layer "spatial" has 2 x 2."""

@@ -41,7 +41,6 @@ def run(
     """Sample and score the missing cells of an experiment, then write its tables and figures."""
     from bench import checkpoints, experiments
     from bench.run import run as main_path
-    from bench.types import Experiment
 
     where, made = checkpoints.models_of(models), _experiment(experiment)
     if isinstance(made, experiments.Plan):

@@ -38,8 +38,8 @@ def score(
         int | None,
         typer.Option(
             min=2,
-            help="single features that metrics read, of each set, evenly spaced; default: all "
-            "generated images, and as many real images, at least 1,000",
+            help="single generated features that metrics read, evenly spaced; default: all. Of a "
+            "reference as many are read, at least 1,000",
         ),
     ] = None,
     bootstrap: Annotated[
@@ -64,16 +64,16 @@ def score(
     other = open_images(against).as_of(fake) if against else None
     real = _real(reference)
     whole = any("_adm" in form for form in forms_of(metrics)) or not isinstance(real, str)
-    real_bank = None if whole else max(_FEWEST, len(fake))
-    judge = Judge.open(real, features, forms_of(metrics), device_of(device), bank,
-                       bank or real_bank, bootstrap > 0)  # fmt: skip
+    most = None if whole else max(_FEWEST, len(fake), bank or 0)
+    judge = Judge.open(real, features, forms_of(metrics), device_of(device), bank, most,
+                       bootstrap > 0)  # fmt: skip
     mine = judge.fold(_barred(fake), len(fake))
     result = _scores(judge, mine, len(fake), features, reference)
     if bootstrap:
         result["interval_95"] = judge.intervals(mine, bootstrap)
     if other:
         result |= _difference(judge, mine, judge.fold(_barred(other), len(other)), bootstrap)
-    warnings = _warnings(judge, fake, real, features)
+    warnings = _warnings(judge, fake, real, features, most)
     if json:
         print_json(result | _protocol(judge, mine, fake) | {"warnings": warnings})
         return
@@ -103,8 +103,10 @@ def _scores(judge: Any, mine: Any, n: int, features: str, reference: str) -> dic
     """Scores and their errors, by name."""
     found = judge.scores(mine)
     values = {name: one.value for name, one in found.items()}
-    errors = {f"{name}_error": one.error for name, one in found.items() if one.error is not None}
-    return {"n": n, "features": features, "reference": reference, **values, **errors}
+    errors = {name: one.error for name, one in found.items() if one.error is not None}
+    return {"n": n, "features": features, "reference": reference, **values} | (
+        {"error": errors} if errors else {}
+    )
 
 
 def _difference(judge: Any, mine: Any, other: Any, bootstrap: int) -> dict[str, Any]:
@@ -118,8 +120,10 @@ def _difference(judge: Any, mine: Any, other: Any, bootstrap: int) -> dict[str, 
     return found
 
 
-def _warnings(judge: Any, fake: Any, real: Any, features: str) -> list[str]:
-    """What keeps the score from being compared with others."""
+def _warnings(
+    judge: Any, fake: Any, real: Any, features: str, most: int | None
+) -> list[str]:  # fmt: skip
+    """What keeps the score from being compared with others. most: real features to be read."""
     from bench import features as room
     from bench.judge import cautions
 
@@ -134,11 +138,8 @@ def _warnings(judge: Any, fake: Any, real: Any, features: str) -> list[str]:
         found += real.notes()
         if real.found.lossy:
             found.append(f"{real.found.lossy:,} of the reference images have lossy compression")
-    read = {len(one.bank) for one in judge.real.values() if len(one.bank)}
-    if isinstance(real, str) and read and min(read) < 10_000 and any(
-        metric.reads_rows for metric in judge.metrics
-    ):  # fmt: skip
-        found.append(f"{min(read):,} single real features were read (--bank 10000 reads more)")
+    if most and most < 10_000 and any(len(one.bank) == most for one in judge.real.values()):
+        found.append(f"{most:,} single real features were read (--bank 10000 reads more)")
     return found
 
 
@@ -198,7 +199,7 @@ def reference(
 
     prepare = names.build(preprocess, datasets.preprocess)
     if images is None and prepare != datasets.AsIs():
-        raise ValueError(f"--preprocess {preprocess} prepares --images: give their folder")
+        raise ValueError(f"--preprocess {preprocess} needs --images; add --images FOLDER")
     extractor = extractor_of(features, device_of(device))
     path = _reference_file(out, extractor.name, images is not None)
     rows = bank if bank is not None else 10_000 if images else 0

@@ -130,7 +130,7 @@ def layout(pixels: np.ndarray, path: Path) -> np.ndarray:
         )
     last, first = (pixels.shape[axis] in (1, 3) for axis in (3, 1))
     if last == first:
-        what = "either layout fits" if last else "no axis of 1 or 3 channels"
+        what = "which fits both layouts" if last else "no axis of 1 or 3 channels"
         raise ValueError(
             f"{path} holds uint8 {list(pixels.shape)}, {what}; save [n, h, w, c] with c 1 or 3"
         )

@@ -21,7 +21,7 @@ from bench.features.sums import check_layers, extract
 from bench.store import write_bytes
 from bench.types import Extractor
 
-_GROUP = 500  # images
+_GROUP = 256  # images
 _MOST = 4 * 2**30  # bytes of the cache; the groups that were read least recently are deleted
 
 

@@ -127,8 +127,10 @@ def reference_shape(name_or_path: str | Path, extractor: Extractor) -> tuple[int
             if shape:
                 return tuple(shape)
         for held, name in ((path, "arr_0"), (images_beside(path), "images")):
-            if held.is_file() and (shape := shape_in(held, name)):
-                return (shape[3], *shape[1:3]) if name == "arr_0" else shape[1:]
+            shape = shape_in(held, name) if held.is_file() else ()
+            if len(shape) == 4:
+                last = name == "arr_0" and shape[3] in (1, 3)
+                return (shape[3], *shape[1:3]) if last else shape[1:]
     return ()
 
 

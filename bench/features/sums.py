@@ -116,7 +116,7 @@ Rows = Mapping[str, Tensor]  # layer -> features of some images, float32 [m, dim
 
 
 def fold_rows(
-    rows: Iterable[Rows], keep: Mapping[str, int], count: int | None = None
+    rows: Iterable[Rows], keep: Mapping[str, int], count: int | None = None, name: str = ""
 ) -> dict[str, Features]:
     """Features of single images, which come in groups, as sums and banks.
 
@@ -128,6 +128,7 @@ def fold_rows(
         keep: layer -> rows of its bank, in the order of the images.
         count: number of all images. With it the rows of the bank are evenly spaced; without it
             they are the first ones.
+        name: of the extractor, for messages.
 
     Returns:
         layer -> its features, on the CPU.
@@ -141,10 +142,10 @@ def fold_rows(
             for layer, one in running.items():
                 one.add(group[layer])
         except ValueError as error:
-            raise ValueError(f"images from {n}: {error}") from None
+            raise ValueError(f"{name}, images from {n}: {error}") from None
         n += len(next(iter(group.values())))
     if n == 0:
-        raise ValueError("there are no images to take features of; check where they are read from")
+        raise ValueError(f"{name} got no images; check where they are read from")
     return {layer: one.whole() for layer, one in running.items()}
 
 
@@ -163,7 +164,7 @@ def fold_layers(
     Raises:
         ValueError: as `fold_rows`; a layer that does not exist.
     """
-    return fold_rows(_extracted(extractor, images, keep), keep, count)
+    return fold_rows(_extracted(extractor, images, keep), keep, count, extractor.name)
 
 
 def _extracted(
