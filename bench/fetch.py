@@ -102,7 +102,7 @@ def _try(address: str, part: Path, known: bool) -> None:
     """
     import requests
 
-    memo = json.loads(_memo(part).read_text()) if _memo(part).is_file() else {}
+    memo = json.loads(_memo(part).read_text(encoding="utf-8")) if _memo(part).is_file() else {}
     tag = memo.get("version") if memo.get("address") == address else None
     done = part.stat().st_size if tag or known else 0
     headers = {"Accept-Encoding": "identity"}

@@ -15,6 +15,7 @@ from torch import Tensor
 from bench import features as feature_room
 from bench import metrics as metric_room
 from bench import names
+from bench.data import ImageSet, open_images
 from bench.features import Features, Reference
 from bench.metrics import interval, paired_interval
 from bench.metrics.frechet import gaussian_of
@@ -29,30 +30,36 @@ class Judge:
     """Metrics on the features of one extractor, against one reference.
 
     bank: single features of either set that metrics read, at most; None: all.
+    resampled: whether single features are kept of every layer, as intervals need.
     real: layer -> the reference; empty where no metric reads one.
     """
 
     extractor: Extractor
     metrics: tuple[Metric, ...]
     bank: int | None = None
+    resampled: bool = False
     real: Mapping[str, Reference] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(
         cls,
-        reference: str | Path,
+        reference: str | Path | Tensor | ImageSet,
         features: str,
         metrics: Sequence[str],
         device: str,
         bank: int | None = None,
+        real_bank: int | None = None,
+        resampled: bool = False,
     ) -> "Judge":
-        """Open extractor, metrics and reference, before any image is read.
+        """Open extractor, metrics and reference, before any generated image is read.
 
         Arguments:
-            reference: a name, or the path of an .npz.
+            reference: a name; the path of an .npz of statistics; or real images: a folder, zip or
+                array on disk, an open `ImageSet`, or uint8 [n, c, h, w].
             features, metrics: as the command line writes them.
             device: of torch.
-            bank: as of the class.
+            bank, resampled: as of the class.
+            real_bank: the same, of the real set alone.
 
         Raises:
             ValueError: an unknown name; a layer that the extractor or the reference lacks; a
@@ -62,22 +69,23 @@ class Judge:
         found = metrics_of(metrics, extractor)
         readers = [metric for metric in found if metric.needs_real]
         if not readers:
-            return cls(extractor, found, bank)
-        rows = (bank or sys.maxsize) if any(metric.reads_rows for metric in readers) else 0
-        layers = dict.fromkeys(metric.reads_layer for metric in readers)
-        layers.pop("features", None)
-        real = feature_room.load_reference(reference, extractor, rows, tuple(layers))
+            return cls(extractor, found, bank, resampled)
+        most = real_bank or bank or sys.maxsize
+        rows = most if any(metric.reads_rows for metric in readers) else 0
+        real = _real(reference, extractor, rows, [metric.reads_layer for metric in readers])
         _check_rows(readers, real)
         real = replace(real, bank=real.bank.to(device))
         _check_moments(real)
-        return cls(extractor, found, bank, real.by_layer)
+        return cls(extractor, found, bank, resampled, real.by_layer)
 
     @property
     def layers(self) -> dict[str, int]:
         """Layer that a metric reads -> single generated features that are kept of it."""
         kept: dict[str, int] = {}
         for metric in self.metrics:
-            kept[metric.reads_layer] = max(self.rows(metric), kept.get(metric.reads_layer, 0))
+            most = sys.maxsize if metric.whole_bank or not self.bank else self.bank
+            rows = most if self.resampled else self.rows(metric)
+            kept[metric.reads_layer] = max(rows, kept.get(metric.reads_layer, 0))
         return kept
 
     def rows(self, metric: Metric) -> int:
@@ -99,11 +107,14 @@ class Judge:
     def fold(self, images: Iterable[Tensor], count: int | None = None) -> dict[str, Features]:
         """Features of a stream of uint8 batches [n, c, h, w], by layer, one batch at a time.
 
+        They are kept in the cache by the content of the images.
+
         Arguments:
             count: how many images will come. With it the single features that are kept are evenly
                 spaced; without it they are the first.
         """
-        return feature_room.fold_layers(self.extractor, images, self.layers, count)
+        groups = feature_room.embedded(self.extractor, images, tuple(self.layers))
+        return feature_room.fold_rows(groups, self.layers, count, self.extractor.name)
 
     def score(self, metric: Metric, fake: Fake) -> Score:
         """The score of a set by one metric.
@@ -237,6 +248,33 @@ def metrics_of(forms: Sequence[str], extractor: Extractor) -> tuple[Metric, ...]
     return tuple(found)
 
 
+def _real(
+    reference: str | Path | Tensor | ImageSet, extractor: Extractor, rows: int,
+    layers: Sequence[str],
+) -> Reference:  # fmt: skip
+    """The real set: a reference by name or file, or images that are read now."""
+    if isinstance(reference, str | Path) and not _are_images(reference):
+        others = tuple(dict.fromkeys(layer for layer in layers if layer != "features"))
+        return feature_room.load_reference(reference, extractor, rows, others)
+    keep = dict.fromkeys(layers, 0) | {"features": rows}
+    if isinstance(reference, Tensor):
+        return feature_room.reference_of(
+            reference.split(256), extractor, keep, "images", len(reference)
+        )
+    images = reference if isinstance(reference, ImageSet) else open_images(reference)
+    about = f"{extractor.name} features of {images.path}"
+    shown = feature_room.barred(images.stream(256), len(images), about)
+    return feature_room.reference_of(shown, extractor, keep, str(images.path), len(images))
+
+
+def _are_images(reference: str | Path) -> bool:
+    """Whether a reference is a set of images on disk: no known name, and no .npz file."""
+    path = Path(reference)
+    if str(reference) in feature_room.known_references():
+        return False
+    return path.is_dir() or (path.is_file() and path.suffix.lower() in (".zip", ".npy"))
+
+
 def _check_moments(reference: Reference) -> None:
     """ValueError, naming the reference, unless its statistics are those of real features."""
     for layer, found in reference.by_layer.items():
@@ -259,7 +297,7 @@ def _check_rows(metrics: Sequence[Metric], reference: Reference) -> None:
 
 def score(
     x: Tensor | Iterable[Tensor],
-    reference: str | Path = "fashion-mnist",
+    reference: str | Path | Tensor = "fashion-mnist",
     features: str = "effnet-lite0",
     metrics: Sequence[str] = ("fd", "precision", "recall"),
     device: str = "cpu",
@@ -268,7 +306,8 @@ def score(
 
     Arguments:
         x: uint8 [n, c, h, w], or a stream of such batches, of which one is held at a time.
-        reference: a name, or the path of an .npz.
+        reference: a name; the path of an .npz of statistics; a folder, zip or array of real images;
+            or real images, uint8 [n, c, h, w].
         features, metrics: as the command line writes them.
         device: of torch, for the extractor.
 

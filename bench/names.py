@@ -8,6 +8,7 @@ import inspect
 import keyword
 import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+_PACKAGE = str(Path(__file__).parent)
 Rooms = tuple[ModuleType, ...]
 
 
@@ -99,14 +101,39 @@ def attribute(text: str) -> Any:
 
 
 def _import(path: str) -> ModuleType:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # a user's module is a file in the working folder
+    folder, file = Path.cwd(), Path(path)  # a user's module is a file in the working folder
+    if file.suffix == ".py":
+        if not file.is_file():
+            raise ValueError(f"there is no file {path}; check the path")
+        folder, path = file.resolve().parent, file.stem
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
     try:
         return importlib.import_module(path)
     except (ModuleNotFoundError, TypeError, ValueError) as error:
-        raise ValueError(f"no module {path!r} ({error}): work in the folder that holds {path}.py, "
-                         "or install it") from error  # fmt: skip
+        if not isinstance(error, ModuleNotFoundError) or (error.name or path) == path:
+            raise ValueError(f"no module {path!r} ({error}): work in the folder that holds "
+                             f"{path}.py, or install it") from error  # fmt: skip
+        raise ValueError(f"module {path} cannot be imported: {place_of(error)}") from error
+    except Exception as error:  # a user's module may raise anything
+        raise ValueError(f"module {path} cannot be imported: {place_of(error)}") from error
+
+
+def from_here(error: BaseException) -> bool:
+    """Whether this package raised an error, so that its message needs no place."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(_PACKAGE)
+
+
+def place_of(error: BaseException) -> str:
+    """An error of a user's code in one line: kind, message, file and line."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__)
+              if not one.filename.startswith((_PACKAGE, "<frozen"))]  # fmt: skip
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    if isinstance(error, SyntaxError):
+        where = f" ({Path(error.filename or '').name}, line {error.lineno})"
+    text = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}{where}"
 
 
 def _value(

@@ -1,6 +1,7 @@
 """What a cell's record holds, which scores it lacks, and what becomes of its shards."""
 
 import io
+import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from bench import plan, shards, store
 from bench.features import Features
@@ -226,10 +228,23 @@ def save_plan(bench: Bench, cells: Sequence[Planned], chosen: Chosen) -> None:
     for row, one in zip(made["rows"], cells, strict=True):
         row["errors"] = error_keys(bench, one)
     known = {metric["identity"]: metric["name"] for metric in made["metrics"]}
-    old = store.load_plan(bench.folder)["metrics"] if store.has_plan(bench.folder) else []
-    for metric in old:
+    old = store.load_plan(bench.folder) if store.has_plan(bench.folder) else {}
+    for metric in old.get("metrics", ()):
         if metric.get("added") and metric["identity"] not in known:
             longer = metric["name"].partition("(")[0] + "(" + metric["text"].partition("(")[2]
             known[metric["identity"]] = free_name(metric["name"], longer, known.values())
             made["metrics"].append(metric | {"name": known[metric["identity"]]})
+    if left := left_out(old, made):
+        tqdm.write(left, file=sys.stderr)
     store.save_plan(bench.folder, made)
+
+
+def left_out(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What an edited experiment no longer shows of its earlier plan, in words; "" for nothing."""
+    keys = {row["key"] for row in new["rows"]}
+    gone = [row for row in old.get("rows", ()) if row["key"] not in keys and row["role"] == "score"]
+    if not gone:
+        return ""
+    lines = ", ".join(dict.fromkeys(f"{row['line']} ({row['sampler']})" for row in gone))
+    return (f"{len(gone)} cells of the earlier plan of {new['experiment']} are not in this one, so "
+            f"tables leave them out; their records stay: {lines}")  # fmt: skip

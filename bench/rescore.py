@@ -40,7 +40,9 @@ def rescore(
     """
     plan = store.load_plan(folder)
     said = plan["protocol"]
-    judge = Judge.open(said["reference"], said["features"], metrics, device, said["bank"])
+    judge = Judge.open(
+        said["reference"], said["features"], metrics, device, said["bank"],
+    )  # fmt: skip
     rows = {row["key"]: row for row in plan["rows"] if row["role"] != "tune"}
     scored, had, missing = 0, 0, []
     for key, row in tqdm(rows.items(), unit="cell", disable=None):

@@ -69,7 +69,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file; ValueError naming the file where it cannot be read."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:  # not JSON, or not text
         raise ValueError(f"{path} is not valid JSON ({error}); delete it and run again") from error
 
@@ -85,6 +85,26 @@ def check_writable(folder: Path) -> None:
         raise ValueError(
             f"results folder {folder} cannot be written ({why}); choose another with --results"
         ) from error
+
+
+def check_output(path: Path) -> Path:
+    """Check, before any expensive work, that a file can be written; nothing is left behind.
+
+    Raises:
+        ValueError: a folder that cannot be written, or a file where a folder should be.
+    """
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise ValueError(f"{path} cannot be written ({why}); choose another place") from error
+    return path
 
 
 def save_record(folder: Path, record: Mapping[str, Any], strip: bytes | None) -> Path:

@@ -83,7 +83,7 @@ def test_fold_does_not_depend_on_the_batch(batch: int) -> None:
 def test_bad_features_are_named() -> None:
     images = pictures(10, 1, 8)
     images[7] = 255
-    with pytest.raises(ValueError, match="broken, images 5 to 10: 1 of 5 .* row 2"):
+    with pytest.raises(ValueError, match="broken, images from 5: 1 of 5 .* row 2"):
         fold(Broken(), images.split(5), keep=0)
     with pytest.raises(ValueError, match="at least 2 images, not 1"):
         _ = fold(Pixels(), [images[:1]], keep=0).cov
@@ -196,9 +196,9 @@ def test_bank_images_are_read_once(tmp_path: Path, cache: Path) -> None:
     first, second = load_reference(path, Pixels(), keep=7), load_reference(path, Pixels(), keep=7)
     assert torch.equal(first.bank, Pixels()(images)[[0, 4, 8, 12, 17, 21, 25]])
     assert torch.equal(first.bank, second.bank)
-    assert len(list(cache.iterdir())) == 1
+    assert len(list((cache / "features").iterdir())) == 1
     load_reference(path, Pixels(), keep=8)
-    assert len(list(cache.iterdir())) == 2
+    assert len(list((cache / "features").iterdir())) == 2
     assert load_reference(path, Pixels(), keep=0).bank.shape == (0, 6)
 
 

@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "types": {"store"},  # an identity is a digest
     "process": {"types"},
     "curves": {"types"},
-    "data": {"types"},
+    "data": {"types", "store"},
     "names": {"types"},
     "fetch": {"store"},
     "report": {"store"},
@@ -43,9 +43,9 @@ ALLOWED: dict[str, set[str]] = {
     "zoo": {"types", "process", "names", "store", "checkpoints"},
     "generate": {"types", "noise"},
     # the spine: each may import those above it
-    "judge": {"types", "features", "metrics", "names", "store"},
+    "judge": {"data", "types", "features", "metrics", "names", "store"},
     "shards": {"types", "generate", "features", "store"},
-    "plan": {"types", "checkpoints", "generate", "judge", "schedules", "shards", "store"},
+    "plan": {"machine", "types", "checkpoints", "generate", "judge", "schedules", "shards", "store"},
     "records": {"types", "plan", "shards", "judge", "store", "machine", "features", "metrics"},
     "rescore": {"types", "plan", "records", "shards", "judge", "store", "features"},
     "run": {"types", "checkpoints", "plan", "records", "shards", "store", "machine", "share",

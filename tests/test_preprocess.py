@@ -83,7 +83,7 @@ def test_a_reference_of_a_folder_tells_its_preprocessing(
     sizes = [(8, 8)] * 12 if text == "none" else [(16 + i, 40 - i) for i in range(12)]
     folder = folder_of(sizes, tmp_path / "images")
     assert reference(monkeypatch, out := tmp_path / "x.npz", folder, "--preprocess", text) == 0
-    images = torch.cat(list(data.stream(folder, 5, prepare)))
+    images = torch.cat(list(data.open_images(folder).stream(5, prepare)))
     whole = fold(Flatten(), [images], keep=12)
     read = load_reference(out, Flatten())
     assert read.n == 12 and torch.equal(read.bank, whole.bank[spread(12, 9)])

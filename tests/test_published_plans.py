@@ -119,12 +119,12 @@ def test_only_published_plans_are_altered(monkeypatch: pytest.MonkeyPatch, capsy
 def test_spaced_images_are_those_of_a_stride(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", arr_0=pixels)
-    found = data.spaced(tmp_path / "a.npz", 3)
+    found = data.open_images(tmp_path / "a.npz").spaced(3)
     assert torch.equal(found, torch.from_numpy(pixels[[0, 3, 6]]).permute(0, 3, 1, 2))
-    small = data.spaced(tmp_path / "a.npz", 2, data.ADMLSUN(4))
+    small = data.open_images(tmp_path / "a.npz").spaced(2, data.ADMLSUN(4))
     assert small.shape == (2, 3, 4, 4)
     with pytest.raises(ValueError, match="has 10 images, not 11"):
-        data.spaced(tmp_path / "a.npz", 11)
+        data.open_images(tmp_path / "a.npz").spaced(11)
 
 
 def test_a_rate_is_measured_on_images_of_a_folder(

@@ -207,9 +207,9 @@ def test_the_plan_says_which_of_a_users_metrics_want_to_be_high(tmp_path: Path) 
     found = results(tmp_path / "x", cells, metrics=[*METRICS, mine])
     report(tmp_path / "x")
     text = text_of(tmp_path / "x")
-    assert "(higher is better)" in text.split("## Mine")[1].splitlines()[0]
-    assert "| a | **30.00** |" in text.split("## Mine")[1]
-    assert "| b | **20.00** |" in text.split("## Mine")[0]
+    assert "(higher is better)" in text.split("## mine")[1].splitlines()[0]
+    assert "| a | **30.00** |" in text.split("## mine")[1]
+    assert "| b | **20.00** |" in text.split("## mine")[0]
     assert found.higher_is_better("precision") and not found.higher_is_better("fd")
 
 

@@ -68,10 +68,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "two channels": (lambda at: array(at, NOISE[..., :2]), r"\[n, h, w, c\]"),
     "mixed sizes": (
         lambda at: folder(folder(at, pixels(20)), pixels(1, size=9), "z{}.png"),
-        "one size and mode",
-    ),
-    "mixed modes": (
-        lambda at: folder(folder(at, pixels(20)), pixels(1, "L"), "z{}.png"), "one size and mode",
+        "one size",
     ),
     "RGBA that is seen through": (lambda at: folder(at, pixels(20, "RGBA")), "alpha|transparen"),
     "corrupt": (lambda at: broken(at, lambda raw: b"\x00" * len(raw)), "z.png"),
@@ -215,7 +212,7 @@ def test_a_reference_without_single_features_is_refused_before_the_images_are_re
     given = npz(tmp_path / "edm.NPZ", **moments())
     given = given if given.is_file() else Path(f"{given}.npz").rename(given)
     fake = folder(tmp_path / "fake", pixels(20))
-    monkeypatch.setattr(data, "stream", None)
+    monkeypatch.setattr(data.ImageSet, "stream", None)
     assert crs(monkeypatch, "score", fake, given, "--device", "cpu") == 2
     said = capsys.readouterr().err
     assert "precision needs at least 4 single features" in said and "--bank 10000" in said

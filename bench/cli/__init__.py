@@ -4,6 +4,7 @@ Each verb is a function that registers itself. An error is one line. The exit st
 wrong use and 1 after any other error.
 """
 
+import io
 import sys
 from typing import Annotated
 
@@ -37,6 +38,9 @@ def _root(
 
 def main() -> None:
     """Run the command line. An expected error prints one line and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of ASCII shows ? for other letters
     try:
         app()
     except ValueError as error:

@@ -41,7 +41,6 @@ def run(
     """Sample and score the missing cells of an experiment, then write its tables and figures."""
     from bench import checkpoints, experiments
     from bench.run import run as main_path
-    from bench.types import Experiment
 
     where, made = checkpoints.models_of(models), _experiment(experiment)
     if isinstance(made, experiments.Plan):
@@ -52,16 +51,36 @@ def run(
     elif model or reference or images or nfe or features:
         raise ValueError(f"{experiment} is not a published plan: leave out --model, --reference, "
                          "--images, --nfe and --features")  # fmt: skip
-    plan = made(where) if callable(made) else made
-    if not isinstance(plan, Experiment):
-        raise ValueError(f"{experiment} is no experiment: it must be a function of the models "
-                         "folder that returns a bench.Experiment")  # fmt: skip
+    plan = _made(made, where, experiment)
     changes: dict[str, Any] = {"batch": batch} if batch else {}
     changes |= {"keep": keep} if keep else {}
     plan = replace(plan, scoring=replace(plan.scoring, **changes))
     prepare = checkpoints.compiled if compile else _as_is
     for path in main_path(plan, results, where, device_of(device), prepare, _share(share)):
         typer.echo(path)
+
+
+def _made(function: Any, where: Any, name: str) -> Any:
+    """The experiment that a function of the user, or of this package, gives.
+
+    Raises:
+        ValueError: the function raises, in one line that says where; or gives something else.
+    """
+    from bench import names
+    from bench.types import Experiment
+
+    if not callable(function):
+        raise ValueError(f"{name} is a {type(function).__name__}: write a function of the models "
+                         "that returns a bench.Experiment")  # fmt: skip
+    try:
+        made = function(where)
+    except Exception as error:
+        if isinstance(error, ValueError) and names.from_here(error):
+            raise
+        raise ValueError(f"{name} raised {names.place_of(error)}") from error
+    if not isinstance(made, Experiment):
+        raise ValueError(f"{name} returned a {type(made).__name__}: return a bench.Experiment")
+    return made
 
 
 def _share(text: str) -> Any:

@@ -1,6 +1,7 @@
 """The verbs of one model: add, fetch, sample, measure and schedule."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,12 +16,12 @@ from bench.cli.options import (
     RatesOf,
     Seeds,
     app,
+    check_output,
     device_of,
     pictures,
     print_json,
     schedule_of,
     seeds_of,
-    write_images,
 )
 
 
@@ -144,10 +145,16 @@ def sample(
 ) -> None:
     """Sample images: one PNG for each seed, or an .npz with arr_0.
 
-    A class-conditional model takes the class seed mod (number of classes).
+    A class-conditional model takes the class seed mod (number of classes). A manifest of all
+    choices lies beside the images. After an interruption, the same command makes the missing
+    images.
     """
+    import torch
+
     from bench import checkpoints, generate, names, samplers
-    from bench.types import Sampler
+    from bench.data import writing
+    from bench.plan.cells import manifest_of
+    from bench.types import Cell, Sampler, grid_of
 
     where = checkpoints.models_of(models)
     walk = names.build(sampler, samplers)
@@ -156,8 +163,24 @@ def sample(
     checkpoint = checkpoints.load(model, device_of(device), dtype, where)
     law = schedule_of(schedule, where.homes(rates_of or model))
     wanted = seeds_of(seeds)
-    made = generate.sample(checkpoint, walk, law, nfe, wanted, batch, guidance)
-    write_images(out, made, wanted)
+    cell = Cell(checkpoint.name, law, walk, nfe, range(wanted[0], wanted[-1] + 2), guidance)
+    generate.check_fits(checkpoint, walk, guidance)
+    grid = grid_of(cell, checkpoint.process)
+    choices = manifest_of(cell, grid, checkpoint, dtype)
+
+    def made(of: list[int]) -> Iterator[Any]:
+        parts = generate.images(checkpoint, walk, grid, of, batch, guidance)
+        return (part.cpu() for part, _ in parts)
+
+    if out.suffix.lower() == ".npz":
+        check_output(out)
+        spans = {"seeds": writing.spans_of(wanted)}
+        writing.write_npz(out, torch.cat(list(made(wanted))), choices | spans)
+    else:
+        folder = writing.SampleFolder(out, choices)
+        todo = folder.missing(wanted)
+        for part in writing.in_parts(todo, made(todo) if todo else ()):
+            folder.add(*part)
     typer.echo(out)
 
 

@@ -84,8 +84,8 @@ def schedule_of(text: str, folders: list[Path], *others: Any) -> Any:
     from bench import measures, names, schedules
     from bench.types import Costs, Rate, Schedule
 
-    if text.endswith(".json"):
-        return schedules.load(text)
+    if found := re.fullmatch(r"(resampled\()?['\"]?(.+\.json)['\"]?(?(1)\))", text, re.IGNORECASE):
+        return schedules.load(found[2], resample=bool(found[1]))
     known = {**measures.measured(*folders), "mix": measures.mix}
     found = names.build(text, (schedules, *others), known)
     if isinstance(found, Rate | Costs):
@@ -111,7 +111,7 @@ def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
         raise ValueError(f"--data {data} does not exist; give the IDX files of Fashion-MNIST "
                          "(Debian: dataset-fashion-mnist), or a folder, zip or array")  # fmt: skip
     if data is not None and not list(data.glob("*-ubyte*")):
-        return datasets.spaced(data, images, prepare)
+        return datasets.open_images(data).spaced(images, prepare)
     if prepare != datasets.AsIs():
         raise ValueError(f"--preprocess {preprocess} needs images in --data; add --data FOLDER")
     real = (FashionMNIST() if data is None else FashionMNIST(folder=data)).images()
@@ -120,25 +120,26 @@ def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
     return real[:: len(real) // images][:images]
 
 
-def write_images(out: Path, images: Any, seeds: list[int]) -> None:
-    """Write uint8 images [n, c, h, w] to an .npz, or to a folder with a PNG for each seed."""
-    import io
+def check_output(out: Path) -> Path:
+    """Try the place of an output before any expensive work.
 
-    import numpy as np
-    from PIL import Image
-
+    Raises:
+        ValueError: a file or folder that cannot be written there.
+    """
     from bench import store
 
-    pixels = images.permute(0, 2, 3, 1).numpy()  # [n, h, w, c]
-    if out.suffix == ".npz":
-        file = io.BytesIO()
-        np.savez_compressed(file, arr_0=pixels)
-        store.write_bytes(out, file.getvalue())
+    return store.check_output(out)
+
+
+def write_images(out: Path, images: Any, seeds: list[int]) -> None:
+    """Write uint8 [n, c, h, w] as one .npz file, or as one PNG for each seed in a folder."""
+    from bench.data import writing
+
+    if out.suffix.lower() == ".npz":
+        writing.write_npz(out, images)
         return
-    for seed, image in zip(seeds, pixels, strict=True):
-        file = io.BytesIO()
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "png")
-        store.write_bytes(out / f"{seed:06d}.png", file.getvalue())
+    for seed, image in zip(seeds, images, strict=True):
+        writing.write_png(out / f"{seed:06d}.png", image)
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -1,201 +1,264 @@
 """The verbs that score images and write reference statistics."""
 
-import re
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import JSON, Data, Device, app, device_of, forms_of, print_json
+from bench.cli.options import (
+    JSON,
+    Data,
+    Device,
+    app,
+    check_output,
+    device_of,
+    forms_of,
+    print_json,
+)
+
+_FEWEST = 1_000  # real images whose single features are read, at least
 
 
 @app.command()
 def score(
     images: Annotated[Path, typer.Argument(help="folder or .zip of images, .npy, .npz with arr_0")],
     reference: Annotated[
-        str, typer.Argument(help="reference statistics: a name or an .npz")
+        str, typer.Argument(help="a name, an .npz of statistics, or images of any such kind")
     ] = "fashion-mnist",
     features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
     metrics: Annotated[
         str,
         typer.Option(
-            help="fd,precision,recall,kid,kid_error,density(k=5),coverage,fd_infinity,is,sfid,"
+            help="fd,precision,recall,kid,density(k=5),coverage,fd_infinity,is,sfid,"
             "precision_adm,recall_adm"
         ),
     ] = "fd,precision,recall",
     bank: Annotated[
         int | None,
-        typer.Option(min=2, help="single features that are kept, evenly spaced; default: all"),
+        typer.Option(
+            min=2,
+            help="single generated features that metrics read, evenly spaced; default: all. Of a "
+            "reference as many are read, at least 1,000",
+        ),
     ] = None,
     bootstrap: Annotated[
-        int,
-        typer.Option(min=0, help="replicates for 95 % confidence intervals; each scores once more"),
+        int, typer.Option(min=0, help="replicates of 95 % intervals, each as costly as the scores")
     ] = 0,
     against: Annotated[
         Path | None,
-        typer.Option(help="other images of the same seeds: report the differences of the scores"),
+        typer.Option(help="other images of the same seeds: shows the differences from theirs"),
     ] = None,
     json: JSON = False,
     device: Device = "auto",
 ) -> None:
-    """Score images against reference statistics.
+    """Score a set of images against another set, or against a reference.
 
-    Warnings on stderr say why the scores cannot be compared with other scores.
+    Warnings on stderr say what keeps the score from being compared with others. Features are kept
+    in the cache, so that a second score of the same images takes seconds.
     """
-    import dataclasses
+    from bench.data import open_images
+    from bench.judge import Judge
 
-    from bench import data
-    from bench import features as room
-    from bench.judge import Judge, cautions
-
-    (n, lossy), shape = data.survey(images), list[int]()
-    if against and (other := data.survey(against)[0]) != n:
-        raise ValueError(f"{against} has {other} images and {images} has {n}, but --against needs "
-                         "images of the same seeds")  # fmt: skip
-    judge = Judge.open(reference, features, forms_of(metrics), device_of(device))
-    judge = dataclasses.replace(judge, bank=bank)
-    mine = _fold(judge, images, n, shape, bootstrap)
-    result = {"n": n, "features": features, "reference": reference}
-    result |= _scores(judge, mine, bootstrap)
-    if against:
-        result |= _differences(judge, mine, _fold(judge, against, n, [], bootstrap), bootstrap)
-    real = room.reference_shape(reference, judge.extractor) if judge.real else ()
-    warnings = cautions(n, lossy, tuple(shape), features, real)
+    fake = open_images(images)
+    other = open_images(against).as_of(fake) if against else None
+    real = _real(reference)
+    whole = any("_adm" in form for form in forms_of(metrics)) or not isinstance(real, str)
+    most = None if whole else max(_FEWEST, len(fake), bank or 0)
+    judge = Judge.open(real, features, forms_of(metrics), device_of(device), bank, most,
+                       bootstrap > 0)  # fmt: skip
+    mine = judge.fold(_barred(fake), len(fake))
+    result = _scores(judge, mine, len(fake), features, reference)
+    if bootstrap:
+        result["interval_95"] = judge.intervals(mine, bootstrap)
+    if other:
+        result |= _difference(judge, mine, judge.fold(_barred(other), len(other)), bootstrap)
+    warnings = _warnings(judge, fake, real, features, most)
     if json:
-        protocol = {name: judge.protocol(metric) for name, metric in judge.columns.items()}
-        kept = {layer: len(one.bank) for layer, one in mine.items()}
-        print_json(result | {"protocol": protocol, "bank": kept, "warnings": warnings})
+        print_json(result | _protocol(judge, mine, fake) | {"warnings": warnings})
         return
-    _print(result)
+    _table(result, list(judge.columns))
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
 
 
-def _fold(judge: Any, images: Path, n: int, shape: list[int], bootstrap: int) -> Any:
-    """Layer -> features of a path. `shape` receives the shape of an image.
+def _real(reference: str) -> Any:
+    """A set of images if the text is the path of one, else the text."""
+    from bench import features as room
+    from bench.data import open_images
 
-    A bootstrap resamples single features, so every layer then keeps them.
-    """
-    from bench import features
-
-    rows = (judge.bank or sys.maxsize) if bootstrap else 0
-    layers = {layer: max(rows, kept) for layer, kept in judge.layers.items()}
-    return features.fold_layers(judge.extractor, _progress(images, n, shape), layers, n)
+    path = Path(reference)
+    known = reference in room.known_references()
+    images = path.is_dir() or path.suffix.lower() in (".zip", ".npy")
+    return open_images(path) if images and path.exists() and not known else reference
 
 
-def _scores(judge: Any, mine: Any, bootstrap: int) -> dict[str, Any]:
-    """Scores by metric, with standard errors and confidence intervals where there are some."""
+def _barred(images: Any) -> Iterator[Any]:
+    from bench.features import barred
+
+    return barred(images.stream(256), len(images), images.path.name)
+
+
+def _scores(judge: Any, mine: Any, n: int, features: str, reference: str) -> dict[str, Any]:
+    """Scores and their errors, by name."""
     found = judge.scores(mine)
-    result: dict[str, Any] = {name: one.value for name, one in found.items()}
+    values = {name: one.value for name, one in found.items()}
     errors = {name: one.error for name, one in found.items() if one.error is not None}
-    result |= {"error": errors} if errors else {}
-    return result | ({"interval_95": judge.intervals(mine, bootstrap)} if bootstrap else {})
+    return {"n": n, "features": features, "reference": reference, **values} | (
+        {"error": errors} if errors else {}
+    )
 
 
-def _differences(judge: Any, mine: Any, other: Any, bootstrap: int) -> dict[str, Any]:
-    """Differences of the scores by metric, and their confidence intervals."""
-    one, two = judge.scores(mine), judge.scores(other)
-    result = {"difference": {name: one[name].value - two[name].value for name in one}}
+def _difference(judge: Any, mine: Any, other: Any, bootstrap: int) -> dict[str, Any]:
+    """Scores less those of the other set, with intervals if they are asked for."""
+    ours, theirs = judge.scores(mine), judge.scores(other)
+    found: dict[str, Any] = {
+        "difference": {name: ours[name].value - one.value for name, one in theirs.items()}
+    }
     if bootstrap:
-        result["difference_95"] = judge.differences(mine, other, bootstrap)
-    return result
+        found["difference_95"] = judge.differences(mine, other, bootstrap)
+    return found
 
 
-def _print(result: dict[str, Any]) -> None:
-    """A line for each score, then a line for each metric that has errors or intervals."""
-    tables = {name: table for name, table in result.items() if isinstance(table, dict)}
+def _warnings(
+    judge: Any, fake: Any, real: Any, features: str, most: int | None
+) -> list[str]:  # fmt: skip
+    """What keeps the score from being compared with others. most: real features to be read."""
+    from bench import features as room
+    from bench.judge import cautions
+
+    shape: tuple[int, ...] = ()
+    if judge.real:
+        shape = room.reference_shape(real, judge.extractor) if isinstance(real, str) else (
+            real.found.shape
+        )  # fmt: skip
+    found = cautions(len(fake), fake.found.lossy, fake.found.shape, features, shape)
+    found += fake.notes()
+    if not isinstance(real, str):
+        found += real.notes()
+        if real.found.lossy:
+            found.append(f"{real.found.lossy:,} of the reference images have lossy compression")
+    if most and most < 10_000 and any(len(one.bank) == most for one in judge.real.values()):
+        found.append(f"{most:,} single real features were read (--bank 10000 reads more)")
+    return found
+
+
+def _protocol(judge: Any, mine: Any, fake: Any) -> dict[str, Any]:
+    """The whole protocol of a score, for --json."""
+    return {
+        "protocol": {name: judge.protocol(metric) for name, metric in judge.columns.items()},
+        "bank": {layer: len(one.bank) for layer, one in mine.items()},
+        "left_out": len(fake.left_out), "lossy": fake.found.lossy,
+        "converted": {"grey": fake.found.grey, "other": fake.found.other},
+        "manifest": fake.manifest,
+    }  # fmt: skip
+
+
+def _table(result: dict[str, Any], names: list[str]) -> None:
     for name, value in result.items():
-        if name not in tables:
+        if not isinstance(value, dict):
             typer.echo(f"{name:>13}  {value}")
-    for metric in dict.fromkeys(metric for table in tables.values() for metric in table):
-        parts = (f"{name} {table[metric]}" for name, table in tables.items() if metric in table)
-        typer.echo(f"{metric:>13}  {', '.join(parts)}")
-
-
-def _progress(images: Path, n: int, shape: list[int]) -> Iterator[Any]:
-    """Batches of a path, with a progress bar. `shape` receives the shape of an image."""
-    from tqdm import tqdm
-
-    from bench import data
-
-    with tqdm(total=n, unit="image", disable=None) as bar:
-        for batch in _shaped(data.stream(images, 256), shape):
-            yield batch
-            bar.update(len(batch))
-
-
-def _shaped(batches: Iterable[Any], shape: list[int]) -> Iterator[Any]:
-    """The same batches. `shape` receives the shape of an image."""
-    for batch in batches:
-        shape[:] = batch.shape[1:]
-        yield batch
+    parts = {name: value for name, value in result.items() if isinstance(value, dict)}
+    for metric in names if parts else ():
+        typer.echo(f"{metric:>13}  " + ", ".join(
+            f"{name} {value[metric]}" for name, value in parts.items() if metric in value
+        ))  # fmt: skip
 
 
 @app.command()
 def reference(
-    out: Annotated[str, typer.Argument(help=".npz file, or a name for later commands")],
+    out: Annotated[str, typer.Argument(help=".npz to write, or a name to find it by")],
     features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
     images: Annotated[
-        Path | None, typer.Option(help="folder, .zip, .npy or .npz; default: Fashion-MNIST")
+        Path | None, typer.Option(help="folder, .zip, .npy or .npz; default: dataset")
     ] = None,
     preprocess: Annotated[
-        str, typer.Option(help="preprocessing of --images: none, adm-lsun, ldm, 'ldm(size=128)'")
+        str, typer.Option(help="how --images are prepared: none, adm-lsun, ldm, 'ldm(size=128)'")
     ] = "none",
     bank: Annotated[
         int | None,
         typer.Option(
             min=0,
             help="single features that are kept, evenly spaced, for precision, KID ...; default: "
-            "10,000 of --images, 0 of Fashion-MNIST",
+            "10,000 of --images, none of the dataset",
         ),
     ] = None,
     layers: Annotated[
-        str, typer.Option(help="more layers of the extractor, such as spatial for sfid")
+        str, typer.Option(help="further layers of the extractor, such as spatial for sfid")
     ] = "",
     data: Data = None,
     device: Device = "auto",
 ) -> None:
-    """Write the reference statistics of a set of real images."""
+    """Write the statistics of a set of real images to a reference file."""
     import hashlib
 
     from bench import data as datasets
     from bench import features as room
+    from bench import names
     from bench.judge import extractor_of
 
-    if not out.endswith(".npz") and not re.fullmatch(r"[\w.-]+", out):
-        raise ValueError(f"{out!r} is neither a name (letters, digits, . _ -) nor an .npz file")
-    extractor = extractor_of(features, device_of(device))
-    others = [layer for layer in layers.split(",") if layer]
-    rows = bank if bank is not None else 10_000 if images else 0
-    keep = dict.fromkeys(others, 0) | {"features": rows}
-    room.check_layers(extractor, keep)
-    dataset, prepared, count, real = _real(images, preprocess, data)
-    digest, shape = hashlib.sha256(), list[int]()
-    batches = _shaped(datasets.hashed(real, digest), shape)
-    folded = room.fold_layers(extractor, batches, keep, count)
-    provenance = {
-        "dataset": dataset, "data_digest": digest.hexdigest(), "preprocess": prepared,
-        "image": shape, "extractor": extractor.name, "extractor_digest": extractor.digest,
-    }  # fmt: skip
-    path = Path(out) if out.endswith(".npz") else room.reference_path(out, extractor.name)
-    saved = room.save_reference(path, folded.pop("features"), provenance, layers=folded)
-    typer.echo(saved)
-
-
-def _real(
-    images: Path | None, preprocess: str, data: Path | None
-) -> tuple[str, str, int | None, Any]:
-    """Real images: the name of the set, its preprocessing, the number of images, the batches."""
-    from bench import data as datasets
-    from bench import names
-
     prepare = names.build(preprocess, datasets.preprocess)
-    if images:
-        count = datasets.survey(images)[0]
-        return str(images), prepare.name, count, datasets.stream(images, 256, prepare)
-    if prepare != datasets.AsIs():
+    if images is None and prepare != datasets.AsIs():
         raise ValueError(f"--preprocess {preprocess} needs --images; add --images FOLDER")
+    extractor = extractor_of(features, device_of(device))
+    path = _reference_file(out, extractor.name, images is not None)
+    rows = bank if bank is not None else 10_000 if images else 0
+    keep = {"features": rows} | dict.fromkeys(filter(None, layers.split(",")), 0)
+    room.check_layers(extractor, keep)
     dataset = datasets.FashionMNIST() if data is None else datasets.FashionMNIST(folder=data)
-    return dataset.name, prepare.name, None, dataset.images().split(256)
+    found = datasets.open_images(images) if images else None
+    real = found.stream(256, prepare) if found else dataset.images().split(256)
+    digest, count = hashlib.sha256(), len(found) if found else None
+    shown = room.barred(datasets.hashed(real, digest), count, f"{extractor.name} features")
+    folded = room.fold_rows(room.embedded(extractor, shown, tuple(keep)), keep, count)
+    provenance: dict[str, Any] = {
+        "dataset": str(images) if images else dataset.name, "data_digest": digest.hexdigest(),
+        "preprocess": prepare.name, "image": found.found.shape if found else (1, 28, 28),
+        "extractor": extractor.name, "extractor_digest": extractor.digest,
+    }  # fmt: skip
+    for note in found.notes() if found else ():
+        typer.echo(f"warning: {note}", err=True)
+    if found:
+        provenance |= {"grey": found.found.grey, "converted": found.found.other,
+                       "lossy": found.found.lossy}  # fmt: skip
+    _say_overwriting(path, provenance["data_digest"])
+    typer.echo(room.save_reference(path, folded.pop("features"), provenance, layers=folded))
+
+
+def _reference_file(out: str, extractor: str, own_images: bool) -> Path:
+    """The file of a new reference.
+
+    Raises:
+        ValueError: no name and no .npz; a shipped name; a file that cannot be written.
+    """
+    import re
+
+    from bench import features as room
+
+    if out.lower().endswith(".npz"):
+        return check_output(Path(out))
+    if not re.fullmatch(r"[\w.-]+", out):
+        raise ValueError(f"{out!r} is neither a name, of letters, digits and .-_, nor an .npz path")
+    shipped = [one.name.split(".")[0] for one in room.REFERENCES.glob("*.npz")]
+    same = (room.REFERENCES / f"{out}.{extractor}.npz").is_file()
+    if out in shipped and (own_images or same):
+        raise ValueError(f"{out!r} is the name of a shipped reference; choose another name")
+    return check_output(room.reference_path(out, extractor))
+
+
+def _say_overwriting(path: Path, digest: str) -> None:
+    """A line on stderr where a reference of other images is replaced."""
+    import json
+
+    import numpy as np
+
+    if not path.is_file():
+        return
+    try:
+        with np.load(path) as file:
+            old = json.loads(str(file["provenance"]))
+    except (OSError, ValueError, KeyError):
+        old = {}
+    if old.get("data_digest") != digest:
+        typer.echo(f"warning: {path} held a reference of other images "
+                   f"({old.get('dataset', 'unknown')}); it is replaced", err=True)  # fmt: skip

@@ -1,21 +1,20 @@
-"""Datasets: uint8 images of local files. No function here uses the internet."""
+"""Datasets: uint8 images, from files on this machine. Nothing here touches a network."""
+
+from torch import Tensor
 
 from bench.data.fashion import FashionMNIST
+from bench.data.manifest import MANIFEST, joined, read_manifest, write_manifest
 from bench.data.preprocess import ADMLSUN, LDMLSUN, AsIs, Preprocess
-from bench.data.reading import pickle_refusal, read_images, spaced, stream, survey
+from bench.data.sets import ImageSet, natural, open_images, pickle_refusal, whole
 from bench.data.tensors import digest, hashed
 
 __all__ = [
-    "ADMLSUN",
-    "LDMLSUN",
-    "AsIs",
-    "FashionMNIST",
-    "Preprocess",
-    "digest",
-    "hashed",
-    "pickle_refusal",
-    "read_images",
-    "spaced",
-    "stream",
-    "survey",
-]
+    "ADMLSUN", "LDMLSUN", "MANIFEST", "AsIs", "FashionMNIST", "ImageSet", "Preprocess", "digest",
+    "hashed", "joined", "natural", "open_images", "pickle_refusal", "read_images", "read_manifest",
+    "write_manifest",
+]  # fmt: skip
+
+
+def read_images(path: str) -> Tensor:
+    """All images of a path at once, uint8 [n, c, h, w]; see `open_images`."""
+    return whole(open_images(path).stream(256))

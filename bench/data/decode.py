@@ -1,65 +1,121 @@
-"""Convert image files and arrays to 8-bit grey or RGB. Every conversion is exact."""
+"""One image file, or one array of images, to 8-bit grey or RGB."""
 
 import io
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image.
+
+    pixels: uint8 [h, w, c], c 1 or 3.
+    lossy: whether the file's compression changed it.
+    converted: whether its colours were converted to RGB, as those of CMYK are.
+    """
+
+    pixels: np.ndarray
+    lossy: bool = False
+    converted: bool = False
 
 
-def decode(raw: bytes, name: str) -> np.ndarray:
-    """Decode an image file.
+def decode(raw: bytes, name: str) -> Picture:
+    """An image file.
 
-    A palette becomes RGB and 1-bit becomes grey. An alpha channel is dropped if it is 255
-    everywhere.
+    A palette becomes RGB, 1-bit becomes grey, and an alpha that is 255 everywhere is dropped: these
+    are exact. CMYK and YCbCr are converted to RGB by Pillow, as torch-fidelity and clean-fid do.
 
     Arguments:
-        raw: the bytes of the file.
-        name: of the file, for the message.
-
-    Returns:
-        uint8 [h, w, c], c 1 or 3.
+        raw: the bytes of the file. Its kind is read from them, not from its name.
+        name: for messages.
 
     Raises:
-        ValueError: 16-bit, transparency, CMYK, an animation, a damaged file, or no image.
+        ValueError: more than 8 bits a channel, transparency, several pictures, a damaged file, or
+            no image. The message names the file.
     """
     try:
         with Image.open(io.BytesIO(raw)) as image:
             image.load()
             pictures = int(getattr(image, "n_frames", 1))
-    except Exception as error:  # PIL raises nearly any exception for a damaged file
+    except Exception as error:  # of a damaged file Pillow raises nearly anything
         reason = str(error) if raw else "it is empty"
         reason = reason.replace(" <_io.BytesIO object at", "").split(" 0x")[0]
         raise ValueError(f"{name} cannot be read as an image: {reason}") from error
-    if raw.startswith(_PNG) and raw[24] == 16 or image.mode.startswith(("I", "F")):
-        raise ValueError(f"{name} has mode {image.mode} with more than 8 bits; save it as 8-bit, "
+    if image.mode.startswith(("I", "F")) or (bits := depth(raw, image)) > 8:
+        found = f"mode {image.mode}" if image.mode.startswith(("I", "F")) else f"{bits} bits"
+        raise ValueError(f"{name} has {found} of more than 8 bits a channel; write it as 8-bit, "
                          "dividing by its own white")  # fmt: skip
     if pictures > 1:
-        raise ValueError(f"{name} contains {pictures} pictures; save each one to its own file")
-    return np.atleast_3d(np.asarray(_plain(image, name)))
+        raise ValueError(f"{name} holds {pictures} pictures; write each to a file")
+    plain = _plain(image, name)
+    converted = image.mode in ("CMYK", "YCbCr", "LAB", "HSV")
+    return Picture(np.atleast_3d(np.asarray(plain)), is_lossy(raw, image), converted)
+
+
+def depth(raw: bytes, image: Image.Image) -> int:
+    """The most bits of a channel, as the file itself says: Pillow cuts 16-bit colour to 8 bits."""
+    kind = image.format or ""
+    if kind == "PNG":
+        return raw[24]
+    if kind == "TIFF":
+        bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
+        return int(max(bits)) if isinstance(bits, tuple) else int(bits)
+    if kind == "PPM":
+        head = re.match(
+            rb"P[1-7]\s+(?:#.*\n\s*)*\d+\s+(?:#.*\n\s*)*\d+\s+(?:#.*\n\s*)*(\d+)\s", raw
+        )
+        most = int(head[1]) if head and raw[1:2] in b"2356" else 255
+        return 8 if most == 255 else most.bit_length() if most > 255 else 9  # 9: to be refused too
+    if kind == "JPEG2000":
+        at = raw.find(b"\xff\x4f\xff\x51")  # start of codestream, and its size marker
+        count = int.from_bytes(raw[at + 40 : at + 42], "big")
+        return max(((raw[at + 42 + 3 * i] & 0x7F) + 1 for i in range(count)), default=8)
+    if kind == "AVIF" and (at := raw.find(b"pixi")) > 0:
+        return max(raw[at + 9 : at + 9 + raw[at + 8]], default=8)
+    return 8
+
+
+def is_lossy(raw: bytes, image: Image.Image) -> bool:
+    """Whether the compression of a file changes the image, by its content."""
+    kind = image.format or ""
+    if kind == "WEBP":
+        return b"VP8L" not in raw[:64] or b"VP8 " in raw[:64]
+    if kind == "JPEG2000":
+        at = raw.find(b"\xff\x52")  # coding style; its last byte: 1 for the reversible transform
+        return at < 0 or raw[at + 13] != 1
+    if kind == "TIFF":
+        return str(image.info.get("compression", "")).endswith("jpeg")
+    return kind in ("JPEG", "MPO", "AVIF")
 
 
 def _plain(image: Image.Image, name: str) -> Image.Image:
-    """The same image in mode L or RGB."""
+    """The same picture in mode L or RGB."""
     if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (255, 255):
         return image.convert(image.mode.removesuffix("A"))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         raise ValueError(
-            f"{name} has mode {image.mode} with transparency; put it on a background first"
+            f"{name} has mode {image.mode} with transparency; lay it on a background first"
         )
-    exact = {"L": "L", "RGB": "RGB", "P": "RGB", "1": "L"}
-    if image.mode not in exact:
+    known = {"L": "L", "RGB": "RGB", "P": "RGB", "1": "L"}
+    known |= dict.fromkeys(("CMYK", "YCbCr", "LAB", "HSV"), "RGB")
+    if image.mode not in known:
         raise ValueError(f"{name} has mode {image.mode}; convert it to 8-bit grey or RGB first")
-    return image if exact[image.mode] == image.mode else image.convert(exact[image.mode])
+    return image if known[image.mode] == image.mode else image.convert(known[image.mode])
 
 
 def layout(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """A view [n, h, w, c] of uint8 images [n, h, w, c] or [n, c, h, w], c 1 or 3.
+    """An array of images, whatever its layout, as a view [n, h, w, c].
+
+    Arguments:
+        pixels: uint8 [n, h, w, c] or [n, c, h, w], c 1 or 3.
 
     Raises:
-        ValueError: another dtype or shape, no images, or both layouts are possible.
+        ValueError: floats, other integers, other shapes, no images, or a shape that fits both
+            layouts. The message names the file.
     """
     if pixels.dtype != np.uint8:
         ends = f" in {pixels.min():.4g}..{pixels.max():.4g}" if _is_number(pixels) else ""
@@ -74,7 +130,7 @@ def layout(pixels: np.ndarray, path: Path) -> np.ndarray:
         )
     last, first = (pixels.shape[axis] in (1, 3) for axis in (3, 1))
     if last == first:
-        what = "which fits both layouts" if last else "which has no axis of 1 or 3 channels"
+        what = "which fits both layouts" if last else "no axis of 1 or 3 channels"
         raise ValueError(
             f"{path} holds uint8 {list(pixels.shape)}, {what}; save [n, h, w, c] with c 1 or 3"
         )

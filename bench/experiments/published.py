@@ -155,7 +155,7 @@ class Plan:
         pictures = self._pictures()
         assert pictures is not None  # `check` has found them
         model = checkpoints.load(self.home, device, models=models)
-        images = data.spaced(pictures, self._measured_on)
+        images = data.open_images(pictures).spaced(self._measured_on)
         kept = path.with_name(f".{path.stem}.partial")
         what = measures.DataPrediction()
         measures.save(path, measures.measure(model, what, images, partial=kept))

@@ -3,6 +3,7 @@
 from bench.features.clean import Clean
 from bench.features.dinov2 import DINOv2ViTB14, DINOv2ViTG14, DINOv2ViTL14, DINOv2ViTS14
 from bench.features.effnet import EffNetLite0, fold_norms, load_effnet_lite0
+from bench.features.embedding import embedded
 from bench.features.fidelity import VGG16, InceptionV3Compat
 from bench.features.flatten import Flatten
 from bench.features.images import full_float32
@@ -15,12 +16,14 @@ from bench.features.known import (
 )
 from bench.features.references import (
     Reference,
+    barred,
     load_reference,
     reference_images,
+    reference_of,
     reference_shape,
     save_reference,
 )
-from bench.features.sums import Features, check_layers, extract, fold, fold_layers
+from bench.features.sums import Features, check_layers, extract, fold, fold_layers, fold_rows
 
 __all__ = [
     "PUBLISHED",
@@ -36,17 +39,21 @@ __all__ = [
     "Flatten",
     "InceptionV3Compat",
     "Reference",
+    "barred",
     "cache_folder",
     "check_layers",
+    "embedded",
     "extract",
     "fold",
     "fold_layers",
     "fold_norms",
+    "fold_rows",
     "full_float32",
     "known_references",
     "load_effnet_lite0",
     "load_reference",
     "reference_images",
+    "reference_of",
     "reference_path",
     "reference_shape",
     "save_reference",

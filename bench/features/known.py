@@ -96,7 +96,8 @@ def find_reference(name_or_path: str | Path, extractor: Extractor) -> Path:
         near = difflib.get_close_matches(text, known, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]}?" if near else ""
         names = ", ".join(known)
-        raise ValueError(f"unknown reference {text!r}; known: {names}, or an .npz path.{hint}")
+        raise ValueError(f"unknown reference {text!r}; known: {names}; or give an .npz, or a "
+                         f"folder, zip or array of images.{hint}")  # fmt: skip
     if extractor.name not in known[text]:
         raise ValueError(
             f"reference {text} has statistics for {', '.join(known[text])}, not {extractor.name}; "

@@ -3,8 +3,7 @@
 import hashlib
 import io
 import json
-import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from bench.data import hashed
 from bench.data.arrays import array_names, mapped, readable, shape_in
-from bench.features.known import cache_folder, find_reference, images_beside
-from bench.features.sums import Features, check_layers, extract, fold, fold_layers, spread
+from bench.data.decode import layout
+from bench.features.embedding import embedded
+from bench.features.known import find_reference, images_beside
+from bench.features.sums import Features, check_layers, extract, fold_rows, spread
 from bench.store import write_bytes
 from bench.types import Extractor
 
@@ -124,8 +127,10 @@ def reference_shape(name_or_path: str | Path, extractor: Extractor) -> tuple[int
             if shape:
                 return tuple(shape)
         for held, name in ((path, "arr_0"), (images_beside(path), "images")):
-            if held.is_file() and (shape := shape_in(held, name)):
-                return (shape[3], *shape[1:3]) if name == "arr_0" else shape[1:]
+            shape = shape_in(held, name) if held.is_file() else ()
+            if len(shape) == 4:
+                last = name == "arr_0" and shape[3] in (1, 3)
+                return (shape[3], *shape[1:3]) if last else shape[1:]
     return ()
 
 
@@ -159,11 +164,11 @@ def load_reference(
             digest = hashlib.file_digest(file, "sha256")
     read = _own if "provenance" in arrays else _foreign
     moments = read(arrays, extractor, path, ("features", *layers))
-    images = _bank_images(arrays, path)
+    images = _bank_images(arrays, path) if keep or "provenance" in arrays else None
     banks = {"features": _bank(arrays, images, extractor, keep), **_no_rows(extractor, layers)}
     for layer, (_, mean, cov) in moments.items():
         _check_moments(path, extractor, layer, mean, cov, banks[layer].shape[1])
-    if images is not None:
+    if images is not None and "arr_0" not in arrays:  # images in another file
         _hash(digest, images)
     found = {
         layer: Reference(str(name_or_path), digest.hexdigest(), n, mean, cov, banks[layer])
@@ -210,7 +215,7 @@ def _bank(arrays: _Arrays, images: np.ndarray | None, extractor: Extractor, keep
     if "bank" in arrays:
         return torch.from_numpy(arrays["bank"])[spread(len(arrays["bank"]), keep)]
     if images is not None and keep > 0:
-        return _cached_features(extractor, images, keep)
+        return _features_of(extractor, images, keep)
     return _no_rows(extractor, ("features",))["features"]
 
 
@@ -279,21 +284,18 @@ def _foreign(
             "another file"
         )
     batches = (_tensor(images[at : at + 256]) for at in range(0, len(images), 256))
-    whole = fold_layers(extractor, batches, dict.fromkeys(layers, 0))
+    shown = barred(batches, len(images), f"{extractor.name} features of {path.name}")
+    whole = fold_rows(embedded(extractor, shown, layers), dict.fromkeys(layers, 0))
     return {layer: (one.n, one.mean, one.cov) for layer, one in whole.items()}
 
 
 def _bank_images(arrays: _Arrays, path: Path) -> np.ndarray | None:
     """The images of the bank, uint8 [n, c, h, w], or None.
 
-    They are `arr_0` of the file (ADM, NHWC), or those of `images_beside` for a file of ours.
+    They are `arr_0` of the file (NHWC or NCHW), or those of `images_beside` for a file of ours.
     """
     if "arr_0" in arrays:
-        if arrays["arr_0"].ndim != 4 or arrays["arr_0"].dtype != np.uint8:
-            raise ValueError(
-                f"{path}: arr_0 must be images, uint8 [n, h, w, c]; choose another file"
-            )
-        return arrays["arr_0"].transpose(0, 3, 1, 2)
+        return layout(arrays["arr_0"], path).transpose(0, 3, 1, 2)
     beside = images_beside(path)
     if "provenance" in arrays and beside.is_file():
         with np.load(beside) as file:
@@ -305,24 +307,42 @@ def _tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(images))
 
 
-def _cached_features(extractor: Extractor, images: np.ndarray, keep: int) -> Tensor:
-    """Features of `keep` evenly spaced images, float32 [m, dim] on the CPU.
+def _features_of(extractor: Extractor, images: np.ndarray, keep: int) -> Tensor:
+    """Features of `keep` evenly spaced images, float32 [m, dim] on the CPU, with a bar."""
+    chosen = spread(len(images), keep).tolist()
+    parts = (_tensor(images[chosen[at : at + 256]]) for at in range(0, len(chosen), 256))
+    about = f"{extractor.name} features of {len(chosen):,} reference images, kept for next time"
+    groups = embedded(extractor, barred(parts, len(chosen), about), ("features",))
+    return torch.cat([group["features"] for group in groups])
 
-    They are kept in the cache, and read from there the next time.
+
+def barred(images: Iterable[Tensor], count: int | None, about: str) -> Iterator[Tensor]:
+    """The same batches, while a bar on stderr counts their images."""
+    with tqdm(total=count, unit="image", desc=about, disable=None) as bar:
+        for batch in images:
+            yield batch
+            bar.update(len(batch))
+
+
+def reference_of(
+    images: Iterable[Tensor], extractor: Extractor, keep: Mapping[str, int], name: str,
+    count: int | None = None,
+) -> Reference:  # fmt: skip
+    """A set of images as a reference. Its features are kept in the cache.
+
+    Arguments:
+        images: batches, uint8 [n, c, h, w].
+        keep: layer -> single features of its bank, evenly spaced; "features" is among them.
+        name: for records.
+        count: number of all images.
+
+    Raises:
+        ValueError: no images, fewer than 2, or what the extractor refuses.
     """
-    _hash(digest := hashlib.sha256(), images)
-    chosen = _tensor(images[spread(len(images), keep).numpy()])
-    content = (digest.hexdigest(), extractor.name, extractor.digest)
-    key = hashlib.sha256(repr((*content, images.shape, len(chosen))).encode()).hexdigest()[:20]
-    if (path := cache_folder() / f"bank-{key}.npy").is_file():
-        return torch.from_numpy(np.load(path))
-    bank = fold(extractor, chosen.split(2048), keep=len(chosen)).bank
-    np.save(file := io.BytesIO(), bank.numpy())
-    try:
-        write_bytes(path, file.getvalue())
-    except OSError as error:  # the result does not need the cache
-        warnings.warn(
-            f"the bank was not cached ({error}); set CRS_BENCH_CACHE to a writable folder",
-            stacklevel=2,
-        )
-    return bank
+    digest = hashlib.sha256()
+    found = fold_rows(embedded(extractor, hashed(images, digest), tuple(keep)), keep, count)
+    made = {
+        layer: Reference(name, digest.hexdigest(), one.n, one.mean, one.cov, one.bank)
+        for layer, one in found.items()
+    }
+    return replace(made.pop("features"), layers=made)

@@ -3,7 +3,7 @@
 Partial sums can be added, so that a run can be stopped and continued, or split among machines.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -112,40 +112,71 @@ class _Running:
         return Features(self.n, self.total.cpu(), self.outer.cpu(), torch.cat(self.banks).cpu())
 
 
+Rows = Mapping[str, Tensor]  # layer -> features of some images, float32 [m, dim]
+
+
+def fold_rows(
+    rows: Iterable[Rows], keep: Mapping[str, int], count: int | None = None, name: str = ""
+) -> dict[str, Features]:
+    """Features of single images, which come in groups, as sums and banks.
+
+    The sums are computed in float64 on the device of the features, and moved to the CPU at the
+    end.
+
+    Arguments:
+        rows: one group after the other.
+        keep: layer -> rows of its bank, in the order of the images.
+        count: number of all images. With it the rows of the bank are evenly spaced; without it
+            they are the first ones.
+        name: of the extractor, for messages.
+
+    Returns:
+        layer -> its features, on the CPU.
+
+    Raises:
+        ValueError: no images, or features that are not finite.
+    """
+    running, n = {layer: _Running(most, count) for layer, most in keep.items()}, 0
+    for group in rows:
+        try:
+            for layer, one in running.items():
+                one.add(group[layer])
+        except ValueError as error:
+            raise ValueError(f"{name}, images from {n}: {error}") from None
+        n += len(next(iter(group.values())))
+    if n == 0:
+        raise ValueError(f"{name} got no images; check where they are read from")
+    return {layer: one.whole() for layer, one in running.items()}
+
+
 def fold_layers(
     extractor: Extractor,
     images: Iterable[Tensor],
     keep: Mapping[str, int],
     count: int | None = None,
 ) -> dict[str, Features]:
-    """Features of several layers, in one pass over the images.
-
-    The sums are computed in float64 on the device of the extractor, and moved to the CPU at the
-    end.
+    """`fold_rows` of a stream of images, in one pass.
 
     Arguments:
         images: batches, uint8 [n, c, h, w].
-        keep: layer -> rows of its bank, in the order of the images.
-        count: number of all images. With it the rows of the bank are evenly spaced; without it
-            they are the first ones.
-
-    Returns:
-        layer -> its features, on the CPU.
+        keep, count: as of `fold_rows`.
 
     Raises:
-        ValueError: no images, features that are not finite, or a layer that does not exist.
+        ValueError: as `fold_rows`; a layer that does not exist.
     """
-    running, n = {layer: _Running(rows, count) for layer, rows in keep.items()}, 0
+    return fold_rows(_extracted(extractor, images, keep), keep, count, extractor.name)
+
+
+def _extracted(
+    extractor: Extractor, images: Iterable[Tensor], layers: Collection[str]
+) -> Iterator[Rows]:
+    at = 0
     for batch in images:
         try:
-            for layer, features in extract(extractor, batch, keep).items():
-                running[layer].add(features)
+            yield extract(extractor, batch, layers)
         except ValueError as error:
-            raise ValueError(f"{extractor.name}, images {n} to {n + len(batch)}: {error}") from None
-        n += len(batch)
-    if n == 0:
-        raise ValueError(f"{extractor.name} got no images; check where they are read from")
-    return {layer: one.whole() for layer, one in running.items()}
+            raise ValueError(f"{extractor.name}, images from {at}: {error}") from None
+        at += len(batch)
 
 
 def fold(extractor: Extractor, images: Iterable[Tensor], keep: int) -> Features:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench import checkpoints, generate, store
 from bench.judge import Judge
+from bench.machine import device_name, versions
 from bench.shards import Shelf, Task, ranges
 from bench.store import digest
 from bench.types import (
@@ -160,6 +161,21 @@ def image_identity(cell: Cell, grid: Tensor, model: Model, dtype: str) -> dict[s
         "dtype": dtype,
         "quantiser": model.quantiser,
     }
+
+
+def manifest_of(cell: Cell, grid: Tensor, model: Model, dtype: str) -> dict[str, Any]:
+    """What a folder of samples should say of itself: choices, digest, versions, and their key.
+
+    The key is the same for all seeds.
+    """
+    identity = image_identity(cell, grid, model, dtype)
+    return {
+        "key": digest({name: value for name, value in identity.items() if name != "seeds"}),
+        "model": model.name, "model_digest": model.digest, "sampler": cell.sampler.label,
+        "schedule": cell.schedule.label, "nfe": cell.nfe, "grid": grid.tolist(),
+        "guidance": cell.guidance, "dtype": dtype, "quantiser": model.quantiser,
+        "device": device_name(model.device), "versions": versions(),
+    }  # fmt: skip
 
 
 def check_measured(schedule: Schedule, model: Model) -> None:

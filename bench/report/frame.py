@@ -18,6 +18,10 @@ MANY_LINES = 16  # a group with more schedule lines is sorted, and drawn as a co
 _NAMES = {
     "rms_error": "RMS to converged (grey levels)",
     "fd_error": "FD to converged",
+    "precision": "Precision",
+    "recall": "Recall",
+    "density": "Density",
+    "coverage": "Coverage",
     "kid": "KID",
     "is": "IS",
     "sfid": "sFID",
@@ -33,7 +37,7 @@ def label(metric: str, features: str) -> str:
         known = {"inception-v3-compat": "FID", "clean": "FID (clean)"}
         effnet = "FD-EffNet" if features.startswith("effnet") else f"FD ({features})"
         return known.get(features, effnet)
-    return _NAMES.get(metric, metric.capitalize())
+    return _NAMES.get(metric, metric)
 
 
 def spread(values: np.ndarray) -> float:
@@ -286,5 +290,7 @@ def _best(blocks: dict[str, pd.Series], sign: int) -> str:
 
 
 def _ties(behind: np.ndarray) -> bool:
-    """Whether the mean of the paired differences to the best is at most their own spread."""
-    return len(behind) > 1 and float(behind.mean()) <= spread(behind)
+    """Whether the paired differences to the best are 0, or on average at most their own spread."""
+    if not len(behind):
+        return False
+    return not behind.any() or (len(behind) > 1 and float(behind.mean()) <= spread(behind))

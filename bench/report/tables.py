@@ -136,6 +136,7 @@ def markdown(results: Results) -> str:
             text.append(f"## {name}, {results.subject(model, n)} ({arrow} is better)")
             text += [_markdown_table(grid, metric) for grid in grids(results, model, n, metric)]
         text += _differences(results, model, n)
+    text += _not_run(results)
     text += published.markdown(results.published, plan.get("published", ""))
     if plan["chosen"]:
         text += ["## What was tuned", _choices(results)]
@@ -150,6 +151,18 @@ _BEYOND = (
     "† below the FD of the model's own converged samples of the same seeds. Such a gain does not "
     "mean that the samples are closer to the model's distribution."
 )
+
+
+def _not_run(results: Results, most: int = 12) -> list[str]:
+    """A section that names the planned cells without a record: none if all were run."""
+    rows = [row for row in results.plan["rows"] if row["key"] not in results.records]
+    if not rows:
+        return []
+    names = list(dict.fromkeys(
+        f"{row['line']}, {row['sampler']}, NFE {row['nfe']}, block {row['block']}" for row in rows
+    ))  # fmt: skip
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return [f"## Not run: {len(names)} planned cells", "; ".join([*names[:most], *more]) + "."]
 
 
 def _converged(results: Results) -> str:

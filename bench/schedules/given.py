@@ -41,13 +41,6 @@ class Between(Schedule):
             )
 
     @property
-    def label(self) -> str:
-        """The label of the other schedule, and the ends that differ from the process's."""
-        ends = {"sigma_max": self.sigma_max, "sigma_min": self.sigma_min}
-        parts = [f"{name}={end:g}" for name, end in ends.items() if end]
-        return f"Between({', '.join([self.schedule.label, *parts])})"
-
-    @property
     def measured(self) -> tuple[Rate | Costs, ...]:
         """Those of the other schedule."""
         return self.schedule.measured
@@ -82,15 +75,14 @@ class _Cut:
 class Levels(Schedule):
     """Levels that the user gives. `crs-bench schedule MODEL --json` prints such levels.
 
-    A grid of as many steps has exactly these levels. For another number of steps, log sigma is
-    interpolated linearly in time, as Align Your Steps recommends for its tables (Sabour et al.
-    2024).
-
     Arguments:
         sigmas: strictly decreasing, the last 0.
+        resample: whether another number of steps is allowed. Then log sigma is interpolated
+            linearly in time, as Align Your Steps recommends for its tables (Sabour et al. 2024).
     """
 
     sigmas: tuple[float, ...]
+    resample: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
@@ -108,6 +100,11 @@ class Levels(Schedule):
                 f"{low:g}: they are levels of another model"
             )
         if steps != len(given):
+            if not self.resample:
+                raise ValueError(
+                    f"the levels are a grid of {len(given)} steps, not of {steps}; ask for "
+                    f"{len(given)} steps, or write resampled(FILE.json) to interpolate"
+                )
             if len(given) == 1:
                 raise ValueError(f"{self!r} has one level, too few to interpolate {steps} steps")
             nodes = np.linspace(0, 1, len(given))
@@ -115,11 +112,12 @@ class Levels(Schedule):
         return torch.cat([torch.as_tensor(given), torch.zeros(1, dtype=torch.float64)])
 
 
-def load(path: str | Path) -> Levels:
+def load(path: str | Path, resample: bool = False) -> Levels:
     """The levels in a JSON file, such as `crs-bench schedule MODEL --json` prints.
 
     Arguments:
         path: a file that holds an object with a list "sigma", which decreases to 0.
+        resample: as of `Levels`.
 
     Raises:
         ValueError: no such file, or no such list in it. The message names the file.
@@ -130,7 +128,7 @@ def load(path: str | Path) -> Levels:
         )
     content = store.read_json(Path(path))
     try:
-        return Levels(tuple(content["sigma"]))
+        return Levels(tuple(content["sigma"]), resample)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f'{path} must hold an object with a list "sigma" that decreases to 0 ({error})'
@@ -194,11 +192,6 @@ class Snapped(Schedule):
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, Schedule):
             raise ValueError(f"Snapped needs a schedule, not {self.schedule!r}")
-
-    @property
-    def label(self) -> str:
-        """The label of the other schedule, in brackets."""
-        return f"Snapped({self.schedule.label})"
 
     @property
     def measured(self) -> tuple[Rate | Costs, ...]:

@@ -20,8 +20,9 @@ class Described:
     @property
     def label(self) -> str:
         """The class with the fields that differ from their defaults, as tables print it."""
-        fields = {name: _json(vars(self)[name], name) for name in self.shown}
-        return label_of(self.spec() | {"fields": fields | self.spec()["fields"]})
+        fields = dict.fromkeys([*self.shown, *self.spec()["fields"]])
+        parts = [_part(name, vars(self)[name]) for name in fields]
+        return type(self).__name__ + (f"({', '.join(parts)})" if parts else "")
 
     def spec(self) -> dict[str, Any]:
         """The class and its fields as JSON.
@@ -74,6 +75,11 @@ def _json(value: Any, where: str) -> Any:
                     "use numbers, text, tuples or other schedules, samplers, ...")  # fmt: skip
 
 
+def _part(name: str, value: Any) -> str:
+    """A field of a label; the name of one that is itself a schedule, sampler, ... is left out."""
+    return value.label if isinstance(value, Described) else f"{name}={_text(value)}"
+
+
 def label_of(spec: dict[str, Any]) -> str:
     """A spec as text: `Karras(rho=3)`; of a measurement its name."""
     fields = dict(spec["fields"])
@@ -92,6 +98,6 @@ def _is_spec(value: Any) -> bool:
 def _text(value: Any) -> str:
     if _is_spec(value):
         return label_of(value)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"({', '.join(map(_text, value))})"
     return f"{value:g}" if isinstance(value, float) else str(value)

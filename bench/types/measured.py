@@ -53,6 +53,11 @@ class Rate(Described):
     def __repr__(self) -> str:
         return self.name
 
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self.name
+
     def spec(self) -> dict[str, Any]:
         """Name and digest of the levels; see `Described.spec`."""
         return _spec(self, self.sigma, self.v)
@@ -111,6 +116,11 @@ class Costs(Described):
         object.__setattr__(self, "cost", cost.where(ahead, 0.0))
 
     def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def label(self) -> str:
+        """Its name."""
         return self.name
 
     def spec(self) -> dict[str, Any]:

@@ -214,9 +214,7 @@ def _stems(
     return {name: key for name, key in pairs.items() if name in names}
 
 
-def _tried(
-    attempt: Callable[[dict[str, Tensor]], Attempt], view: View
-) -> Attempt | ValueError:
+def _tried(attempt: Callable[[dict[str, Tensor]], Attempt], view: View) -> Attempt | ValueError:
     try:
         return attempt(view.tensors)
     except ValueError as error:
@@ -317,6 +315,7 @@ def _nearest(
     key: str,
 ) -> Picked:  # fmt: skip
     """The view that fits best, with a hint. ValueError: that of the best attempt."""
+
     def rank(one: tuple[View, Attempt | ValueError]) -> tuple[int, int, int]:
         view, found = one
         if isinstance(found, ValueError):

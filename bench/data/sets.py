@@ -1,0 +1,317 @@
+"""A set of images on disk: a folder, a zip or an array. Every verb opens one here."""
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.data.arrays import array_names, mapped, readable
+from bench.data.decode import Picture, decode, layout
+from bench.data.manifest import MANIFEST, read_manifest
+from bench.data.preprocess import AsIs, Preprocess
+
+_SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pnm", ".gif", ".jp2", ".avif",
+}  # fmt: skip
+_JUNK = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
+_LARGEST = 2**30  # bytes of one file in a zip; more is no image
+
+Read = Callable[[], bytes]
+
+
+@dataclass
+class Found:
+    """What reading a set found: numbers of images that are lossy or were converted."""
+
+    lossy: int = 0
+    grey: int = 0  # grey images among colour images, repeated to three channels
+    other: int = 0  # CMYK, YCbCr and the like, converted to RGB
+    shape: tuple[int, ...] = ()  # c, h, w
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one size, each read when it is asked for.
+
+    names: relative to the path, without suffix, in natural order: 2 before 10.
+    left_out: files that are no images of the set, such as hidden ones.
+    manifest: what `crs-bench sample` wrote beside its images; None without one.
+    found: filled while images are read.
+    """
+
+    path: Path
+    names: Sequence[str]
+    readers: Sequence[Callable[[], Picture]] = field(repr=False)
+    left_out: tuple[str, ...] = ()
+    manifest: dict[str, Any] | None = None
+    found: Found = field(default_factory=Found)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def stream(self, size: int, preprocess: Preprocess | None = None) -> Iterator[Tensor]:
+        """The images in batches, uint8 [<= size, c, h, w], c 1 or 3.
+
+        Raises:
+            ValueError: an image of another size, or one that `decode` refuses. The message names
+                the file.
+        """
+        return self._batched(range(len(self)), size, preprocess or AsIs())
+
+    def spaced(self, n: int, preprocess: Preprocess | None = None) -> Tensor:
+        """`n` evenly spaced images, uint8 [n, c, h, w]. Others are not decoded.
+
+        Raises:
+            ValueError: the set has fewer than `n` images; and as `stream`.
+        """
+        if not 0 < n <= len(self):
+            raise ValueError(f"{self.path} has {len(self)} images, not {n}; ask for fewer")
+        chosen = range(0, len(self), len(self) // n)[:n]
+        return whole(self._batched(chosen, 256, preprocess or AsIs()))
+
+    def as_of(self, other: "ImageSet") -> "ImageSet":
+        """The images in the order of another set, matched by name where both have the same names.
+
+        Raises:
+            ValueError: another number of images, or names that are other seeds.
+        """
+        if len(self) != len(other):
+            raise ValueError(
+                f"{self.path} has {len(self)} images and {other.path} {len(other)}; a difference "
+                "needs images of the same seeds"
+            )
+        mine = {name: i for i, name in enumerate(self.names)}
+        if mine.keys() == set(other.names):
+            order = [mine[name] for name in other.names]
+        elif _numbered(self.names) and _numbered(other.names):
+            raise ValueError(f"{self.path} and {other.path} hold images of different seeds; a "
+                             "difference needs the same seeds")  # fmt: skip
+        else:
+            order = list(range(len(self)))
+        return ImageSet(self.path, [self.names[i] for i in order], [self.readers[i] for i in order],
+                        self.left_out, self.manifest)  # fmt: skip
+
+    def notes(self) -> list[str]:
+        """What a reader of the score should know about the set, in sentences."""
+        found, name = self.found, self.path.name
+        said = []
+        if self.left_out:
+            some = ", ".join(self.left_out[:3]) + (", ..." if len(self.left_out) > 3 else "")
+            said.append(f"{name}: {len(self.left_out)} files were left out: {some}")
+        if found.grey:
+            said.append(f"{name}: {found.grey:,} grey images among colour images were repeated to "
+                        "three channels")  # fmt: skip
+        if found.other:
+            said.append(f"{name}: {found.other:,} images were converted to RGB")
+        wanted = _wanted(self.manifest)
+        if wanted is not None and wanted != len(self):
+            said.append(f"{name}: its manifest says {wanted:,} images, but it has {len(self):,}; "
+                        "it may be a mixture")  # fmt: skip
+        return said
+
+    def _batched(self, chosen: Sequence[int], size: int, prepare: Preprocess) -> Iterator[Tensor]:
+        for at in range(0, len(chosen), size):
+            yield self._batch([(self.names[i], self._read(i, prepare))
+                               for i in chosen[at : at + size]])  # fmt: skip
+
+    def _read(self, i: int, prepare: Preprocess) -> np.ndarray:
+        """One image, uint8 [h, w, c]; what it is adds to `found`."""
+        picture = self.readers[i]()
+        self.found.lossy += picture.lossy
+        self.found.other += picture.converted
+        pixels = prepare(picture.pixels)
+        shape = (pixels.shape[2], *pixels.shape[:2])
+        known = self.found.shape or shape
+        if shape[1:] != known[1:]:
+            raise ValueError(
+                f"{self.path}/{self.names[i]} is {shape[1]} x {shape[2]}, but the images before it "
+                f"are {known[1]} x {known[2]}; images of one set must have one size: resize or "
+                "crop them (--preprocess)"
+            )
+        self.found.shape = (max(shape[0], known[0]), *shape[1:])
+        return pixels
+
+    def _batch(self, images: list[tuple[str, np.ndarray]]) -> Tensor:
+        """Images of one size as a batch; grey ones are repeated where the set has colour."""
+        grey = [pixels.shape[2] < self.found.shape[0] for _, pixels in images]
+        self.found.grey += sum(grey)
+        whole = [np.repeat(pixels, 3, axis=2) if one else pixels
+                 for one, (_, pixels) in zip(grey, images, strict=True)]  # fmt: skip
+        return torch.from_numpy(np.ascontiguousarray(np.stack(whole).transpose(0, 3, 1, 2)))
+
+
+def whole(batches: Iterator[Tensor]) -> Tensor:
+    """All batches as one; grey batches before the first colour image get three channels."""
+    parts = list(batches)
+    channels = max(len(part[0]) for part in parts)
+    return torch.cat([part.expand(-1, channels, -1, -1) for part in parts])
+
+
+def _wanted(manifest: dict[str, Any] | None) -> int | None:
+    """The number of images that a manifest speaks of."""
+    return None if manifest is None else sum(b - a for a, b in manifest["seeds"])
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    return all(name.isdigit() for name in names)
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """A key that sorts 2 before 10."""
+    parts = re.split(r"(\d+)", text)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+# ---------------------------------------------------------------- opening
+
+
+def open_images(path: str | Path) -> ImageSet:
+    """A set of images.
+
+    Arguments:
+        path: a folder of image files, with its subfolders and links; a .zip of such files; an .npy;
+            or an .npz with `arr_0`. Arrays are uint8 NHWC or NCHW, c 1 or 3.
+
+    Raises:
+        ValueError: no images; a broken link, or one that leads to its own folder; two files of one
+            name in a zip; a pickle; an array of another kind.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind in (".pkl", ".pickle"):
+        raise ValueError(pickle_refusal(path))
+    if kind in (".npy", ".npz") and path.is_file():
+        return _array_set(path)
+    files, left_out, manifest = _zipped(path) if path.is_file() else _folder(path)
+    if not files:
+        others = f" (left out: {', '.join(left_out[:3])})" if left_out else ""
+        raise ValueError(f"no images in {path}{others}: give a folder or .zip of PNGs, an .npy, or "
+                         "an .npz with arr_0")  # fmt: skip
+    names = [PurePosixPath(name).with_suffix("").as_posix() for name in files]
+    readers = [partial(_decoded, f"{path}/{name}", read) for name, read in files.items()]
+    return ImageSet(path, names, readers, tuple(left_out), manifest)
+
+
+def pickle_refusal(path: str | Path) -> str:
+    """What to do with a pickle, such as EDM2's statistics: reading one may run anyone's code."""
+    return (
+        f"{path} is a pickle, and reading one may run code; if you trust it, convert it yourself: "
+        f"s = pickle.load(open('{path}', 'rb'))['fid']; "
+        "np.savez('reference.npz', mu=s['mu'], sigma=s['sigma'])"
+    )
+
+
+def _decoded(name: str, read: Read) -> Picture:
+    with readable(name, "an image"):
+        raw = read()
+    return decode(raw, name)
+
+
+def _array_set(path: Path) -> ImageSet:
+    """The images of an array, mapped and not read."""
+    kind, manifest = path.suffix.lower(), None
+    with readable(path, f"an {kind}"):
+        if kind == ".npy":
+            array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        else:
+            held = array_names(path)
+            array = mapped(path, "arr_0") if "arr_0" in held else np.zeros(0)
+            manifest = read_manifest(path) if "manifest" in held else None
+    if kind == ".npz" and "arr_0" not in held:
+        names = ", ".join(held) or "nothing"
+        raise ValueError(f"{path} holds {names}; it must hold arr_0, uint8 images [n, h, w, c]")
+    pixels = layout(array, path)
+    readers = [partial(_row, pixels, i) for i in range(len(pixels))]
+    return ImageSet(path, [str(i) for i in range(len(pixels))], readers, (), manifest)
+
+
+def _row(pixels: np.ndarray, i: int) -> Picture:
+    return Picture(pixels[i])
+
+
+_Opened = tuple[dict[str, Read], list[str], dict[str, Any] | None]
+
+
+def _folder(path: Path) -> _Opened:
+    """Image files under a folder by relative name, files that are left out, the manifest."""
+    files: dict[str, Read] = {}
+    left_out = []
+    for relative in sorted(_walk(path, path, ()), key=lambda one: natural(one.as_posix())):
+        name, file = relative.as_posix(), path / relative
+        if relative == Path(MANIFEST):
+            continue
+        if _hidden(relative.parts) or relative.suffix.lower() not in _SUFFIXES:
+            left_out.append(name)
+            continue
+        files[name] = file.read_bytes
+    manifest = read_manifest(path) if (path / MANIFEST).is_file() else None
+    return files, left_out, manifest
+
+
+def _walk(top: Path, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """Files under a folder, relative to `top`, through links.
+
+    Raises:
+        ValueError: a broken link, or a link to a folder that it lies in.
+    """
+    real = folder.resolve()
+    if real in above:
+        raise ValueError(f"{folder} is a link to a folder that it lies in; remove the link")
+    with os.scandir(folder) if folder.is_dir() else _nothing() as entries:
+        for entry in sorted(entries, key=lambda one: one.name):
+            path = Path(entry.path)
+            if entry.is_symlink() and not path.exists():
+                raise ValueError(f"{path} is a broken link to {os.readlink(path)}; remove it")
+            if entry.is_dir():
+                yield from _walk(top, path, (*above, real))
+            else:
+                yield path.relative_to(top)
+
+
+class _nothing:
+    """An empty folder."""
+
+    def __enter__(self) -> list[os.DirEntry[str]]:
+        return []
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _hidden(parts: Sequence[str]) -> bool:
+    """Whether a file, or a folder above it, is hidden or an archiver's own."""
+    return any(part.startswith(".") or part.lower() in _JUNK for part in parts)
+
+
+def _zipped(path: Path) -> _Opened:
+    """As `_folder`, of a zip."""
+    with readable(path, "a .zip of images"):
+        archive = zipfile.ZipFile(path)
+    members: dict[str, zipfile.ZipInfo] = {}
+    left_out = []
+    for info in archive.infolist():
+        name = PurePosixPath(info.filename.replace("\\", "/"))
+        parts = [part for part in name.parts if part not in ("/", ".")]
+        if info.is_dir() or not parts:
+            continue
+        plain = PurePosixPath(*parts)
+        if _hidden(parts) or plain.suffix.lower() not in _SUFFIXES:
+            if plain.as_posix() != MANIFEST:
+                left_out.append(plain.as_posix())
+            continue
+        if plain.as_posix() in members:
+            raise ValueError(f"{path} holds {plain} twice; make the archive again")
+        if info.file_size > _LARGEST:
+            raise ValueError(f"{path}: {plain} has {info.file_size:,} bytes, which is no image")
+        members[plain.as_posix()] = info
+    ordered = sorted(members, key=natural)
+    return {name: partial(archive.read, members[name]) for name in ordered}, left_out, None
