@@ -45,7 +45,9 @@ ALLOWED: dict[str, set[str]] = {
     # the spine: each may import those above it
     "judge": {"data", "types", "features", "metrics", "names", "store"},
     "shards": {"types", "generate", "features", "store"},
-    "plan": {"machine", "types", "checkpoints", "generate", "judge", "schedules", "shards", "store"},
+    "plan": {
+        "types", "checkpoints", "generate", "judge", "machine", "schedules", "shards", "store",
+    },  # fmt: skip
     "records": {"types", "plan", "shards", "judge", "store", "machine", "features", "metrics"},
     "rescore": {"types", "plan", "records", "shards", "judge", "store", "features"},
     "run": {"types", "checkpoints", "plan", "records", "shards", "store", "machine", "share",

@@ -179,7 +179,7 @@ BAD_REFERENCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "text for mu": (lambda at: npz(at, **moments(mu=np.array("x"))), "cannot be read as mean"),
     "no moments": (lambda at: npz(at, other=np.zeros(3)), "has only other"),
     "another extractor's": (
-        lambda at: npz(at, mu=np.zeros(4), sigma=np.eye(4)), "choose the extractor that made the file",
+        lambda at: npz(at, mu=np.zeros(4), sigma=np.eye(4)), "the extractor that made the file",
     ),
     "variances below 0": (lambda at: npz(at, **moments(sigma=-np.eye(1280))), "negative variances"),
     "NaN": (lambda at: npz(at, **moments(mu=np.full(1280, np.nan))), "NaN"),
