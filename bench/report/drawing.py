@@ -96,8 +96,8 @@ def nfe_axis(axes: Axes, ticks: list[int]) -> None:
 def save(figure: Figure, stem: Path, dpi: int = 120) -> list[Path]:
     """Write `stem.png` and `stem.pdf`.
 
-    The PNG has a palette of 256 colours, in which lines and marks keep their own colours. Its file
-    has half the bytes of full colour.
+    The PNG has a palette of 128 colours, in which lines and marks keep their own colours. Its file
+    has a third of the bytes of full colour.
 
     Arguments:
         dpi: dots per inch of the PNG.
@@ -118,13 +118,14 @@ def save(figure: Figure, stem: Path, dpi: int = 120) -> list[Path]:
 def _exact_colors(figure: Figure) -> list[tuple[int, ...]]:
     """Colours of lines and marks, 0..255, which no two lines may share because of the palette."""
     found = [line.get_color() for line in figure.findobj(Line2D)]
-    rgb = dict.fromkeys(to_rgb(color) for color in found if is_color_like(color))
+    every = ["white", "black", *found]
+    rgb = dict.fromkeys(to_rgb(color) for color in every if is_color_like(color))
     return [tuple(round(255 * part) for part in color) for color in rgb][:64]
 
 
 def _with_palette(picture: Image.Image, exact: list[tuple[int, ...]]) -> Image.Image:
-    """An RGB picture in 256 colours, `exact` among them."""
-    rest = 256 - len(exact)
+    """An RGB picture in 128 colours, `exact` among them."""
+    rest = 128 - len(exact)
     common = picture.quantize(rest, dither=Image.Dither.NONE).getpalette() or []
     colors = [part for color in exact for part in color] + common[: 3 * rest]
     palette = Image.new("P", (1, 1))
