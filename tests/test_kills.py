@@ -25,36 +25,36 @@ def files_in(results: Path) -> dict[Path, int]:
     return found
 
 
+def starts_in(log: Path) -> list[str]:
+    """The shards that were started, in order."""
+    return log.read_text().splitlines() if log.is_file() else []
+
+
 def kill_often(
-    nursery: Nursery, kills: int, longest: float, command: list[object], results: Path, log: Path
+    nursery: Nursery, kills: int, total: int, command: list[object], results: Path, log: Path
 ) -> None:
     """Run a command, kill it so many times at random moments, and let it finish.
 
-    longest: seconds, from the start of a process to its kill at most.
+    total: shards that the whole run makes. Each process starts at most its share of them.
     """
-    draw, killed = random.Random(kills), 0
-    before: dict[Path, int] = {}
-    while killed < kills:
+    draw, before = random.Random(kills), dict[Path, int]()
+    for _ in range(kills):
+        goal = len(starts_in(log)) + draw.randint(0, total // (kills + 1))
         pid = nursery.start(*command, STARTS=str(log))
-        end, known = time.monotonic() + draw.uniform(0, longest), len(files_in(results))
-        while nursery.running(pid) and (
-            time.monotonic() < end or (killed == 0 and len(files_in(results)) == known)
-        ):
-            time.sleep(0.01)
-        if not nursery.running(pid):
-            break
+        while nursery.running(pid) and len(starts_in(log)) < goal:
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.1))
+        assert nursery.running(pid), (nursery.folder / f"{pid}.log").read_text()
         os.kill(pid, signal.SIGKILL)
         assert nursery.wait(pid) == -signal.SIGKILL
-        killed += 1
         now = files_in(results)
         assert all(now.get(path, old) == old for path, old in before.items()), "made again"
         before = now
     nursery.run(*command, STARTS=str(log))
     now = files_in(results)
     assert all(now.get(path, old) == old for path, old in before.items()), "made again"
-    assert killed, "the run ended before it could be killed"
-    starts = Counter(log.read_text().splitlines())
-    assert starts.total() - len(starts) <= killed, "a kill lost more than one shard"
+    starts = Counter(starts_in(log))
+    assert starts.total() - len(starts) <= kills, "a kill lost more than one shard"
 
 
 def run_of(models: Path, results: Path, experiment: str = "tiny:many") -> list[object]:
@@ -64,23 +64,22 @@ def run_of(models: Path, results: Path, experiment: str = "tiny:many") -> list[o
 @pytest.fixture(scope="session")
 def whole(
     nursery: Nursery, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, float, set[str]]:
-    """The results of `tiny.many` without a kill, its seconds, and the shards that it started."""
+) -> tuple[Path, set[str]]:
+    """The results of `tiny.many` without a kill, and the shards that it started."""
     results = tmp_path_factory.mktemp("whole")
-    start = time.monotonic()
     nursery.run(*run_of(tiny_models, results), STARTS=str(results / "log"))
-    starts = (results / "log").read_text().splitlines()
+    starts = starts_in(results / "log")
     assert len(starts) == len(set(starts)) > 40
-    return results / "tiny", time.monotonic() - start, set(starts)
+    return results / "tiny", set(starts)
 
 
 def check_kills(
     kills: int, nursery: Nursery, models: Path, folder: Path,
-    whole: tuple[Path, float, set[str]],
+    whole: tuple[Path, set[str]],
 ) -> None:  # fmt: skip
     results, log = folder / "results", folder / "log"
-    kill_often(nursery, kills, whole[1] / 2, run_of(models, results), results, log)
-    assert set(log.read_text().splitlines()) == whole[2]
+    kill_often(nursery, kills, len(whole[1]), run_of(models, results), results, log)
+    assert set(starts_in(log)) == whole[1]
     assert tables(results / "tiny") == tables(whole[0])
     old, new = (store.load_records(one) for one in (whole[0], results / "tiny"))
     assert {k: r["scores"] for k, r in old.items()} == {k: r["scores"] for k, r in new.items()}
@@ -89,14 +88,14 @@ def check_kills(
 
 
 def test_a_killed_run_goes_on_to_the_same_tables(
-    nursery: Nursery, tiny_models: Path, tmp_path: Path, whole: tuple[Path, float, set[str]]
+    nursery: Nursery, tiny_models: Path, tmp_path: Path, whole: tuple[Path, set[str]]
 ) -> None:
     check_kills(4, nursery, tiny_models, tmp_path, whole)
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_20_times_goes_on_to_the_same_tables(
-    nursery: Nursery, tiny_models: Path, tmp_path: Path, whole: tuple[Path, float, set[str]]
+    nursery: Nursery, tiny_models: Path, tmp_path: Path, whole: tuple[Path, set[str]]
 ) -> None:
     check_kills(20, nursery, tiny_models, tmp_path, whole)
 
@@ -107,16 +106,15 @@ def test_quick_that_is_killed_20_times_goes_on_to_the_same_tables(
 ) -> None:
     """`quick`, with real networks and features, of 12 images a cell."""
     models = Path(__file__).resolve().parents[1] / "models"
-    start = time.monotonic()
     nursery.run(*run_of(models, tmp_path / "a", "tiny:quick"), STARTS=str(tmp_path / "a.log"))
-    took = time.monotonic() - start
+    total = len(starts_in(tmp_path / "a.log"))
     command = run_of(models, tmp_path / "b", "tiny:quick")
-    kill_often(nursery, 20, took / 2, command, tmp_path / "b", tmp_path / "b.log")
+    kill_often(nursery, 20, total, command, tmp_path / "b", tmp_path / "b.log")
     assert tables(tmp_path / "a" / "quick") == tables(tmp_path / "b" / "quick")
 
 
 def test_two_processes_on_one_folder(
-    nursery: Nursery, tiny_models: Path, tmp_path: Path, whole: tuple[Path, float, set[str]]
+    nursery: Nursery, tiny_models: Path, tmp_path: Path, whole: tuple[Path, set[str]]
 ) -> None:
     """The second starts late; the first is killed and started again. Each shard is made once, but
     for the one that the kill lost."""
@@ -129,8 +127,8 @@ def test_two_processes_on_one_folder(
     both = [nursery.start(*command, "--share", f"{i}/2", STARTS=str(log)) for i in (2, 1)]
     for pid in both:
         assert nursery.wait(pid) == 0, (nursery.folder / f"{pid}.log").read_text()
-    starts = Counter(log.read_text().splitlines())
-    assert set(starts) == whole[2] and starts.total() - len(starts) <= 1
+    starts = Counter(starts_in(log))
+    assert set(starts) == whole[1] and starts.total() - len(starts) <= 1
     for name in TABLES:
         made = tmp_path / "results" / "tiny" / name
         assert made.read_bytes() == (whole[0] / name).read_bytes()
