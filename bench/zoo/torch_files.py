@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -163,8 +162,9 @@ def _joined(index: Path) -> Contents:
     for name, keys in shards(index).items():
         part = read_file(index.parent / name).tensors
         if part.keys() != set(keys):
+            one = in_a_line(min(part.keys() ^ set(keys)))
             raise ValueError(f"{index}: {name} holds other tensors than the index says, such as "
-                             f"{in_a_line(min(part.keys() ^ set(keys)))}; fetch both again")  # fmt: skip
+                             f"{one}; fetch both again")  # fmt: skip
         tensors |= part
     return Contents(index, tensors)
 

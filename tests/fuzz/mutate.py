@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 
 Mutate = Callable[[bytes, int], bytes]
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PATCHES = (b"\0", b"\xff", b"\xff\xff\xff\xff", b"\n", b"-1", b"1e999", b"NaN", b"null", b"[[", b"{}")
+_PATCHES = (
+    b"\0", b"\xff", b"\xff\xff\xff\xff", b"\n", b"-1", b"1e999", b"NaN", b"null", b"[[", b"{}",
+)  # fmt: skip
 
 
 def damaged(data: bytes, draw: random.Random) -> bytes:

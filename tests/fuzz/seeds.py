@@ -22,7 +22,7 @@ from bench import store
 CANARY = Path(tempfile.gettempdir()) / f"damage-canary-{os.getpid()}"  # code that runs makes it
 
 
-class _Code:
+class Code:
     """Unpickling it makes the canary."""
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -79,11 +79,11 @@ def array() -> list[bytes]:
     manifest = np.array(json.dumps({"key": "a", "seeds": [[0, 2]]}))
     made = [_written(lambda f, one=one: np.save(f, one, allow_pickle=True)) for one in (
         pixels, pixels.transpose(0, 3, 1, 2), pixels[..., 0], np.zeros(3), np.zeros((0, 1, 1, 1)),
-        np.array([_Code()], object), np.asfortranarray(pixels),
+        np.array([Code()], object), np.asfortranarray(pixels),
     )]  # fmt: skip
     for many in ({"arr_0": pixels}, own, {"mu": mu, "sigma": sigma, "bank": bank}, {"x": mu},
-                 {"arr_0": pixels, "manifest": manifest}, {"mu": np.array([_Code()], object)},
-                 {"mu": mu, "sigma": sigma, "bank": bank, "mu_s": mu, "sigma_s": sigma}):  # fmt: skip
+                 {"arr_0": pixels, "manifest": manifest}, {"mu": np.array([Code()], object)},
+                 {"mu": mu, "sigma": sigma, "bank": bank, "mu_s": mu}):  # fmt: skip
         made.append(_written(lambda f, many=many: np.savez(f, **many)))
     return [*made, _written(lambda f: np.savez_compressed(f, arr_0=pixels)),
             _written(lambda f: np.savez_compressed(f, **own))]  # fmt: skip
@@ -126,15 +126,15 @@ def weights() -> list[bytes]:
     plain = {"a.weight": torch.ones(2, 2), "a.bias": torch.zeros(2, dtype=torch.float16)}
     nested = {"model": plain, "ema": {"shadow": plain}, "step": 3}
     made = [save(plain), save({})]
-    for one in (plain, nested, {"a": torch.ones(2), "b": 3}, [torch.ones(2)], {"a": _Code()}):
+    for one in (plain, nested, {"a": torch.ones(2), "b": 3}, [torch.ones(2)], {"a": Code()}):
         made.append(_written(lambda f, one=one: torch.save(one, f)))
     old = {"_use_new_zipfile_serialization": False}
     made += [_written(lambda f, one=one: torch.save(one, f, **old)) for one in
-             (plain, {"a": torch.ones(2), "b": _Code()})]  # fmt: skip
+             (plain, {"a": torch.ones(2), "b": Code()})]  # fmt: skip
     index = {"metadata": {}, "weight_map": {"a": "y.safetensors"}}
-    made += [pickle.dumps(_Code()), pickle.dumps({"a": 1}), json.dumps(index).encode()]
+    made += [pickle.dumps(Code()), pickle.dumps({"a": 1}), json.dumps(index).encode()]
     return [*made, _zip({"w.safetensors": save(plain)}), _zip({"w.pt": made[3]}),
-            _zip({"a/data.pkl": pickle.dumps(_Code()), "a/version": b"3"})]  # fmt: skip
+            _zip({"a/data.pkl": pickle.dumps(Code()), "a/version": b"3"})]  # fmt: skip
 
 
 def measurement() -> list[bytes]:
@@ -162,9 +162,11 @@ def _record(row: dict[str, Any], fd: float) -> dict[str, Any]:
     cell = {"model": "m", "schedule": {"class": "Native", "fields": {}}, "label": row["line"],
             "sampler": "DDIM", "nfe": 5, "quantiser": "round", "dtype": "float32",
             "seeds": [0, 500]}  # fmt: skip
-    return {"key": row["key"], "cell": cell, "grid": [9.0, 3.0, 1.0, 0.3, 0.1, 0.0], "nfe": 5,
-            "scores": {store.score_key(row["key"], "fd"): score},
-            "seconds": {"sample": 2.0, "score": 1.0}, "device": "CPU", "versions": {"a": "2"}}  # fmt: skip
+    return {
+        "key": row["key"], "cell": cell, "grid": [9.0, 3.0, 1.0, 0.3, 0.1, 0.0], "nfe": 5,
+        "scores": {store.score_key(row["key"], "fd"): score},
+        "seconds": {"sample": 2.0, "score": 1.0}, "device": "CPU", "versions": {"a": "2"},
+    }  # fmt: skip
 
 
 _ROWS = [_row("native", "1"), _row("native", "2"), _row("CRS(v_x)", "1"), _row("CRS(v_x)", "2")]

@@ -33,19 +33,23 @@ class Broken(AssertionError):
     """A reader broke its promise."""
 
 
-class _Homes(dict[str, Path]):
+class Homes(dict[str, Path]):
     """A private folder for each name. It is made when it is first asked for."""
 
     def __missing__(self, name: str) -> Path:
         if not self:
             self._kept = tempfile.TemporaryDirectory(dir=_ROOT, prefix="damage-")
-            os.environ["CRS_BENCH_CACHE"] = str(Path(self._kept.name) / "cache")
         self[name] = Path(self._kept.name) / name
         self[name].mkdir()
         return self[name]
 
+    def close(self) -> None:
+        """Delete the folders."""
+        if self:
+            self._kept.cleanup()
 
-HOMES = _Homes()
+
+HOMES = Homes()
 
 
 def keeps(read: Callable[[], object], *named: object) -> bool:
