@@ -17,10 +17,7 @@ import pytest
 import torch
 from fuzz import mutate, seeds, targets
 
-from bench import checkpoints, measures, store
-from bench.data import natural, open_images, read_manifest
-from bench.features import Flatten, load_reference
-from bench.zoo.torch_files import read_weights
+from bench.data import natural
 
 MANY = {"results": 60, "text": 300}
 
@@ -34,6 +31,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     made.close()
 
 
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about damaged files
 @pytest.mark.parametrize("name", targets.TARGETS)
 def test_whole_files_and_damaged_ones(name: str) -> None:
     whole = seeds.SEEDS[name]()
@@ -92,13 +90,10 @@ OWN = json.dumps({"extractor": "flatten", "extractor_digest": ""})
 DEEP = b"[" * 100_000
 FINDS = {
     "zip: no name": ("archive", zipped({"0.png": PNG}).replace(b"0.png", b"\0.png")),
-    "zip: a name of two lines": ("archive", zipped({"a\n.png": PNG})),
     "zip: left out, a name of two lines": ("archive", zipped({"a\n.txt": PNG})),
-    "zip: a digit that is no number": ("archive", zipped({"\xb2.png": PNG, "1.png": PNG})),
+    "zip: a digit that is no number": ("archive", zipped({"\xb21.png": PNG})),
     "zip: a number of 5000 digits": ("archive", zipped({"1" * 5000 + ".png": PNG})),
     "array: a damaged manifest": ("array", npz(x=np.zeros(1)).replace(b"PK\1\2", b"PK\1\3")),
-    "array: another file": ("array", zipped({"mu.npy": b"x", "sigma.npy": b"x"})),
-    "array: no array in it": ("array", zipped({"mu": b"x", "sigma": b"x"})),
     "array: an extractor that is a number": (
         "array", npz(provenance=np.array(json.dumps({"extractor": 1, "extractor_digest": 2})))),
     "array: a mean that needs a matrix of gigabytes": (
@@ -108,27 +103,18 @@ FINDS = {
         "array", npz(mu=np.zeros(2), sigma=np.eye(2), bank=np.zeros(2, np.float32))),
     "array: a bank of text": (
         "array", npz(mu=np.zeros(2), sigma=np.eye(2), bank=np.array([["a", "b"]]))),
-    "array: complex moments": (
-        "array", npz(mu=np.zeros(2), sigma=np.eye(2) * 1j, bank=np.zeros((1, 2), np.float32))),
     "weights: one byte": ("weights", b"\x80"),
     "weights: one list many times": ("weights", torch_file(laughs())),
     "weights: a key of two lines": ("weights", torch_file({"a": torch.ones(1), "b\nc": 3})),
-    "weights: archives within archives": ("weights", zipped({"a.pt": zipped({"a.pt": b"PK"})})),
-    "weights: a damaged member": (
-        "weights", zipped({"a.pt": b"x" * 99}).replace(b"PK\3\4\x14\0\0\0\0", b"PK\3\4\x14\0\0\0\x08")),
     "rate: nested without end": ("measurement", DEEP),
-    "rate: no object": ("measurement", b"[1]"),
     "rate: a huge number": ("measurement", seeds.measurement()[0].replace(b"0.5", b"9" * 400)),
-    "costs: a huge coefficient": ("measurement", seeds.measurement()[1].replace(b"1.1", b"9" * 400)),
+    "costs: a huge coefficient": (
+        "measurement", seeds.measurement()[1].replace(b"1.1", b"9" * 400)),
     "rate: a name of two lines": (
         "measurement", seeds.measurement()[0].replace(b"v_x", b"a\\nb").replace(b"0.5", b"-1")),
-    "rate: a name that is a number": (
-        "measurement", seeds.measurement()[0].replace(b'"v_x"', b"7")),
     "plan: nested without end": ("results", b"\0" + DEEP),
-    "plan: no object": ("results", b"\0[]"),
     "plan: no rows": ("results", b"\0" + seeds.PLAN.replace(b'"rows"', b'"row"')),
     "plan: packed, nested without end": ("results", b"\1" + gzip.compress(DEEP)),
-    "records: packed, no objects": ("results", b"\3[]"),
     "records: packed, nested without end": ("results", b"\3" + DEEP),
     "record: a list": ("results", b"\4[]"),
     "record: no seconds": (
@@ -138,14 +124,30 @@ FINDS = {
     "manifest: infinite seeds": ("text", b'\1{"seeds": [[0, 1e999]]}'),
     "manifest: nested without end": ("text", b"\1" + DEEP),
     "form: nested without end": ("text", b"\2Karras(" + b"-" * 60_000 + b"1)"),
+}  # fmt: skip
+NEAR = {  # never broke a promise, but lie close to what did
+    "zip: a name of two lines": ("archive", zipped({"a\n.png": PNG})),
+    "array: another file": ("array", zipped({"mu.npy": b"x", "sigma.npy": b"x"})),
+    "array: no array in it": ("array", zipped({"mu": b"x", "sigma": b"x"})),
+    "array: complex moments": (
+        "array", npz(mu=np.zeros(2), sigma=np.eye(2) * 1j, bank=np.zeros((1, 2), np.float32))),
+    "weights: archives within archives": ("weights", zipped({"a.pt": zipped({"a.pt": b"PK"})})),
+    "weights: a damaged member": (
+        "weights", zipped({"a.pt": b"x" * 99}).replace(b"PK\3\4\x14\0\0\0\0",
+                                                       b"PK\3\4\x14\0\0\0\x08")),
+    "rate: no object": ("measurement", b"[1]"),
+    "rate: a name that is a number": (
+        "measurement", seeds.measurement()[0].replace(b'"v_x"', b"7")),
+    "plan: no object": ("results", b"\0[]"),
+    "records: packed, no objects": ("results", b"\3[]"),
     "form: a null character": ("text", b"\2Karras(\0)"),
     "card: nested without end": ("card", DEEP),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FINDS)
+@pytest.mark.parametrize("name", [*FINDS, *NEAR])
 def test_what_once_broke_a_promise(name: str) -> None:
-    target, data = FINDS[name]
+    target, data = (FINDS | NEAR)[name]
     targets.TARGETS[target](data)
 
 

@@ -187,8 +187,8 @@ def shards(index: Path) -> dict[str, list[str]]:
         found.setdefault(name, []).append(key)
     missing = sorted(name for name in found if not (index.parent / name).is_file())
     if missing:
-        raise ValueError(f"{index}: {len(missing)} shards are missing, such as {in_a_line(missing[0])}; fetch "
-                         f"them into {index.parent}")  # fmt: skip
+        raise ValueError(f"{index}: {len(missing)} shards are missing, such as "
+                         f"{in_a_line(missing[0])}; fetch them into {index.parent}")  # fmt: skip
     return dict(sorted(found.items()))
 
 
