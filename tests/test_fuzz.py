@@ -119,6 +119,7 @@ FINDS = {
     "record: a list": ("results", b"\4[]"),
     "record: no seconds": (
         "results", b"\4" + next(iter(seeds.RECORDS.values())).replace(b'"seconds"', b'"second"')),
+    "strip: no image": ("results", b"\5" + b"x" * 0),
     "levels: a huge number": ("text", b'\0{"sigma": [' + b"9" * 400 + b", 0]}"),
     "levels: nested without end": ("text", b"\0" + DEEP),
     "manifest: infinite seeds": ("text", b'\1{"seeds": [[0, 1e999]]}'),

@@ -190,10 +190,10 @@ RECORDS = {row["key"]: json.dumps(_record(row, 20.0 + i)).encode() for i, row in
 
 
 def results() -> list[bytes]:
-    """A plan, packed or not, and records: the first byte says which file it is."""
+    """A plan, packed or not, records, and pictures: the first byte says which file it is."""
     lines = b"\n".join(RECORDS.values())
     return [b"\0" + PLAN, b"\1" + gzip.compress(PLAN), b"\2" + gzip.compress(lines), b"\3" + lines,
-            b"\4" + next(iter(RECORDS.values()))]  # fmt: skip
+            b"\4" + next(iter(RECORDS.values())), b"\5" + picture("png", "L")]  # fmt: skip
 
 
 def text() -> list[bytes]:
