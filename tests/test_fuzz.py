@@ -16,8 +16,12 @@ import numpy as np
 import pytest
 import torch
 from fuzz import mutate, seeds, targets
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
+from bench import store
 from bench.data import natural
+from bench.data.decode import decode
 
 MANY = {"results": 60, "text": 300}
 
@@ -103,6 +107,11 @@ FINDS = {
         "array", npz(mu=np.zeros(2), sigma=np.eye(2), bank=np.zeros(2, np.float32))),
     "array: a bank of text": (
         "array", npz(mu=np.zeros(2), sigma=np.eye(2), bank=np.array([["a", "b"]]))),
+    "array: a reference of one image": ("array", npz(arr_0=np.zeros((1, 2, 2, 3), np.uint8))),
+    "weights: a member whose name is no text": (
+        "weights", zipped({"a.pt": b"x" * 99}).replace(b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\xff\xff")
+        .replace(b"a.pt", b"\xfe.pt", 1)),
+    "weights: a member whose name has two lines": ("weights", zipped({"a\nb.pt": b"x"})),
     "weights: one byte": ("weights", b"\x80"),
     "weights: one list many times": ("weights", torch_file(laughs())),
     "weights: a key of two lines": ("weights", torch_file({"a": torch.ones(1), "b\nc": 3})),
@@ -155,3 +164,19 @@ def test_what_once_broke_a_promise(name: str) -> None:
 def test_names_sort_as_numbers_of_any_length() -> None:
     names = ["b", "10", "2", "1" * 5000, "\xb2", "02", "a10", "a9"]
     assert sorted(names, key=natural) == ["2", "02", "10", "1" * 5000, "a9", "a10", "b", "\xb2"]
+
+
+def test_images_that_may_be_bombs_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    monkeypatch.setattr(PngImageFile, "load", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(ValueError, match="x.png .* 8 x 8 pixels, more than 50"):
+        decode(PNG, "x.png")
+
+
+def test_packed_records_that_may_be_bombs_are_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_MOST", 1000)
+    (tmp_path / "plan.json.gz").write_bytes(gzip.compress(b" " * 1001))
+    with pytest.raises(ValueError, match="plan.json.gz is damaged .*more than 1,000 bytes"):
+        store.load_plan(tmp_path)

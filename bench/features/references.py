@@ -310,8 +310,11 @@ def _foreign(
         )
     batches = (_tensor(images[at : at + 256]) for at in range(0, len(images), 256))
     shown = barred(batches, len(images), f"{extractor.name} features of {path.name}")
-    whole = fold_rows(embedded(extractor, shown, layers), dict.fromkeys(layers, 0))
-    return {layer: (one.n, one.mean, one.cov) for layer, one in whole.items()}
+    try:
+        whole = fold_rows(embedded(extractor, shown, layers), dict.fromkeys(layers, 0))
+        return {layer: (one.n, one.mean, one.cov) for layer, one in whole.items()}
+    except ValueError as error:  # one image has no covariance; what the extractor refuses
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _bank_images(arrays: _Arrays, path: Path) -> np.ndarray | None:

@@ -199,21 +199,29 @@ def _unpacked(file: Path) -> Contents:
             if len(names) != 1:
                 raise ValueError(f"{file} holds {len(names)} files of weights; unpack it and add "
                                  "one of them")  # fmt: skip
-            inside = Path(archive.extract(names[0], scratch))
+            inside = _extracted(archive, names[0], scratch)
             try:
                 if content_of(inside) == "zip":
                     raise ValueError(f"{inside} is an archive of other files; unpack it too")
                 return replace(read_file(inside), file=file)
             except ValueError as error:
-                why = str(error).replace(scratch, str(file.parent))
+                why = in_a_line(str(error).replace(scratch, str(file.parent)))
                 raise ValueError(f"{file} unpacked: {why}") from error
     except OSError as error:
         raise ValueError(f"{file} cannot be unpacked in {file.parent}: {error.strerror}; unpack it "
                          "elsewhere and add the file in it") from error  # fmt: skip
-    except ValueError:
-        raise
-    except Exception as error:  # of a damaged zip zipfile raises nearly anything
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
         raise ValueError(f"{file} is damaged, or cannot be unpacked: {_line(error)}") from error
+
+
+def _extracted(archive: zipfile.ZipFile, name: str, folder: str) -> Path:
+    """Unpack one file. RuntimeError: of a damaged zip zipfile raises nearly anything."""
+    try:
+        return Path(archive.extract(name, folder))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # a disk that cannot be written
+            raise
+        raise RuntimeError(_line(error)) from error
 
 
 def _line(error: Exception) -> str:
