@@ -68,6 +68,13 @@ def build(text: str, module: ModuleType | Rooms, values: Mapping[str, Any] | Non
             arguments that the dataclass refuses.
     """
     text, rooms = text.strip(), module if isinstance(module, tuple) else (module,)
+    try:
+        return _built(text, rooms, values)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(f"cannot read {text[:60]!r}...: it is nested too deeply") from error
+
+
+def _built(text: str, rooms: Rooms, values: Mapping[str, Any] | None) -> Any:
     name, _, rest = text.partition("(")
     if ":" in name:
         path, _, name = name.rpartition(":")
@@ -82,7 +89,7 @@ def build(text: str, module: ModuleType | Rooms, values: Mapping[str, Any] | Non
         return _make(_lookup(text, rooms), [], {})
     try:
         tree = ast.parse(text, mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError) as error:  # ValueError: it has a null character
         raise ValueError(f"cannot read {text!r}: write it as Name(field=value, ...)") from error
     return _value(tree, rooms, values or {})
 

@@ -37,6 +37,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def in_a_line(said: object) -> str:
+    """A text, or the message of an error, as one line of at most 500 characters."""
+    text = " ".join(str(said).split())
+    if isinstance(said, KeyError | RecursionError) or (isinstance(said, Exception) and not text):
+        text = f"{type(said).__name__} {text}".strip()
+    return text if len(text) <= 500 else f"{text[:500]}..."
+
+
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write a file so that it is seen whole or not at all, even through SIGKILL or a power cut."""
     path = Path(path)
@@ -67,11 +75,16 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; ValueError naming the file where it cannot be read."""
+    """A JSON file; ValueError naming the file where it cannot be read, or holds no object."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # not JSON, or not text
-        raise ValueError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # not JSON, not text, or nested without end
+        why = in_a_line(error)
+        raise ValueError(f"{path} is not valid JSON ({why}); delete it and run again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object, which begins with {{; delete it and run "
+                         "again")  # fmt: skip
+    return content
 
 
 def check_writable(folder: Path) -> None:
@@ -160,6 +173,7 @@ def has_record(folder: Path, key: str) -> bool:
 PLAN_VERSION = 2
 _PACK = "records.jsonl.gz"
 _PLAN = "plan.json.gz"
+_MOST = 2**29  # bytes that a packed file unpacks to; more is damage
 
 
 def _packed(folder: Path) -> dict[str, dict[str, Any]]:
@@ -171,10 +185,23 @@ def _packed(folder: Path) -> dict[str, dict[str, Any]]:
 @lru_cache(maxsize=4)
 def _unpacked(path: Path, changed: int) -> dict[str, dict[str, Any]]:
     try:
-        records = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
-        return {record["key"]: record for record in records}
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); fetch it again or delete it") from error
+        records = [json.loads(line) for line in _inflated(path).splitlines()]
+        return {str(record["key"]): dict(record) for record in records}
+    except _DAMAGE as error:
+        why = in_a_line(error)
+        raise ValueError(f"{path} is damaged ({why}); fetch it again or delete it") from error
+
+
+_DAMAGE = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError)
+
+
+def _inflated(path: Path) -> bytes:
+    """The content of a .gz. ValueError: it is longer than any that this package writes."""
+    with gzip.open(path) as file:
+        content = file.read(_MOST + 1)
+    if len(content) > _MOST:
+        raise ValueError(f"it unpacks to more than {_MOST:,} bytes")
+    return content
 
 
 def save_plan(folder: Path, plan: Mapping[str, Any]) -> Path:
@@ -200,11 +227,10 @@ def load_plan(folder: Path) -> dict[str, Any]:
         plan = read_json(path)
     else:
         try:
-            plan = json.loads(gzip.decompress(packed.read_bytes()))
-        except (OSError, EOFError, zlib.error, ValueError) as error:
-            raise ValueError(
-                f"{packed} is damaged ({error}); fetch it again or run again"
-            ) from error
+            plan = json.loads(_inflated(packed))
+        except _DAMAGE as error:
+            why = in_a_line(error)
+            raise ValueError(f"{packed} is damaged ({why}); fetch it again or run again") from error
     if not isinstance(plan, dict) or plan.get("version") != PLAN_VERSION:
         raise ValueError(f"the plan in {folder} is of another version; write it again: "
                          f"crs-bench run {folder.name}")  # fmt: skip

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bench.checkpoints.files import read_json
 from bench.process import VE, VP, Process
-from bench.store import write_json
+from bench.store import in_a_line, write_json
 
 
 class _Strict(BaseModel):
@@ -118,14 +118,12 @@ class Card(_Strict):
 def complaint(error: ValueError) -> str:
     """Put an error on one line. An error of pydantic becomes a list of fields and faults."""
     if not isinstance(error, ValidationError):
-        return str(error)
+        return in_a_line(error)
     each = [
         (".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, "))
         for one in error.errors()
     ]
-    return "; ".join(f"{where}: {what}" if where else what for where, what in each).replace(
-        "\n", " "
-    )
+    return in_a_line("; ".join(f"{where}: {what}" if where else what for where, what in each))
 
 
 def read_card(folder: Path) -> Card:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench.store import file_digest
+from bench.store import file_digest, in_a_line
 
 Content = Literal["safetensors", "torch", "script", "zip", "pickle", "index", "unknown"]
 
@@ -52,7 +52,7 @@ def content_of(path: Path) -> Content:
         return _zipped(path)
     if head.startswith(_OLD_TORCH):
         return "torch"
-    if head[:1] == b"\x80" and 2 <= head[1] <= 5:
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return "pickle"
     if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
         return _described(path)
@@ -124,8 +124,9 @@ def _zipped(path: Path) -> Content:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{path} is damaged: it begins as a zip but cannot be opened ({error}); "
+    except Exception as error:  # of a damaged zip zipfile raises nearly anything
+        why = in_a_line(error)
+        raise ValueError(f"{path} is damaged: it begins as a zip but cannot be opened ({why}); "
                          "fetch it again") from error  # fmt: skip
     if "data.pkl" in names:
         return "script" if "constants.pkl" in names else "torch"
@@ -150,7 +151,8 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); fetch it again") from error
+        why = in_a_line(error)
+        raise ValueError(f"{path} is not valid JSON ({why}); fetch it again") from error
 
 
 def weights_file(path: Path) -> Path:
@@ -180,12 +182,13 @@ def shards(index: Path) -> dict[str, list[str]]:
         raise ValueError(f"{index} is no index of shards: it has no weight_map")
     for key, name in placed.items():
         if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(f"{index}: the shard of {key} is no plain file name: {name!r}")
+            raise ValueError(f"{index}: the shard of {in_a_line(key)} is no plain file name: "
+                             f"{in_a_line(repr(name))}")  # fmt: skip
         found.setdefault(name, []).append(key)
     missing = sorted(name for name in found if not (index.parent / name).is_file())
     if missing:
-        raise ValueError(f"{index}: {len(missing)} shards are missing, such as {missing[0]}; fetch "
-                         f"them into {index.parent}")  # fmt: skip
+        raise ValueError(f"{index}: {len(missing)} shards are missing, such as "
+                         f"{in_a_line(missing[0])}; fetch them into {index.parent}")  # fmt: skip
     return dict(sorted(found.items()))
 
 

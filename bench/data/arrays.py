@@ -11,6 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from bench.store import in_a_line
+
 
 @contextmanager
 def readable(path: str | Path, what: str) -> Iterator[None]:
@@ -21,8 +23,7 @@ def readable(path: str | Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as {what}: {reason}") from error
+        raise ValueError(f"{path} cannot be read as {what}: {in_a_line(error)}") from error
 
 
 def array_names(path: Path) -> list[str]:

@@ -2,11 +2,15 @@
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from bench.store import in_a_line
 
 
 @dataclass(frozen=True)
@@ -37,23 +41,42 @@ def decode(raw: bytes, name: str) -> Picture:
         ValueError: more than 8 bits a channel, transparency, several pictures, a damaged file, or
             no image. The message names the file.
     """
-    try:
+    with _readable(raw, name):
         with Image.open(io.BytesIO(raw)) as image:
+            _check_size(image)
             image.load()
             pictures = int(getattr(image, "n_frames", 1))
-    except Exception as error:  # of a damaged file Pillow raises nearly anything
-        reason = str(error) if raw else "it is empty"
-        reason = reason.replace(" <_io.BytesIO object at", "").split(" 0x")[0]
-        raise ValueError(f"{name} cannot be read as an image: {reason}") from error
-    if image.mode.startswith(("I", "F")) or (bits := depth(raw, image)) > 8:
+        bits, lossy = depth(raw, image), is_lossy(raw, image)
+    if image.mode.startswith(("I", "F")) or bits > 8:
         found = f"mode {image.mode}" if image.mode.startswith(("I", "F")) else f"{bits} bits"
         raise ValueError(f"{name} has {found} of more than 8 bits a channel; write it as 8-bit, "
                          "dividing by its own white")  # fmt: skip
     if pictures > 1:
         raise ValueError(f"{name} holds {pictures} pictures; write each to a file")
-    plain = _plain(image, name)
+    mode = _plain_mode(image, name)
+    with _readable(raw, name):
+        plain = image if mode == image.mode else image.convert(mode)
     converted = image.mode in ("CMYK", "YCbCr", "LAB", "HSV")
-    return Picture(np.atleast_3d(np.asarray(plain)), is_lossy(raw, image), converted)
+    return Picture(np.atleast_3d(np.asarray(plain)), lossy, converted)
+
+
+@contextmanager
+def _readable(raw: bytes, name: str) -> Iterator[None]:
+    """Raise ValueError for a damaged file, of which Pillow raises nearly any exception."""
+    try:
+        yield
+    except Exception as error:
+        reason = in_a_line(error) if raw else "it is empty"
+        reason = reason.replace(" <_io.BytesIO object at", "").split(" 0x")[0]
+        raise ValueError(f"{name} cannot be read as an image: {reason}") from error
+
+
+def _check_size(image: Image.Image) -> None:
+    """Raise ValueError for an image of which Pillow warns that it may be a bomb, before it is
+    unpacked: a small file can claim a gigabyte."""
+    most = Image.MAX_IMAGE_PIXELS
+    if most and image.width * image.height > most:
+        raise ValueError(f"it has {image.width} x {image.height} pixels, more than {most:,}")
 
 
 def depth(raw: bytes, image: Image.Image) -> int:
@@ -92,10 +115,10 @@ def is_lossy(raw: bytes, image: Image.Image) -> bool:
     return kind in ("JPEG", "MPO", "AVIF")
 
 
-def _plain(image: Image.Image, name: str) -> Image.Image:
-    """The same picture in mode L or RGB."""
+def _plain_mode(image: Image.Image, name: str) -> str:
+    """The mode that shows the same picture: L or RGB."""
     if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (255, 255):
-        return image.convert(image.mode.removesuffix("A"))
+        return image.mode.removesuffix("A")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         raise ValueError(
             f"{name} has mode {image.mode} with transparency; lay it on a background first"
@@ -104,7 +127,7 @@ def _plain(image: Image.Image, name: str) -> Image.Image:
     known |= dict.fromkeys(("CMYK", "YCbCr", "LAB", "HSV"), "RGB")
     if image.mode not in known:
         raise ValueError(f"{name} has mode {image.mode}; convert it to 8-bit grey or RGB first")
-    return image if known[image.mode] == image.mode else image.convert(known[image.mode])
+    return known[image.mode]
 
 
 def layout(pixels: np.ndarray, path: Path) -> np.ndarray:

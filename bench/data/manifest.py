@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.store import write_json
+from bench.store import in_a_line, write_json
 
 MANIFEST = "crs-bench.json"
 
@@ -26,8 +26,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
                 content = json.loads(str(arrays["manifest"]))
         spans = [(int(a), int(b)) for a, b in content["seeds"]]
         return {**content, "seeds": spans}
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{file} holds no manifest of crs-bench ({error}); delete or rename it "
+    except Exception as error:  # of a damaged file zipfile and numpy raise nearly anything
+        why = in_a_line(error)
+        raise ValueError(f"{file} holds no manifest of crs-bench ({why}); delete or rename it "
                          "if it is something else") from error  # fmt: skip
 
 

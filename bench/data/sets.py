@@ -17,13 +17,14 @@ from bench.data.arrays import array_names, mapped, readable
 from bench.data.decode import Picture, decode, layout
 from bench.data.manifest import MANIFEST, read_manifest
 from bench.data.preprocess import AsIs, Preprocess
+from bench.store import in_a_line
 
 _SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
     ".pnm", ".gif", ".jp2", ".avif",
 }  # fmt: skip
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
-_LARGEST = 2**30  # bytes of one file in a zip; more is no image
+_LARGEST = 2**29  # bytes of one file in a zip; more is no image
 
 Read = Callable[[], bytes]
 
@@ -167,8 +168,10 @@ def _numbered(names: Sequence[str]) -> bool:
 
 def natural(text: str) -> list[tuple[int, int, str]]:
     """A key that sorts 2 before 10."""
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+    parts = [part for part in re.split(r"([0-9]+)", text) if part]
+    numbers = [part.lstrip("0") if part[0] in "0123456789" else None for part in parts]
+    return [(1, 0, part) if number is None else (0, len(number), number)
+            for part, number in zip(parts, numbers, strict=True)]  # fmt: skip
 
 
 # ---------------------------------------------------------------- opening
@@ -227,7 +230,7 @@ def _array_set(path: Path) -> ImageSet:
             array = mapped(path, "arr_0") if "arr_0" in held else np.zeros(0)
             manifest = read_manifest(path) if "manifest" in held else None
     if kind == ".npz" and "arr_0" not in held:
-        names = ", ".join(held) or "nothing"
+        names = in_a_line(", ".join(held)) or "nothing"
         raise ValueError(f"{path} holds {names}; it must hold arr_0, uint8 images [n, h, w, c]")
     pixels = layout(array, path)
     readers = [partial(_row, pixels, i) for i in range(len(pixels))]
@@ -247,6 +250,7 @@ def _folder(path: Path) -> _Opened:
     left_out = []
     for relative in sorted(_walk(path, path, ()), key=lambda one: natural(one.as_posix())):
         name, file = relative.as_posix(), path / relative
+        _check_name(path, name)
         if relative == Path(MANIFEST):
             continue
         if _hidden(relative.parts) or relative.suffix.lower() not in _SUFFIXES:
@@ -287,6 +291,12 @@ class _nothing:
         return None
 
 
+def _check_name(path: Path, name: str) -> None:
+    """Raise ValueError for a name that would break the line of a message."""
+    if any(mark in name for mark in "\n\r"):
+        raise ValueError(f"{path} holds {name!r}, a name with a line break; rename it")
+
+
 def _hidden(parts: Sequence[str]) -> bool:
     """Whether a file, or a folder above it, is hidden or an archiver's own."""
     return any(part.startswith(".") or part.lower() in _JUNK for part in parts)
@@ -299,9 +309,10 @@ def _zipped(path: Path) -> _Opened:
     members: dict[str, zipfile.ZipInfo] = {}
     left_out = []
     for info in archive.infolist():
+        _check_name(path, info.filename)
         name = PurePosixPath(info.filename.replace("\\", "/"))
         parts = [part for part in name.parts if part not in ("/", ".")]
-        if info.is_dir() or not parts:
+        if info.filename.endswith("/") or not parts:
             continue
         plain = PurePosixPath(*parts)
         if _hidden(parts) or plain.suffix.lower() not in _SUFFIXES:

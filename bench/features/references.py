@@ -19,7 +19,7 @@ from bench.data.decode import layout
 from bench.features.embedding import embedded
 from bench.features.known import find_reference, images_beside
 from bench.features.sums import Features, check_layers, extract, fold_rows, spread
-from bench.store import write_bytes
+from bench.store import in_a_line, write_bytes
 from bench.types import Extractor
 
 _KIND = "the .npz of a reference"
@@ -165,7 +165,8 @@ def load_reference(
     read = _own if "provenance" in arrays else _foreign
     moments = read(arrays, extractor, path, ("features", *layers))
     images = _bank_images(arrays, path) if keep or "provenance" in arrays else None
-    banks = {"features": _bank(arrays, images, extractor, keep), **_no_rows(extractor, layers)}
+    banks = {"features": _bank(path, arrays, images, extractor, keep),
+             **_no_rows(extractor, layers)}
     for layer, (_, mean, cov) in moments.items():
         _check_moments(path, extractor, layer, mean, cov, banks[layer].shape[1])
     if images is not None and "arr_0" not in arrays:  # images in another file
@@ -181,7 +182,18 @@ def _arrays(path: Path, unread: Collection[str]) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` file. Images `arr_0` are mapped into memory and not read."""
     names = [name for name in array_names(path) if name not in unread]
     with np.load(path) as file:
-        return {name: mapped(path, name) if name == "arr_0" else file[name] for name in names}
+        found = {name: mapped(path, name) if name == "arr_0" else file[name] for name in names}
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):  # another file in the archive
+            raise ValueError(f"{name} is no array")
+    return found
+
+
+def _numbers(array: np.ndarray) -> Tensor:
+    """An array as float64. ValueError: its entries are no real numbers."""
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"it holds {array.dtype}, not numbers")
+    return torch.from_numpy(array.astype(np.float64))
 
 
 def _check_moments(
@@ -210,10 +222,16 @@ def _hash(digest: Any, images: np.ndarray) -> None:
         digest.update(images[at : at + 256].tobytes())
 
 
-def _bank(arrays: _Arrays, images: np.ndarray | None, extractor: Extractor, keep: int) -> Tensor:
+def _bank(
+    path: Path, arrays: _Arrays, images: np.ndarray | None, extractor: Extractor, keep: int
+) -> Tensor:
     """At most `keep` features, from the file or from its images: float32 [m, dim]."""
     if "bank" in arrays:
-        return torch.from_numpy(arrays["bank"])[spread(len(arrays["bank"]), keep)]
+        bank = arrays["bank"]
+        if bank.ndim != 2 or bank.dtype != np.float32:
+            raise ValueError(f"{path} holds a bank of {bank.dtype} {list(bank.shape)}, but a bank "
+                             "is float32 [m, dim]; make the file again")  # fmt: skip
+        return torch.from_numpy(bank)[spread(len(bank), keep)]
     if images is not None and keep > 0:
         return _features_of(extractor, images, keep)
     return _no_rows(extractor, ("features",))["features"]
@@ -232,7 +250,7 @@ def _own(
 ) -> dict[str, _Moments]:
     with readable(path, "a reference of ours"):
         made_by = json.loads(str(arrays["provenance"]))
-        made = made_by["extractor"], made_by["extractor_digest"]
+        made = tuple(in_a_line(made_by[key]) for key in ("extractor", "extractor_digest"))
     if made != (extractor.name, extractor.digest):
         raise ValueError(
             f"{path} was made by {made[0]} with weights {made[1][:12]}, not {extractor.name} with "
@@ -248,13 +266,20 @@ def _own(
                 f"--layers {layer}"
             )
         with readable(path, "a reference of ours"):
-            mean = torch.from_numpy(arrays[f"mean{suffix}"])
-            cov = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-            rows, cols = torch.triu_indices(len(mean), len(mean))
-            upper = torch.from_numpy(arrays[f"cov_upper{suffix}"])
-            cov[rows, cols] = cov[cols, rows] = upper.double()
+            mean = _numbers(arrays[f"mean{suffix}"])
+            cov = _whole(_numbers(arrays[f"cov_upper{suffix}"]), len(mean))
             found[layer] = (int(arrays["n"]), mean, cov)
     return found
+
+
+def _whole(upper: Tensor, dim: int) -> Tensor:
+    """The covariance of an upper triangle. ValueError: it is none of that many dimensions."""
+    if upper.shape != (dim * (dim + 1) // 2,):  # before a matrix of dim x dim takes memory
+        raise ValueError(f"{list(upper.shape)} is no upper triangle of {dim} x {dim}")
+    cov = torch.zeros(dim, dim, dtype=torch.float64)
+    rows, cols = torch.triu_indices(dim, dim)
+    cov[rows, cols] = cov[cols, rows] = upper
+    return cov
 
 
 _ADM_NAMES = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}  # names in ADM's files
@@ -273,20 +298,23 @@ def _foreign(
                     f"ADM's own file, or make one: crs-bench reference ... --layers {layer}"
                 )
             with readable(path, "mean and covariance"):
-                mean, cov = (torch.from_numpy(arrays[name]).double() for name in (mu, sigma))
+                mean, cov = (_numbers(arrays[name]) for name in (mu, sigma))
             found[layer] = (0, mean, cov)
         return found
     images = _bank_images(arrays, path)
     if images is None:
-        held = ", ".join(arrays)
+        held = in_a_line(", ".join(arrays))
         raise ValueError(
             f"{path} has only {held}; a reference needs mu and sigma, or images arr_0; choose "
             "another file"
         )
     batches = (_tensor(images[at : at + 256]) for at in range(0, len(images), 256))
     shown = barred(batches, len(images), f"{extractor.name} features of {path.name}")
-    whole = fold_rows(embedded(extractor, shown, layers), dict.fromkeys(layers, 0))
-    return {layer: (one.n, one.mean, one.cov) for layer, one in whole.items()}
+    try:
+        whole = fold_rows(embedded(extractor, shown, layers), dict.fromkeys(layers, 0))
+        return {layer: (one.n, one.mean, one.cov) for layer, one in whole.items()}
+    except ValueError as error:  # one image has no covariance; what the extractor refuses
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _bank_images(arrays: _Arrays, path: Path) -> np.ndarray | None:
@@ -298,7 +326,7 @@ def _bank_images(arrays: _Arrays, path: Path) -> np.ndarray | None:
         return layout(arrays["arr_0"], path).transpose(0, 3, 1, 2)
     beside = images_beside(path)
     if "provenance" in arrays and beside.is_file():
-        with np.load(beside) as file:
+        with readable(beside, "the images of a reference"), np.load(beside) as file:
             return np.asarray(file["images"])
     return None
 

@@ -58,10 +58,19 @@ def from_json(content: Any) -> Rate | Costs:
     """The inverse of `to_json`. Content without a "kind" is recognised by its fields.
 
     Raises:
-        KeyError, TypeError, AttributeError, ValueError: the content is no rate and no costs.
+        ValueError: the content is no rate and no costs.
     """
+    try:
+        return _parsed(content)
+    except Exception as error:  # of numbers of any size and lists of any shape torch raises more
+        raise ValueError(store.in_a_line(error)) from error
+
+
+def _parsed(content: Any) -> Rate | Costs:
     kind = content.get("kind", "costs" if "cost" in content else "rate")
     name, sigma, provenance = (content[key] for key in ("name", "sigma", "provenance"))
+    if not isinstance(name, str) or not isinstance(provenance, dict):
+        raise ValueError("its name is no text, or its provenance is no object")
     if kind == "rate":
         rows = content.get("replicates")
         v, replicates = _tensor(content["v"]), _tensor(rows) if rows else None
@@ -97,7 +106,7 @@ def load(path: Path) -> Rate | Costs:
     content = store.read_json(path)
     try:
         return from_json(content)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{path} holds no rate and no costs ({error}); delete it and measure again: {again}"
         ) from error

@@ -27,13 +27,23 @@ def report(folder: Path) -> list[Path]:
         Paths of the files.
 
     Raises:
-        ValueError: there is no record yet.
+        ValueError: there is no record yet, or the plan or a record is damaged. The message names
+            the folder.
     """
     folder = Path(folder)
     plan = store.load_plan(folder)
-    others = published.read(folder, plan.get("published", ""))
-    results = Results(plan, store.load_records(folder), others)
-    if not results.done:
-        name = results.plan["experiment"]
+    results = Results(plan, store.load_records(folder), [])
+    try:
+        done, name = bool(results.done), store.in_a_line(plan["experiment"])
+        results.published.extend(published.read(folder, plan.get("published", "")))
+        made = [*tables.write(results, folder), *figures.write(results, folder)] if done else []
+    except OSError:  # a disk that cannot be written
+        raise
+    except Exception as error:  # of content that no run wrote pandas and matplotlib raise anything
+        raise ValueError(
+            f"{folder}: the plan or a record is damaged ({type(error).__name__}: "
+            f"{store.in_a_line(error)}); fetch the folder again, or delete it and run again"
+        ) from error
+    if not done:
         raise ValueError(f"nothing of {name} was run yet; first: crs-bench run {name}")
-    return [*tables.write(results, folder), *figures.write(results, folder)]
+    return made

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -92,11 +93,19 @@ def _samples(results: Results, model: str, n: int, folder: Path) -> Figure:
             _bare(axes[i][j])
             strip = folder / "records" / f"{found[line]['key']}.png" if line in found else None
             if strip and strip.is_file():
-                axes[i][j].imshow(matplotlib.image.imread(strip), cmap="gray", vmin=0, vmax=1)
+                axes[i][j].imshow(_picture(strip), cmap="gray", vmin=0, vmax=1)
     for i, line in enumerate(lines):
         axes[i][0].set_ylabel(line, rotation=0, ha="right", va="center", fontsize=8)
     figure.suptitle(f"{results.models(model, n)}: every row has the same seeds", fontsize=10)
     return figure
+
+
+def _picture(strip: Path) -> np.ndarray:
+    """The pixels of a strip of images. ValueError: the file is damaged."""
+    try:
+        return matplotlib.image.imread(strip)
+    except Exception as error:  # of a damaged file Pillow raises nearly anything
+        raise ValueError(f"{strip} is no image; delete it") from error
 
 
 def _bare(axes: Axes) -> None:

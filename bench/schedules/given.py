@@ -129,9 +129,10 @@ def load(path: str | Path, resample: bool = False) -> Levels:
     content = store.read_json(Path(path))
     try:
         return Levels(tuple(content["sigma"]), resample)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f'{path} must hold an object with a list "sigma" that decreases to 0 ({error})'
+            f'{path} must hold an object with a list "sigma" that decreases to 0 '
+            f"({store.in_a_line(error)})"
         ) from error
 
 

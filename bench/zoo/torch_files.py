@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.checkpoints.files import Content, content_of, shards, weights_file
+from bench.store import in_a_line
 
 _INSIDE = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")  # what an archive may hold
 _DEPTH = 12  # of dicts within dicts
+_MOST = 2_000_000  # objects of a file
 
 
 class _Inert:
@@ -54,7 +55,7 @@ class Contents:
     def check_plain(self) -> None:
         """Raise ValueError if the root has other things beside its tensors."""
         if self.others:
-            raise self._other(f" ({self.others[0]} is no tensor)")
+            raise self._other(f" ({in_a_line(self.others[0])} is no tensor)")
 
     def _other(self, why: str) -> ValueError:
         return ValueError(f"{self.file} holds no plain state dict{why}; save net.state_dict() with "
@@ -86,7 +87,7 @@ def read_file(path: Path) -> Contents:
 def _safetensors(file: Path) -> Contents:
     try:
         return Contents(file, load_file(file))
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # of a damaged file safetensors and torch raise nearly anything
         raise ValueError(
             f"{file} is not a safetensors file, or is damaged: {_line(error)}; fetch it again"
         ) from error
@@ -125,7 +126,7 @@ def _flat(file: Path, found: Any) -> Contents:
     """Lay all tensors of nested dicts and lists side by side."""
     tensors: dict[str, Tensor] = {}
     dicts: list[str] = []
-    for path, value in _walk(found, "", _DEPTH):
+    for path, value in _walk(found, "", _DEPTH, iter(range(_MOST))):
         if not isinstance(value, Tensor):
             dicts.append(path)
         elif tensors.setdefault(path, value) is not value:
@@ -138,15 +139,21 @@ def _flat(file: Path, found: Any) -> Contents:
                     tuple(others) if beside else ())  # fmt: skip
 
 
-def _walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """Each tensor with its path, and each dict or list with its path and a dot."""
+def _walk(value: Any, path: str, depth: int, left: Iterator[int]) -> Iterator[tuple[str, Any]]:
+    """Each tensor with its path, and each dict or list with its path and a dot.
+
+    left: it ends if there are too many objects. A list that holds one list many times, which holds
+        one list many times, has more of them than any machine can count.
+    """
+    if next(left, None) is None:
+        raise ValueError(f"it holds more than {_MOST:,} objects")
     if isinstance(value, Tensor):
         yield path.removesuffix("."), value
     elif isinstance(value, dict | list | tuple) and depth:
         yield path, value
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in items:
-            yield from _walk(inner, f"{path}{key}.", depth - 1)
+            yield from _walk(inner, f"{path}{key}.", depth - 1, left)
 
 
 def _joined(index: Path) -> Contents:
@@ -155,8 +162,9 @@ def _joined(index: Path) -> Contents:
     for name, keys in shards(index).items():
         part = read_file(index.parent / name).tensors
         if part.keys() != set(keys):
+            one = in_a_line(min(part.keys() ^ set(keys)))
             raise ValueError(f"{index}: {name} holds other tensors than the index says, such as "
-                             f"{min(part.keys() ^ set(keys))}; fetch both again")  # fmt: skip
+                             f"{one}; fetch both again")  # fmt: skip
         tensors |= part
     return Contents(index, tensors)
 
@@ -191,11 +199,13 @@ def _unpacked(file: Path) -> Contents:
             if len(names) != 1:
                 raise ValueError(f"{file} holds {len(names)} files of weights; unpack it and add "
                                  "one of them")  # fmt: skip
-            inside = Path(archive.extract(names[0], scratch))
+            inside = _extracted(archive, names[0], scratch)
             try:
+                if content_of(inside) == "zip":
+                    raise ValueError(f"{inside} is an archive of other files; unpack it too")
                 return replace(read_file(inside), file=file)
             except ValueError as error:
-                why = str(error).replace(scratch, str(file.parent))
+                why = in_a_line(str(error).replace(scratch, str(file.parent)))
                 raise ValueError(f"{file} unpacked: {why}") from error
     except OSError as error:
         raise ValueError(f"{file} cannot be unpacked in {file.parent}: {error.strerror}; unpack it "
@@ -204,8 +214,18 @@ def _unpacked(file: Path) -> Contents:
         raise ValueError(f"{file} is damaged, or cannot be unpacked: {_line(error)}") from error
 
 
+def _extracted(archive: zipfile.ZipFile, name: str, folder: str) -> Path:
+    """Unpack one file. RuntimeError: of a damaged zip zipfile raises nearly anything."""
+    try:
+        return Path(archive.extract(name, folder))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # a disk that cannot be written
+            raise
+        raise RuntimeError(_line(error)) from error
+
+
 def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return in_a_line((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -218,5 +238,6 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     tops = {name.partition(".")[0] + "." for name in contents.tensors}
     found = sorted(tops & set(contents.dicts)) or [""]
     if len(found) > 1:
-        raise ValueError(f"{file} holds several state dicts: {', '.join(d[:-1] for d in found)}")
+        names = in_a_line(", ".join(one[:-1] for one in found))
+        raise ValueError(f"{file} holds several state dicts: {names}")
     return {n.removeprefix(found[0]): v for n, v in contents.tensors.items()}

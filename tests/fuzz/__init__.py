@@ -1,0 +1,1 @@
+"""Damaged files for every reader: see bench/docs/damage.md."""
