@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Share:
-    """The part of one process: it makes every `total`-th shard, from the `index`-th, counted from 1.
+    """The part of one process: every `total`-th shard, from the `index`-th, counted from 1.
 
     Processes meet in the results folder alone, so that they may run on several machines.
     """

@@ -37,7 +37,7 @@ TABLES = {  # page -> what stands in the table that its experiment ends in
         rf"\| {re.escape(line)} +\| +\**[0-9.]+"
         for line in ("native", "CRS(v_edges, xi=0.5)", "trained under v_edges, native")
     ]),
-    "own-metric": ("quick/table.md", ["## Mean_shift", "## KID"]),
+    "own-metric": ("quick/table.md", ["## mean_shift", "## KID"]),
     "own-schedule": ("compare/table.md", [r"\| power tuned +\| +\**[0-9.]+"]),
 }  # fmt: skip
 ABSENT = {"lsun-horse", "lsun-horse-256", "church", "fmnist", "fmnist-pixel"}  # large, or not here

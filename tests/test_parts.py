@@ -152,7 +152,7 @@ def test_seven_parts_of_ones_own(
     assert said["protocol"]["shift"]["metric"]["class"] == f"{lab}:Shift"
     do("run", f"{lab}:trial", "--results", "results", *models, *cpu)
     text = Path("results/trial/table.md").read_text()
-    assert "## FD (rows), toy" in text and "## Shift, toy" in text
+    assert "## FD (rows), toy" in text and "## shift, toy" in text
     records = store.load_records(Path("results/trial"))
     assert {one["cell"]["sampler"]["class"] for one in records.values()} == {f"{lab}:Euler"}
     labels = {one["cell"]["label"].partition("(")[0] for one in records.values()}

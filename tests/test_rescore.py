@@ -152,7 +152,7 @@ def test_a_users_own_metric_is_seen_in_an_old_experiment(
     assert found["mine(power=2)"].to_list() == pytest.approx((found.mine**2).to_list())
     assert set(found.mine_error) == {0.5}
     text = (results / "tiny" / "table.md").read_text()
-    assert "## Mine, small, 12 images a cell (higher is better)" in text
+    assert "## mine, small, 12 images a cell (higher is better)" in text
 
 
 def test_two_protocols_of_one_metric_have_columns_of_their_own(

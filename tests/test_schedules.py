@@ -534,9 +534,9 @@ def test_levels_are_exact_with_their_own_number_of_steps() -> None:
 @pytest.mark.parametrize("steps", [2, 5, 11, 40])
 def test_other_numbers_of_steps_are_log_linear_between_levels(steps: int) -> None:
     """A straight log sigma stays straight. The ends stay. A corner keeps its time."""
-    straight = Levels((*np.geomspace(80, 0.02, 7), 0))(steps, VE())
+    straight = Levels((*np.geomspace(80, 0.02, 7), 0), resample=True)(steps, VE())
     close(straight[:-1], torch.as_tensor(np.geomspace(80, 0.02, steps)), 1e-12)
-    bent = Levels((64.0, 4.0, 2.0, 0))
+    bent = Levels((64.0, 4.0, 2.0, 0), resample=True)
     grid = bent(steps, VE())
     assert (grid.diff() < 0).all() and grid[-1] == 0
     time = torch.linspace(0, 1, steps, dtype=torch.float64)
@@ -557,8 +557,10 @@ def test_levels_that_do_not_fall_to_0_are_refused(sigmas: tuple) -> None:
 
 def test_one_level_has_one_step() -> None:
     assert Levels((80, 0))(1, VE()).tolist() == [80, 0]
-    with pytest.raises(ValueError, match="too few to interpolate 3 steps"):
+    with pytest.raises(ValueError, match="a grid of 1 steps, not of 3"):
         Levels((80, 0))(3, VE())
+    with pytest.raises(ValueError, match="too few to interpolate 3 steps"):
+        Levels((80, 0), resample=True)(3, VE())
     with pytest.raises(ValueError, match="at least 1 step"):
         Levels((80, 3, 0))(0, VE())
 

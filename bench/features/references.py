@@ -165,8 +165,10 @@ def load_reference(
     read = _own if "provenance" in arrays else _foreign
     moments = read(arrays, extractor, path, ("features", *layers))
     images = _bank_images(arrays, path) if keep or "provenance" in arrays else None
-    banks = {"features": _bank(path, arrays, images, extractor, keep),
-             **_no_rows(extractor, layers)}
+    banks = {
+        "features": _bank(path, arrays, images, extractor, keep),
+        **_no_rows(extractor, layers),
+    }
     for layer, (_, mean, cov) in moments.items():
         _check_moments(path, extractor, layer, mean, cov, banks[layer].shape[1])
     if images is not None and "arr_0" not in arrays:  # images in another file

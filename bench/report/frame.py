@@ -37,7 +37,8 @@ def label(metric: str, features: str) -> str:
         known = {"inception-v3-compat": "FID", "clean": "FID (clean)"}
         effnet = "FD-EffNet" if features.startswith("effnet") else f"FD ({features})"
         return known.get(features, effnet)
-    return _NAMES.get(metric, metric)
+    name, bracket, rest = metric.partition("(")  # `precision(k=5)`
+    return _NAMES.get(name, name) + bracket + rest
 
 
 def spread(values: np.ndarray) -> float:

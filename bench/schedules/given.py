@@ -92,7 +92,7 @@ class Levels(Schedule):
             raise ValueError(f"Levels must fall strictly from above 0 to 0; got {self.sigmas}")
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
-        given = np.array(self.sigmas[:-1])
+        t, given = times(steps).numpy(), np.array(self.sigmas[:-1])
         low, high = process.sigma_min, process.sigma_max
         if given[0] > high * (1 + 1e-6) or given[-1] < low * (1 - 1e-6):
             raise ValueError(
@@ -108,7 +108,7 @@ class Levels(Schedule):
             if len(given) == 1:
                 raise ValueError(f"{self!r} has one level, too few to interpolate {steps} steps")
             nodes = np.linspace(0, 1, len(given))
-            given = np.exp(np.interp(times(steps).numpy(), nodes, np.log(given)))
+            given = np.exp(np.interp(t, nodes, np.log(given)))
         return torch.cat([torch.as_tensor(given), torch.zeros(1, dtype=torch.float64)])
 
 
