@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like, to_rgb
@@ -124,10 +125,11 @@ def _exact_colors(figure: Figure) -> list[tuple[int, ...]]:
 
 
 def _with_palette(picture: Image.Image, exact: list[tuple[int, ...]]) -> Image.Image:
-    """An RGB picture in 128 colours, `exact` among them."""
-    rest = 128 - len(exact)
-    common = picture.quantize(rest, dither=Image.Dither.NONE).getpalette() or []
-    colors = [part for color in exact for part in color] + common[: 3 * rest]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(colors + [0] * (768 - len(colors)))
-    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+    """An RGB picture in 128 colours, `exact` among them. Pixels of these colours keep them."""
+    rest = picture.quantize(128 - len(exact), dither=Image.Dither.NONE)
+    pixels, places = np.asarray(picture), np.asarray(rest) + len(exact)
+    for place, color in enumerate(exact):
+        places[(pixels == np.array(color)).all(axis=2)] = place
+    made = Image.fromarray(places.astype(np.uint8), "P")
+    made.putpalette([part for color in exact for part in color] + (rest.getpalette() or []))
+    return made

@@ -1,13 +1,15 @@
 """How a schedule line is drawn: one colour and one marker for a line, in every figure.
 
-Both follow from the line's identity, which is a digest of its schedule and its model (`plan.json`,
-"lines"). They do not depend on the line's place in an experiment. Constant-rate lines are solid and
-have warm colours. All other lines are dashed and have cool colours (after Okabe and Ito).
+Both follow from the line's schedule (`plan.json`, "lines"). They do not depend on the line's place
+in an experiment, nor on the model. Constant-rate lines are solid and have warm colours. All other
+lines are dashed and have cool colours (after Okabe and Ito).
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from bench import store
 
 COOL = ("#333333", "#56B4E9", "#0072B2", "#999999", "#333399", "#7F9DB9", "#00838F", "#9575CD")
 WARM = ("#D55E00", "#E69F00", "#CC79A7", "#A50F15", "#8C6D00", "#F0027F")
@@ -47,10 +49,22 @@ def uses_rate(spec: dict[str, Any], name: str) -> bool:
                for part in parts_of(spec))  # fmt: skip
 
 
+def _kind(line: dict[str, Any]) -> Any:
+    """What lines of several models share: the schedule without the digests of its rates."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(part) for name, part in value.items() if name != "digest"}
+        return [plain(part) for part in value] if isinstance(value, list) else value
+
+    return plain(line["schedule"])
+
+
 def looks(lines: dict[str, dict[str, Any]], shown: Iterable[str]) -> dict[str, Look]:
     """Name of a line -> its look.
 
-    The identity of a line gives its preferred colour and marker. If an earlier line of the same
+    The schedule of a line gives its preferred colour and marker, so that it looks the same in
+    experiments on several models. If an earlier line of the same
     plan has that colour or marker, the line gets the next free one.
 
     Arguments:
@@ -60,7 +74,7 @@ def looks(lines: dict[str, dict[str, Any]], shown: Iterable[str]) -> dict[str, L
     found: dict[str, Look] = {}
     for name in shown:
         line = lines[name]
-        ours, number = constant_rate(line), int(line["identity"], 16)
+        ours, number = constant_rate(line), int(store.digest(_kind(line)), 16)
         palette = WARM if ours else COOL
         first = _FIRST.get(line["schedule"]["class"], number % len(palette))
         used = [look.color for look in found.values()]
