@@ -99,7 +99,7 @@ def _spoil(inside: Any, key: Any, content: Any, draw: random.Random) -> None:
         del inside[key]
     elif change < 0.25 and isinstance(inside, list):
         inside.insert(key, copy.deepcopy(inside[key]))
-    elif isinstance(inside[key], float | int) and change < 0.5:
+    elif isinstance(inside[key], float | int) and abs(inside[key]) < 1e300 and change < 0.5:
         inside[key] = inside[key] * draw.choice((-1, 10, 1e9, 1e-9, 0)) + draw.choice((0, 1))
     else:
         inside[key] = copy.deepcopy(draw.choice(_ODD))
