@@ -72,6 +72,10 @@ def build(text: str, module: ModuleType | Rooms, values: Mapping[str, Any] | Non
         return _built(text, rooms, values)
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"cannot read {text[:60]!r}...: it is nested too deeply") from error
+    except ValueError as error:
+        if "\n" in str(error):  # of a text that stands in the form
+            raise ValueError(" ".join(str(error).split())) from error
+        raise
 
 
 def _built(text: str, rooms: Rooms, values: Mapping[str, Any] | None) -> Any:
@@ -259,8 +263,10 @@ def _make(kind: type, positional: list[Any], named: dict[str, Any]) -> Any:
             value = getattr(made, one.name)
             if one.type is int and (isinstance(value, bool) or not isinstance(value, int)):
                 raise TypeError(f"{one.name} must be a whole number, not {value!r}")
+            if one.type is float and isinstance(value, int) and abs(value) > 2**53:
+                raise TypeError(f"{one.name} is too large for a whole number; write, say, 1e30")
         return made
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         texts = _texts(kind)
         fields = ", ".join(
             f"{one.name}: {' | '.join(texts.get(one.name, ())) or _type_name(one.type)}"

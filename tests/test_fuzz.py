@@ -129,6 +129,12 @@ FINDS = {
     "record: no seconds": (
         "results", b"\4" + next(iter(seeds.RECORDS.values())).replace(b'"seconds"', b'"second"')),
     "strip: no image": ("results", b"\5" + b"x" * 0),
+    "form: a text of two lines": ("text", b"\2UniPC(order='a\\nb')"),
+    "form: a large deviation": ("text", b"\2LogNormal(-1.2, 1" + b"0" * 27 + b")"),
+    "form: a huge mean": ("text", b"\2Laplace(1" + b"0" * 400 + b")"),
+    "form: a huge parameter": ("text", b"\2Beta(1" + b"0" * 400 + b")"),
+    "card: a table of gigabytes": (
+        "card", seeds.card()[0].replace(b'"timesteps": 100', b'"timesteps": 100000000000')),
     "levels: a huge number": ("text", b'\0{"sigma": [' + b"9" * 400 + b", 0]}"),
     "levels: nested without end": ("text", b"\0" + DEEP),
     "manifest: infinite seeds": ("text", b'\1{"seeds": [[0, 1e999]]}'),

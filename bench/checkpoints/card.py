@@ -26,7 +26,7 @@ class VPCard(_Strict):
 
     kind: Literal["vp"]
     betas: Literal["linear", "scaled_linear", "cosine"] = "linear"
-    timesteps: int = Field(1000, gt=1)
+    timesteps: int = Field(1000, gt=1, le=1_000_000)
     sigma_min: float = Field(0.0, ge=0)
     sigma_max: float = Field(0.0, ge=0)
     beta_range: tuple[float, float] | None = None

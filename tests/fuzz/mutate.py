@@ -1,12 +1,15 @@
 """Damage: bytes are cut, flipped, inserted and doubled; checksums are mended in half of them."""
 
+import copy
 import io
+import json
 import random
 import struct
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 Mutate = Callable[[bytes, int], bytes]
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -54,8 +57,52 @@ def repaired(kind: str, mutate: Mutate, data: bytes, most: int, seed: int) -> by
         return mutate(data, most)
     if data.startswith(b"PK"):
         return _in_a_zip(mutate, data, most, draw) or mutate(data, most)
+    if kind in _JSON and draw.random() < 0.8 and (changed := _in_json(data, draw)):
+        return changed if len(changed) <= most else mutate(data, most)
     data = mutate(data, most)
     return _mended(data)[:most] if data.startswith(_PNG) else data
+
+
+_JSON = ("results", "card", "measurement", "text")
+_ODD: tuple[Any, ...] = (
+    None, True, 0, -1, 3, 10**6, 10**30, 10**400, 0.5, 1e-300, 1e308, float("nan"), float("inf"),
+    "", "x", "1", "a\nb", "$\\frac{", "%s{}", "\0", "\ud800", [], [[]], [1, 2], {},
+    {"class": "Rate"},
+)  # fmt: skip
+
+
+def _in_json(data: bytes, draw: random.Random) -> bytes:
+    """JSON with one to three of its values odd, or gone. Nothing if it is no JSON."""
+    head = data[:1] if data[:1] < b" " else b""
+    try:
+        content = json.loads(data[len(head) :])
+    except (ValueError, RecursionError):
+        return b""
+    for _ in range(draw.randint(1, 3) if isinstance(content, dict | list) else 0):
+        inside: Any = content
+        for _ in range(draw.randint(1, 7)):
+            keys = list(inside) if isinstance(inside, dict) else list(range(len(inside)))
+            if not keys:
+                break
+            key = draw.choice(keys)
+            if not isinstance(inside[key], dict | list) or draw.random() < 0.15:
+                _spoil(inside, key, content, draw)
+                break
+            inside = inside[key]
+    return head + json.dumps(content).encode()
+
+
+def _spoil(inside: Any, key: Any, content: Any, draw: random.Random) -> None:
+    """Replace a value, take it away, or double it."""
+    change = draw.random()
+    if change < 0.15:
+        del inside[key]
+    elif change < 0.25 and isinstance(inside, list):
+        inside.insert(key, copy.deepcopy(inside[key]))
+    elif isinstance(inside[key], float | int) and abs(inside[key]) < 1e300 and change < 0.5:
+        inside[key] = inside[key] * draw.choice((-1, 10, 1e9, 1e-9, 0)) + draw.choice((0, 1))
+    else:
+        inside[key] = copy.deepcopy(draw.choice(_ODD))
 
 
 def _mended(data: bytes) -> bytes:
