@@ -205,7 +205,8 @@ def _unpacked(file: Path) -> Contents:
                     raise ValueError(f"{inside} is an archive of other files; unpack it too")
                 return replace(read_file(inside), file=file)
             except ValueError as error:
-                why = in_a_line(str(error).replace(scratch, str(file.parent)))
+                why = str(error).replace(scratch, str(file.parent))
+                why = in_a_line(why) if "\n" in why else why  # it may hold a whole command
                 raise ValueError(f"{file} unpacked: {why}") from error
     except OSError as error:
         raise ValueError(f"{file} cannot be unpacked in {file.parent}: {error.strerror}; unpack it "
