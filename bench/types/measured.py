@@ -10,8 +10,22 @@ from bench.store import digest
 from bench.types.described import Described
 
 
-@dataclass(frozen=True, eq=False)
-class Rate(Described):
+class _Named(Described):
+    """A measured result; its label is its name."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self.name
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rate(_Named):
     """How fast the diffused distribution changes with the noise level.
 
     name: v_x, say.
@@ -50,14 +64,6 @@ class Rate(Described):
         if self.replicates is not None and self.replicates.shape[1:] != v.shape:
             raise ValueError(f"rate {self.name}: replicates must be [b, {len(v)}]")
 
-    def __repr__(self) -> str:
-        return self.name
-
-    @property
-    def label(self) -> str:
-        """Its name."""
-        return self.name
-
     def spec(self) -> dict[str, Any]:
         """Name and digest of the levels; see `Described.spec`."""
         return _spec(self, self.sigma, self.v)
@@ -78,8 +84,8 @@ def rate_between(name: str, sigmas: Tensor, v: Tensor) -> Rate:
     return Rate(name, level, torch.cat([v[:1], v, v[-1:]]))
 
 
-@dataclass(frozen=True, eq=False)
-class Costs(Described):
+@dataclass(frozen=True, eq=False, repr=False)
+class Costs(_Named):
     """What one step costs between any two of `sigma`. The costs of a schedule's steps add up.
 
     name: gits, say.
@@ -114,14 +120,6 @@ class Costs(Described):
             raise ValueError(f"costs {self.name}: coefficient must be > 0, not {self.coefficient}")
         object.__setattr__(self, "sigma", sigma)
         object.__setattr__(self, "cost", cost.where(ahead, 0.0))
-
-    def __repr__(self) -> str:
-        return self.name
-
-    @property
-    def label(self) -> str:
-        """Its name."""
-        return self.name
 
     def spec(self) -> dict[str, Any]:
         """Name and digest of the costs; see `Described.spec`."""
