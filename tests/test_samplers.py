@@ -170,13 +170,13 @@ def test_high_order_of_convergence(sampler: Sampler) -> None:
     One last step of first order, as by default in UniPC, would hide the order of all others.
     """
     high, low, errors = 10.0, 0.1, []
-    sampler = replace(sampler, lower_order_final="never")
+    whole = replace(sampler, lower_order_final="never")
     for steps in (256, 512):
         total = 0.0
         for oracle in (Gaussian(0.3), Mixture(0.3)):
             for schedule in (LogSNR(), Karras()):
                 grid = graded(schedule(steps + 1, VE(low, high))[:-1])
-                made = sampler(oracle.denoiser(), start(oracle, high), grid, no_noise)
+                made = whole(oracle.denoiser(), start(oracle, high), grid, no_noise)
                 total += float((made - exact(oracle, high, low)).square().mean().sqrt())
         errors.append(total)
     assert abs(math.log2(errors[0] / errors[1]) - ORDERS[sampler].measured) < 0.15, errors
@@ -500,6 +500,8 @@ def test_the_defaults_are_those_of_the_published_codes() -> None:
         "DPMpp2M": "below15", "DPMpp3M": "below15", "DPMpp2MSDE": "below15", "DEIS": "below15",
         "UniPC": "always", "IPNDM": "never",
     }  # fmt: skip
+    versions = {kind.__name__: kind.version for kind in names.public(samplers).values()}
+    assert {name for name, version in versions.items() if version > 1} == {"DPMpp3M", "DEIS"}
     label = UniPC(3, lower_order_final="never").label
     assert label == "UniPC(order=3, lower_order_final=never)"
     assert names.build(label, samplers) == UniPC(3, lower_order_final="never")
