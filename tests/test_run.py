@@ -400,6 +400,17 @@ def test_key_depends_on_what_decides_the_images(models: Path, tmp_path: Path) ->
     assert not {"batch", "shard", "metrics", "features", "reference"} & known.keys()
 
 
+def test_grids_that_end_above_0_have_keys_of_their_own(models: Path, tmp_path: Path) -> None:
+    """Samplers lower their order there since `lower_order_final`; their grids to 0 did not change,
+    so that records of these keep their keys."""
+    bench = opened(models, tmp_path)
+    cell = Cell("tiny", Karras(), DDIM(), 5, range(4))
+    grid = cells.grid_of(cell, bench.models["tiny"].process)
+    keys = [cells.image_identity(cell, one, bench.models["tiny"], "float32")["keys"]
+            for one in (grid, grid[:-1])]  # fmt: skip
+    assert keys == [2, 3]
+
+
 def test_key_does_not_depend_on_the_last_bits_of_a_grid(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
