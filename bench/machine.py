@@ -1,10 +1,9 @@
 """The hardware and software that a number was made with, and how scoring shares the processors."""
 
 import platform
-import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -48,16 +47,20 @@ def beside_sampling(device: str) -> Iterator[None]:
     if not device.startswith("cuda"):
         yield
         return
-    stream = _stream(device, threading.get_ident())
-    with torch.cuda.stream(stream):
-        yield
-    stream.synchronize()
+    try:
+        stream = _IDLE[device].pop()
+    except IndexError:
+        stream = torch.cuda.Stream(device, priority=-1)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        stream.synchronize()
+        _IDLE[device].append(stream)
 
 
-@lru_cache(maxsize=64)
-def _stream(device: str, thread: int) -> Any:
-    """The stream of a thread. It is kept, because each stream keeps the memory that it used."""
-    return torch.cuda.Stream(device, priority=-1)
+# torch keeps the memory that a stream used for this stream alone: few streams, used again
+_IDLE: defaultdict[str, list[Any]] = defaultdict(list)
 
 
 def settled(x: Tensor) -> Tensor:

@@ -293,8 +293,9 @@ def test_a_run_on_a_gpu_has_the_keys_of_a_run_on_a_cpu(
     assert len(fixed) >= len(want) / 2
     for key in fixed:
         assert one[key]["scores"].keys() == want[key]["scores"].keys()
-    for key in one:
-        assert one[key]["scores"] == two[key]["scores"]
+    for key in one.keys() & two.keys():
+        for which, found in one[key]["scores"].items():
+            assert two[key]["scores"][which]["value"] == pytest.approx(found["value"], rel=1e-3)
         assert one[key]["device"] == machine.device_name("cuda")
 
 
@@ -369,12 +370,12 @@ def test_a_score_of_the_same_machine_names_none(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_parts_of_a_cell_are_timed_and_compared() -> None:
-    parts = benchmarks.cell_parts("cpu:0", 64, (24,), 2, 1)  # not "cpu": both columns
+    parts = benchmarks.cell_parts("cpu:0", 32, (24,), 2, 1)  # not "cpu": both columns
     names = [part.what for part in parts]
     assert names[:2] == ["features, by 256", "features, by 2048"] and "recall, 24" in names
     assert all(part.seconds > 0 and part.cpu and part.agrees for part in parts)
     wrong = replace(parts[-1], off=1e-8), replace(parts[-1], off=float("nan"))
     assert not any(part.agrees for part in wrong)
     assert "NO, more than 1e-09" in benchmarks.cell_table(list(wrong))
-    alone = benchmarks.cell_parts("cpu", 64, (24,), 2, 1)
+    alone = benchmarks.cell_parts("cpu", 32, (24,), 2, 1)
     assert all(part.cpu is None and part.agrees for part in alone)
