@@ -122,6 +122,11 @@ def _scores(
     }  # fmt: skip
     for what, (work, most) in parts.items():
         yield _part(f"{what}, {dim}", work, device, repeats, most)
+    # which of its two ways a distance took shows beside the time that either takes
+    for size in (dim, 2 * dim):
+        square = Features.of(features_like(2 * size, size, 0).to(device), 0).cov
+        solve = partial(lambda square, where: torch.linalg.eigvalsh(square), square)
+        yield Part(f"eigenvalues of {size} x {size}", _seconds(solve, device, repeats))
     if device.startswith("cuda"):
         whole = partial(_three, (frechet, precision, recall), metric, sums)
         yield Part(f"frechet, precision and recall, {dim}", _seconds(whole, device, repeats))
