@@ -122,7 +122,8 @@ class Scoring:
     bank: single features that metrics read, of either set, at most.
     dtype: of the network while it samples.
     batch: images at once; results do not depend on it.
-    shard: seeds that are made and kept together; a stopped run loses one shard at most.
+    shard: seeds that are made and kept together; a stopped run loses the one that it makes, and
+        one that it is writing.
     keep: whose features stay on disk when they have their scores: of all cells, of scored cells
         (not those of tuning), or of none. New metrics of kept cells need no sampling.
     converged: None: no distance to the model's own converged samples.
