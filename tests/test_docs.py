@@ -60,7 +60,7 @@ def small_quick(models: object) -> Experiment:
     whole = experiments.fashion_mnist.quick(models)
     lines = {"native": whole.lines["native"]}
     block = Block("1", range(8), (2,))
-    return replace(whole, lines=lines, samplers=whole.samplers[:1], blocks=(block,))
+    return replace(whole, lines=lines, baselines=None, samplers=whole.samplers[:1], blocks=(block,))
 
 
 @pytest.fixture

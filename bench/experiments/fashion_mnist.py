@@ -66,6 +66,7 @@ def quick(models: Models) -> Experiment:
         "only.",
         model="fmnist-pixel-small",
         lines={**lines, **latent},
+        baselines=("native", "log-SNR", "Karras(rho=7)", "latent, native"),
         samplers=(DDIM(), DPMpp2M()),
         blocks=(
             Block("1", range(500), (5, 10, 20), tuple(lines)),
@@ -273,6 +274,10 @@ def samplers(models: Models) -> Experiment:
             "score-optimal": ConstantRate(v_score, 1.0, smooth=SMOOTH),
             "CRS(v_x, xi=0.5)": crs(v_x, 0.5),
         },
+        baselines=(
+            "native", "log-SNR", "Karras(rho=10)", "KLOptimal(c=0.7)", "GITS", "KLUB",
+            "DM-NonUniform", "score-optimal",
+        ),
         samplers=(
             DDIM(), IPNDM(), IPNDM(steps="variable"), PNDM(), DEIS(), DPMSolver2(), Heun(),
             DPMpp2S(), DPMpp2M(), DPMpp3M(), UniPC(), UniPC(order=3),

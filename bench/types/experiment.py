@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.types.described import Described
+from bench.types.measured import Rate
 from bench.types.roles import NoiseProcess, Sampler, Schedule
 
 Keep = Literal["all", "scored", "none"]
@@ -153,6 +154,8 @@ class Experiment:
     """A named list of choices: every line, sampler, block and NFE of the block is a cell.
 
     lines: name in tables -> a schedule, several to choose from, or one on another model.
+    baselines: the lines that all others are compared with. None: lines on the experiment's own
+        model that use no measured rate. A method of others that uses a rate must be named here.
     guidance: the scale of classifier-free guidance of every cell, for class-conditional models.
     published: the data set of `published.csv` whose numbers stand beside ours.
     """
@@ -168,6 +171,7 @@ class Experiment:
     note: str = ""
     guidance: float | None = None
     published: str = ""
+    baselines: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for line in self.lines:
@@ -185,6 +189,8 @@ class Experiment:
         strangers = {line for block in blocks for line in block.lines} - self.lines.keys()
         if strangers:
             raise ValueError(f"experiment {self.name}: blocks name no lines: {sorted(strangers)}")
+        if unknown := [line for line in self.baselines or () if line not in self.lines]:
+            raise ValueError(f"experiment {self.name}: baselines name no lines: {unknown}")
         if self.tuning is None and any(self.tries(line) for line in self.lines):
             raise ValueError(f"experiment {self.name} has tuned lines but no tuning block")
 
@@ -192,6 +198,17 @@ class Experiment:
         """The model and schedule of a line."""
         what = self.lines[line]
         return what if isinstance(what, On) else On(self.model, what)
+
+    def baseline(self, line: str) -> bool:
+        """Whether a line is one that others are compared with."""
+        if self.baselines is not None:
+            return line in self.baselines
+        on = self.on(line)
+        schedules = on.schedule.tries if isinstance(on.schedule, Tuned) else (on.schedule,)
+        rates = [
+            one for schedule in schedules for one in schedule.measured if isinstance(one, Rate)
+        ]
+        return on.model == self.model and not rates
 
     def tries(self, line: str) -> tuple[Schedule, ...]:
         """The schedules that a tuned line is chosen from; () of any other line."""
