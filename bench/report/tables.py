@@ -213,9 +213,10 @@ def _choices(results: Results) -> str:
     return rows.to_markdown(index=False, disable_numparse=True)
 
 
-def _number(
+def number(
     score: Score | None, metric: str, bold: Callable[[str], str], sign: str, dagger: str = "†"
 ) -> str:
+    """A cell of a table: the mean, its marks and its interval. Empty: it was not run."""
     if score is None:
         return ""
     mean, places = shown(score.mean, metric), digits(score.mean, metric)
@@ -225,7 +226,7 @@ def _number(
 
 def _grid_table(grid: Grid, metric: str) -> str:
     rows = {
-        name: [_number(score, metric, "**{}**".format, "±") for score in row]
+        name: [number(score, metric, "**{}**".format, "±") for score in row]
         for name, row in grid.rows.items()
     }
     return markdown_table(grid.corner, grid.heads, rows)
@@ -247,7 +248,7 @@ def _latex_table(grid: Grid, metric: str, caption: str) -> str:
     marks = [_legend(max((score.blocks for score in grid.scores), default=0))]
     marks += [_BEYOND] * any(score.beyond for score in grid.scores)
     rows = {
-        name: [_number(s, metric, r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$") for s in row]
+        name: [number(s, metric, r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$") for s in row]
         for name, row in grid.rows.items()
     }
     corner = "NFE" if grid.corner.endswith("NFE") else grid.corner

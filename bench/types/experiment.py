@@ -186,6 +186,9 @@ class Experiment:
         spans = sorted((b.seeds.start, b.seeds.stop) for b in blocks)
         if any(stop > start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False)):
             raise ValueError(f"experiment {self.name}: seed blocks overlap: {spans}")
+        names = [block.name for block in self.blocks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"experiment {self.name}: seed blocks share a name: {names}")
         strangers = {line for block in blocks for line in block.lines} - self.lines.keys()
         if strangers:
             raise ValueError(f"experiment {self.name}: blocks name no lines: {sorted(strangers)}")
