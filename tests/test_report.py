@@ -179,7 +179,7 @@ def test_three_blocks_have_t_intervals_and_ties_by_hand(tmp_path: Path) -> None:
     assert fd["tie"][0].startswith("**11.20** ±")
     assert fd["few"] == ["**11.50**"]
     text = text_of(tmp_path / "x")
-    assert "half the width of the 95% Student t interval" in text and "holds 0" in text
+    assert "half the width of the 95 % Student t interval" in text and "holds 0" in text
 
 
 def test_a_hole_leaves_a_column_without_bold_and_out_of_the_summary(tmp_path: Path) -> None:
