@@ -13,15 +13,16 @@ from bench.report.intervals import LEAST, LEVEL
 from bench.report.layout import Grid, digits, grids, markdown_table, shown
 
 _WHOLE = "Nothing is bold before all cells that are compared with each other were run."
+_LEVEL = f"{100 * LEVEL:g} %"
 _INTERVAL = (
-    f"± is half the width of the {100 * LEVEL:g} % Student t interval of the mean over seed blocks. "
-    "It holds the chance of the seeds, not that of another training. A cell of fewer than "
+    f"± is half the width of the {_LEVEL} Student t interval of the mean over seed blocks. It "
+    "holds the chance of the seeds, not that of another training. A cell of fewer than "
     f"{LEAST} blocks has none."
 )
 _BOLD = (
     "Bold: not told apart from the best. That is the best value, and each value whose difference "
-    f"to the best, paired by seed block, has a {100 * LEVEL:g} % t interval that holds 0. With "
-    f"fewer than {LEAST} blocks, only an exact tie with the best is bold too. The best is taken among "
+    f"to the best, paired by seed block, has a {_LEVEL} t interval that holds 0. With fewer "
+    f"than {LEAST} blocks, only an exact tie with the best is bold too. The best is taken among "
     f"the lines with the most seed blocks. {_WHOLE}"
 )
 _NO_INTERVAL = (
