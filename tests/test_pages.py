@@ -14,7 +14,7 @@ from bench.report.frame import Results
 TEMPLATES = sorted(pages.DOCS.glob("*.md.j2"))
 # what may stand in a template as it is: links, code, names of samplers, values of xi, notation
 KNOWN = re.compile(
-    r"\]\([^)]*\)|`[^`]*`|\(\d[MS]\)|DPMpp2M|fmnist-224"
+    r"\]\([^)]*\)|`[^`]*`|\(\d[MS]\)|DPMpp2M"
     r"|xi ?= ?[\d.]+|rho=7|sigma_max \(20\)"
 )
 

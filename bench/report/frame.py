@@ -236,7 +236,7 @@ class Results:
         Returns:
             [lines, seed blocks], in plan order. NaN: not run, or not planned.
         """
-        here = self.cells(model, n, sampler, nfe)
+        here = self.cells(model, n, sampler, nfe).drop_duplicates(["line", "block"])
         found = here.pivot(index="line", columns="block", values=metric)
         return found.reindex(index=here.line.unique(), columns=here.block.unique())
 

@@ -99,12 +99,20 @@ class Facts:
         return where([int(nfe) for nfe in sure.nfe], [int(nfe) for nfe in found.nfe])
 
     def tuned(self, line: str, sampler: str) -> str:
-        """The value that a tuned line was given under a sampler: `0.5`."""
-        for one in self.results.plan["chosen"]:
-            if (one["line"], one["sampler"]) == (line, sampler):
-                inside = one["schedule"].partition("(")[2].rstrip(")").split(", ")
-                return str(next(part.partition("=")[2] for part in inside if "=" in part))
-        raise ValueError(f"{self._name} tuned no line {line!r} under {sampler}")
+        """The value that a tuned line was given under a sampler: `0.5`.
+
+        With several ranges of NFEs: `0.5 (NFE 5 to 8) and 1 (NFE 9 to 250)`.
+        """
+        found = [one for one in self.results.plan["chosen"]
+                 if (one["line"], one["sampler"]) == (line, sampler)]  # fmt: skip
+        if not found:
+            raise ValueError(f"{self._name} tuned no line {line!r} under {sampler}")
+        values = []
+        for one in found:
+            inside = one["schedule"].partition("(")[2].rstrip(")").split(", ")
+            value = next(part.partition("=")[2] for part in inside if "=" in part)
+            values.append(f"{value} (NFE {one['nfe']})" if len(found) > 1 else value)
+        return listed(values)
 
     def tries(self, line: str) -> int:
         """How many schedules a tuned line was chosen from."""

@@ -142,8 +142,8 @@ def markdown(results: Results, model: str, n: int) -> list[str]:
 _WINS = (
     "Wins: the line has the lowest mean, and it is told apart from the best line of the other "
     f"group in a paired t test at {100 * (1 - LEVEL):.0f} %. The groups are the baselines and all "
-    "other lines. Holm: the same, corrected for the number of pairs. With few blocks a line needs a "
-    "very even lead for that. The two lines are chosen by the same blocks that test them."
+    "other lines. Holm: the same, corrected for the number of pairs. With few blocks this needs a "
+    "very even lead. The two lines are chosen by the same blocks that test them."
 )
 _NO_WINS = (
     f"Wins are not counted: that needs {LEAST} seed blocks that all lines have, and at least one "
