@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from bench import store
-from bench.report import report
-from bench.report.frame import label, spread
+from bench.report import report, summary
+from bench.report.frame import Results, label
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = {"sigma": [0.1, 1.0, 10.0], "v": [1.0, 0.5, 0.01], "images": 8, "levels": 3}
@@ -130,42 +130,154 @@ def table(folder: Path, number: int = 0) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in split}
 
 
-def test_means_spreads_and_ties_by_hand(folder: Path) -> None:
+T2 = 4.302652729911275  # of two degrees of freedom, 97.5 %
+
+
+def blocks(columns: dict[str, tuple[float | None, ...]], nfe: int = 5, **changes: Any) -> list:
+    """Cells of lines at one NFE: line -> FD of block 1, 2, ..."""
+    return [cell(line, nfe, str(i + 1), fd, **changes)
+            for line, column in columns.items() for i, fd in enumerate(column)]  # fmt: skip
+
+
+def found(folder: Path, cells: list) -> Results:
+    """The results of those cells."""
+    save(folder, cells)
+    return Results(store.load_plan(folder), store.load_records(folder))
+
+
+def test_two_blocks_have_no_interval_and_no_ties(folder: Path) -> None:
     report(folder)
     fd = table(folder)
     assert fd["DDIM, NFE"] == ["5", "10"]
-    assert fd["native"] == ["31.00 ± 1.00", "21.00 ± 1.00"]
-    # best mean at NFE 5 is Karras, 20.40; CRS is behind by -0.5 and 0.7: 0.1 on average +- 0.6
-    assert fd["Karras(rho=7)"] == ["**20.40** ± 0.10", ""]
-    assert fd["CRS(v_x)"] == ["**20.50** ± 0.50", "12.50 ± 0.50"]  # Karras may yet be the best
+    assert fd["native"] == ["31.00", "21.00"]
+    assert fd["Karras(rho=7)"] == ["**20.40**", ""]
+    assert fd["CRS(v_x)"] == ["20.50", "12.50"]  # Karras may yet be the best at NFE 10
     precision = table(folder, 1)
-    assert precision["native"][0] == "0.690 ± 0.010"
-    assert precision["CRS(v_x)"] == ["**0.795** ± 0.005", "0.875 ± 0.005"]
-
-
-def test_differences_to_the_best_are_paired_by_hand(folder: Path, tmp_path: Path) -> None:
-    report(folder)
+    assert precision["native"][0] == "0.690"
+    assert precision["CRS(v_x)"] == ["0.795", "0.875"]
     text = text_of(folder)
-    assert "behind the best of the column, paired by seed block" in text
-    behind = table(folder, text.split("behind the best")[0].count(", NFE |"))
-    assert behind["Karras(rho=7)"][0] == "0"
-    assert behind["CRS(v_x)"][0] == "0.10 ± 0.60"  # -0.5 and 0.7
-    assert behind["CRS(v_x)"][1] == "0"
-    report(save(tmp_path / "one", [cell("a", 5, "1", 10.0), cell("b", 5, "1", 11.0)]))
-    assert "behind the best" not in text_of(tmp_path / "one")
+    assert "An interval needs 3 seed blocks, so there is none here." in text
+    assert "± is" not in text and "Wins are not counted" in text
 
 
-def test_a_constant_gap_is_no_tie_however_wide_the_blocks(tmp_path: Path) -> None:
-    pairs = {"a": (10.0, 20.0), "b": (11.0, 21.0)}  # spread 5, paired difference 1 +- 0
-    cells = [cell(n, 5, b, fd) for n, p in pairs.items() for b, fd in zip("12", p, strict=True)]
+def test_three_blocks_have_t_intervals_and_ties_by_hand(tmp_path: Path) -> None:
+    lines = {
+        "best": (10.0, 11.0, 12.0),
+        "tie": (10.1, 11.6, 11.9),  # behind by 0.1, 0.6, -0.1: 0.2 on average, +- 0.9
+        "even": (10.5, 11.5, 12.5),  # behind by 0.5 without any spread: told apart
+        "same": (10.0, 11.0, 12.0),
+        "few": (None, 11.0, 12.0),  # of fewer blocks, whose differences are exactly 0
+    }
+    cells = blocks(lines)
+    del cells[12]  # not planned, so that nothing is missing
     report(save(tmp_path / "x", cells))
-    assert table(tmp_path / "x") == {
-        "DDIM, NFE": ["5"], "a": ["**15.00** ± 5.00"], "b": ["16.00 ± 5.00"],
-    }  # fmt: skip
-    assert "| b | 1.00 ± 0.00 |" in text_of(tmp_path / "x")
+    half = T2 / 3**0.5
+    assert f"{half:.2f}" == "2.48"
+    fd = table(tmp_path / "x")
+    assert fd["best"] == ["**11.00** ± 2.48"] == fd["same"]
+    assert fd["even"] == ["11.50 ± 2.48"]
+    assert fd["tie"][0].startswith("**11.20** ±")
+    assert fd["few"] == ["**11.50**"]
+    text = text_of(tmp_path / "x")
+    assert "half the width of the 95 % Student t interval" in text and "holds 0" in text
 
 
-def test_one_block_has_one_best_and_no_spread(tmp_path: Path) -> None:
+def test_a_hole_leaves_a_column_without_bold_and_out_of_the_summary(tmp_path: Path) -> None:
+    lines = {"native": (10.0, 11.0, 12.0), "CRS(v_x)": (9.0, 10.0, None)}
+    cells = [*blocks(lines), *blocks({"native": (5.0, 6.0, 7.0), "CRS(v_x)": (4.0, 5.0, 6.1)}, 10)]
+    results = found(tmp_path / "x", cells)
+    assert [row.nfe for row in summary.rows(results, "m", 500)] == [10]
+    report(tmp_path / "x")
+    assert table(tmp_path / "x")["native"] == ["11.00 ± 2.48", "6.00 ± 2.48"]
+    assert table(tmp_path / "x")["CRS(v_x)"] == ["9.50", "**5.03** ± 2.61"]
+
+
+def test_differences_to_the_best_baseline_are_paired_by_hand(tmp_path: Path) -> None:
+    lines = {
+        "native": (30.0, 31.0, 32.0),
+        "Karras(rho=7)": (20.0, 21.0, 25.0),
+        "CRS(v_x)": (19.0, 18.0, 20.0),  # less by 1, 3, 5: 3 +- T2 * 2 / sqrt 3
+        "CRS(v_y)": (21.0, 22.0, 26.0),  # more by 1, always
+    }
+    results = found(tmp_path / "x", [*blocks(lines), *blocks(dict.fromkeys(lines, (7.0,)), 10)])
+    rows = summary.differences(results).set_index(["line", "nfe"])
+    assert {*rows.index} == {("CRS(v_x)", 5), ("CRS(v_y)", 5), ("CRS(v_x)", 10), ("CRS(v_y)", 10)}
+    ours, other = rows.loc["CRS(v_x)", 5], rows.loc["CRS(v_y)", 5]
+    assert (ours.baseline, ours.fd, ours.blocks) == ("Karras(rho=7)", 22.0, 3)
+    assert ours.difference == -3.0 and ours.half == pytest.approx(T2 * 2 / 3**0.5)
+    assert other.difference == 1.0 and other.half == 0.0
+    assert rows.loc["CRS(v_x)", 10].difference == 0 and np.isnan(rows.loc["CRS(v_x)", 10].half)
+    report(tmp_path / "x")
+    text = text_of(tmp_path / "x")
+    assert "| DDIM: best baseline | 22.00, Karras(rho=7) | 7.00, native |" in text
+    assert "| DDIM: CRS(v_x) | -3.00 ± 4.97 | +0.00 |" in text
+    with open(tmp_path / "x" / "differences.csv", newline="") as file:
+        assert [row["half"] for row in csv.DictReader(file)].count("") == 2
+
+
+def test_without_a_baseline_there_are_no_differences_and_no_wins(tmp_path: Path) -> None:
+    lines = {"CRS(v_x)": (9.0, 10.0, 11.0), "CRS(v_y)": (8.0, 9.0, 10.0)}
+    report(save(tmp_path / "x", blocks(lines)))
+    text = text_of(tmp_path / "x")
+    assert "best baseline" not in text and "Wins are not counted" in text
+    assert "| CRS(v_y) | 1.00 | 1 |" in text
+
+
+def with_level(cells: list, fd: float, names: str = "123") -> list:
+    """The cells, and converged runs of that FD on these blocks."""
+    fine = [cell("converged", 200, name, fd, role="converged") for name in names]
+    for _, record in fine:
+        record["cell"]["seeds"] = [0, 500]
+    return [*cells, *fine]
+
+
+def test_ranks_and_wins_by_hand(tmp_path: Path) -> None:
+    """CRS wins at NFE 5, far from the converged level, and is not told apart at 8. native wins at
+    10, which is near."""
+    cells = [
+        *blocks({"native": (90.0, 91.0, 92.0), "log": (91.0, 92.0, 93.0),
+                 "CRS(v_x)": (50.0, 51.0, 52.5)}, 5),
+        *blocks({"native": (30.0, 31.0, 38.0), "log": (31.0, 32.0, 39.0),
+                 "CRS(v_x)": (31.0, 31.5, 32.0)}, 8),
+        *blocks({"native": (10.0, 11.0, 12.0), "log": (10.0, 11.0, 12.0),
+                 "CRS(v_x)": (20.0, 21.0, 22.1)}, 10),
+        *blocks(dict.fromkeys(("native", "log", "CRS(v_x)"), (7.0, 7.0, 7.0)), 12),  # all tie
+    ]  # fmt: skip
+    results = found(tmp_path / "x", with_level(cells, 9.0))
+    every = summary.rows(results, "m", 500)
+    assert [(row.nfe, row.near) for row in every] == [(5, False), (8, False), (10, True)]
+    t = 1.5 / (np.std([1.0, 0.5, -6.0], ddof=1) / 3**0.5)
+    assert every[1].p == pytest.approx(1 - t / (2 + t**2) ** 0.5)  # of two degrees of freedom
+    made = summary.table(results, "m", 500, every).set_index("line")
+    assert list(made.index) == ["native", "log", "CRS(v_x)"]  # by the rank near the level
+    assert dict(made["rank"]) == pytest.approx(
+        {"native": (2 + 2 + 1.5) / 3, "log": (3 + 3 + 1.5) / 3, "CRS(v_x)": (1 + 1 + 3) / 3}
+    )
+    assert dict(made.lowest) == {"native": 1, "log": 1, "CRS(v_x)": 2}
+    assert dict(made.wins) == {"native": 1, "log": 0, "CRS(v_x)": 1}
+    assert dict(made.sure) == {"native": 1, "log": 0, "CRS(v_x)": 1}
+    assert dict(made.near_rank) == {"native": 1.5, "log": 1.5, "CRS(v_x)": 3.0}
+    assert dict(made.near_wins) == {"native": 1, "log": 0, "CRS(v_x)": 0}
+    report(tmp_path / "x")
+    text = text_of(tmp_path / "x")
+    assert "All 3 pairs" in text and "Near: the 1 pairs" in text
+    assert "| native (baseline) | 1.83 | 1 | 1 | 1 | 1.50 | 1 | 1 | 1 |" in text
+    with open(tmp_path / "x" / "summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(one["line"], one["baseline"], one["near_wins"]) for one in rows] == [
+        ("native", "True", "1"), ("log", "True", "0"), ("CRS(v_x)", "False", "0"),
+    ]  # fmt: skip
+
+
+def test_the_plan_says_which_lines_are_baselines(tmp_path: Path) -> None:
+    lines = {"CRS(v_score)": (9.0, 10.0, 11.0), "CRS(v_y)": (8.0, 9.0, 10.0)}
+    results = found(tmp_path / "x", blocks(lines))
+    assert not results.baseline("CRS(v_score)") and summary.differences(results).empty
+    results.plan["lines"]["CRS(v_score)"]["baseline"] = True
+    assert list(summary.differences(results).line) == ["CRS(v_y)"]
+
+
+def test_one_block_has_one_best_and_no_interval(tmp_path: Path) -> None:
     report(save(tmp_path / "x", [cell("a", 5, "1", 10.0), cell("b", 5, "1", 10.001)]))
     assert table(tmp_path / "x") | {"DDIM, NFE": []} == {
         "DDIM, NFE": [], "a": ["**10.00**"], "b": ["10.00"],
@@ -173,11 +285,18 @@ def test_one_block_has_one_best_and_no_spread(tmp_path: Path) -> None:
     assert "±" not in text_of(tmp_path / "x")
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"), [([3.0], 0.0), ([3.0, 5.0], 1.0), ([1.0, 2.0, 3.0], 1.0)]
-)
-def test_spread(values: list[float], expected: float) -> None:
-    assert spread(np.array(values)) == pytest.approx(expected)
+def test_models_of_one_table_have_their_own_converged_level(tmp_path: Path) -> None:
+    """A line of a twin that leads is compared with converged samples of the twin."""
+    cells = with_level(blocks({"native": (40.0, 41.0), "twin, native": (30.0, 31.0)}), 18.0, "12")
+    cells += with_level([], 14.0, "34")
+    for row, record in cells:
+        if row["line"] == "twin, native":
+            record["cell"]["model"] = "twin"
+        elif row["block"] in "34":
+            row["block"], record["cell"]["model"] = str(int(row["block"]) - 2), "twin"
+    results = found(tmp_path / "x", cells)
+    (row,) = summary.rows(results, "m", 500)
+    assert row.level == 14.0 and not row.near  # 30.5 is more than 28, and less than 36
 
 
 def test_tuning_cells_enter_no_table_and_no_figure(folder: Path, tmp_path: Path) -> None:
@@ -210,8 +329,8 @@ def test_csv_is_long_and_leaves_what_was_not_run_empty(folder: Path) -> None:
 def test_latex_is_escaped_and_bold(folder: Path) -> None:
     report(folder)
     text = (folder / "table.tex").read_text()
-    assert r"CRS(v\_x) & \textbf{20.50} $\pm$ 0.50 & 12.50 $\pm$ 0.50 \\" in text
-    assert r"Karras(rho=7) & \textbf{20.40} $\pm$ 0.10 &  \\" in text
+    assert r"CRS(v\_x) & 20.50 & 12.50 \\" in text
+    assert r"Karras(rho=7) & \textbf{20.40} &  \\" in text
     assert r"\begin{table}" in text and r"\caption{FD-EffNet of m, DDIM, 500 images" in text
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 3
 
@@ -228,7 +347,7 @@ def test_protocol_is_told_with_its_warnings(folder: Path, tmp_path: Path) -> Non
     told = ("effnet-lite0", "fashion-mnist", "60000", "Precision(k=3)", "CPU", "torch 2")
     for known in (*told, "< 50,000"):
         assert known in text
-    assert "differ" not in text and "FID" not in text
+    assert "cells differ" not in text and "FID" not in text
     other = cell("b", 5, "1", 4.0, n=50_000, dtype="float16")
     report(save(tmp_path / "x", [cell("a", 5, "1", 3.0, n=50_000), other]))
     text = text_of(tmp_path / "x")
@@ -262,7 +381,7 @@ def test_numbers_of_images_and_models_are_kept_apart(tmp_path: Path) -> None:
 def test_rerun_is_the_same_to_the_byte(folder: Path) -> None:
     first = {path: path.read_bytes() for path in report(folder)}
     names = {path.relative_to(folder).as_posix() for path in first}
-    assert {"table.md", "table.csv", "table.tex", "figures/rates.pdf"} <= names
+    assert {"table.md", "summary.csv", "differences.csv", "figures/rates.pdf"} <= names
     assert {path: path.read_bytes() for path in report(folder)} == first
     script = f"from bench.report import report; report({str(folder)!r})"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)  # another process too

@@ -20,8 +20,8 @@ from bench.metrics.banks import Rows
 from bench.plan import Bench, cells, outline
 from bench.report.frame import Results
 from bench.samplers import DDIM
-from bench.schedules import AlignYourSteps, Beta, ConstantRate, Karras, Native
-from bench.types import Block, Cell, Converged, Experiment, Rate, Schedule, Scoring, Tuned
+from bench.schedules import AlignYourSteps, Beta, ConstantRate, Karras, Native, Snapped
+from bench.types import Block, Cell, Converged, Experiment, On, Rate, Schedule, Scoring, Tuned
 
 
 @pytest.fixture(scope="session")
@@ -246,6 +246,24 @@ def test_overlapping_blocks_are_refused(models: Path) -> None:
         )  # fmt: skip
     with pytest.raises(ValueError, match="tuning block"):
         Experiment("x", "x", "tiny", lines, (DDIM(),), (Block("1", range(9), (2,)),))
+    blocks = (Block("1", range(4), (2,)), Block("1", range(4, 8), (2,)))
+    with pytest.raises(ValueError, match="share a name"):
+        Experiment("x", "x", "tiny", {"a": Native()}, (DDIM(),), blocks)
+
+
+def test_baselines_are_named_or_follow_from_the_schedules() -> None:
+    rate = ConstantRate(Rate("v", torch.arange(1, 6), torch.ones(5)))
+    plan = Experiment(
+        "x", "x", "tiny",
+        {"a": Native(), "b": rate, "c": Tuned((Karras(), Karras(3.0))), "d": Tuned((rate,)),
+         "e": On("twin", Native()), "f": Snapped(rate)},
+        (DDIM(),), (Block("1", range(4), (2,)),), tuning=Block("t", range(4, 8), (2,)),
+    )  # fmt: skip
+    assert [line for line in plan.lines if plan.baseline(line)] == ["a", "c"]
+    named = replace(plan, baselines=("b", "e"))
+    assert [line for line in plan.lines if named.baseline(line)] == ["b", "e"]
+    with pytest.raises(ValueError, match=r"baselines name no lines: \['g'\]"):
+        replace(plan, baselines=("a", "g"))
 
 
 def test_sample_score_schedule_from_the_command_line(

@@ -65,6 +65,7 @@ def quick(models: Models) -> Experiment:
         "only.",
         model="fmnist-pixel-small",
         lines={**lines, **latent},
+        baselines=("native", "log-SNR", "Karras(rho=7)", "latent, native"),
         samplers=(DDIM(), DPMpp2M()),
         blocks=(
             Block("1", range(500), (5, 10, 20), tuple(lines)),
@@ -77,6 +78,7 @@ def quick(models: Models) -> Experiment:
 def fmnist(models: Models) -> Experiment:
     """The pixel model at NFE 5 to 250: rivals and constant rate, with as many tries for each."""
     model = "fmnist-pixel"
+    rivals = {**plain_rivals(), **published_rates(models, model), **tuned_rivals(models, model)}
     return Experiment(
         name="fmnist",
         title="Fashion-MNIST, pixel model",
@@ -84,10 +86,8 @@ def fmnist(models: Models) -> Experiment:
         "and cells of 50,000 images exist for some lines only. Those at NFE 100 and 250 have one "
         "block of seeds.",
         model=model,
-        lines={
-            **plain_rivals(), **published_rates(models, model), **tuned_rivals(models, model),
-            **ours(models, model),
-        },
+        lines={**rivals, **ours(models, model)},
+        baselines=tuple(rivals),
         samplers=(DDIM(), DPMpp2M()),
         tuning=Block("tuning", range(2_000), TUNED_AT),
         ranges=FEW_AND_MANY,
@@ -132,8 +132,10 @@ def training(models: Models) -> Experiment:
 def fmnist_latent(models: Models) -> Experiment:
     """The latent model: rivals and constant rate, with as many tries for each."""
     model = "fmnist-latent"
-    rivals, mine = tuned_rivals(models, model), ours(models, model)
     left_out = ("time-uniform", "Beta", "Sigmoid", "Laplace", "Align Your Steps")
+    mine = ours(models, model)
+    tuned = tuned_rivals(models, model).items()
+    rivals = {**plain_rivals(), **{k: v for k, v in tuned if not k.startswith(left_out)}}
     return Experiment(
         name="fmnist-latent",
         title="Fashion-MNIST, latent model",
@@ -142,10 +144,10 @@ def fmnist_latent(models: Models) -> Experiment:
         "Use `fmnist` to rank schedules.",
         model=model,
         lines={
-            **plain_rivals(),
-            **{line: one for line, one in rivals.items() if not line.startswith(left_out)},
+            **rivals,
             **{line: one for line, one in mine.items() if line != "CRS(v_fid, xi=2, alpha)"},
         },
+        baselines=tuple(rivals),
         samplers=(DDIM(), DPMpp2M()),
         tuning=Block("tuning", range(2_000), TUNED_AT),
         ranges=FEW_AND_MANY,
@@ -192,16 +194,15 @@ def samplers(models: Models) -> Experiment:
     model = "fmnist-pixel"
     mine = ours(models, model)
     kept = ("CRS(v_x, xi=1)", "CRS(v_x, xi tuned, angle)", "CRS(v_fid, xi tuned, angle)")
+    rivals = {**plain_rivals(), **tuned_rivals(models, model)}
     return Experiment(
         name="samplers",
         title="Fashion-MNIST, pixel model: six more samplers",
         note=f"{TUNING_NOTE} Some samplers cannot use exactly the given NFE. They use fewer "
         "evaluations, and brackets show how many.",
         model=model,
-        lines={
-            **plain_rivals(), **tuned_rivals(models, model),
-            **{line: mine[line] for line in kept},
-        },
+        lines={**rivals, **{line: mine[line] for line in kept}},
+        baselines=tuple(rivals),
         samplers=(
             UniPC(), DEIS(), DPMpp3M(), DPMpp3M(lower_order_final="never"), Heun(), DPMpp2MSDE(),
         ),

@@ -52,7 +52,8 @@ def _line(bench: Bench, line: str) -> dict[str, Any]:
     other = {} if on.model == bench.experiment.model else {"model": on.model}
     content = {"schedule": on.schedule.spec()} | other
     label = "tuned" if isinstance(on.schedule, Tuned) else on.schedule.label
-    return {"identity": digest(content), "label": label, "model": on.model, **content}
+    return {"identity": digest(content), "label": label, "model": on.model, **content,
+            "baseline": bench.experiment.baseline(line)}  # fmt: skip
 
 
 def _choice(

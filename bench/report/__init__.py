@@ -15,7 +15,7 @@ __all__ = ["draw_law", "report"]
 
 
 def report(folder: Path) -> list[Path]:
-    """Write `table.{md,csv,tex}`, `seconds.csv` and `figures/*.{png,pdf}` of a results folder.
+    """Write `table.{md,csv,tex}`, `{summary,differences,seconds}.csv` and `figures/*.{png,pdf}`.
 
     The same records always give the same bytes.
 

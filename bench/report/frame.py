@@ -4,7 +4,7 @@ A column of a table is one sampler at one NFE. In a column, a seed block has the
 schedules. Two schedules are therefore compared in pairs, block by block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from bench import store
+from bench.report.intervals import half_width, ties
+from bench.report.lines import constant_rate
 
 MANY_LINES = 16  # a group with more schedule lines is sorted, and drawn as a coloured table
 _NAMES = {
@@ -41,34 +43,24 @@ def label(metric: str, features: str) -> str:
     return _NAMES.get(name, name) + bracket + rest
 
 
-def spread(values: np.ndarray) -> float:
-    """Half the range of two values, the standard deviation of three or more, 0 for one value."""
-    if len(values) < 2:
-        return 0.0
-    return float(np.ptp(values) / 2 if len(values) == 2 else np.std(values, ddof=1))
-
-
 @dataclass(frozen=True)
 class Score:
     """A cell of a table.
 
     mean: mean over its seed blocks.
-    spread: `spread` over its seed blocks.
+    half: half the width of the t interval of the mean. None: too few blocks.
     blocks: number of seed blocks.
-    leads: it is the best of its column, or a tie with the best. False while cells of the column are
-        not run yet.
+    leads: it is the best of its column, or it is not told apart from the best. The best is taken
+        among the lines with the most blocks. False while cells of the column are not run yet.
     beyond: its FD is lower than that of the model's own converged samples of the same seeds. Such a
         gain is no closeness to the model's distribution.
-    behind: difference to the best of the column, for each seed block that both have. The best is
-        taken among the lines with the most blocks.
     """
 
     mean: float
-    spread: float
+    half: float | None
     blocks: int
     leads: bool
     beyond: bool = False
-    behind: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,12 +191,10 @@ class Results:
         rows = self.scored(model, n)
         rows = rows[rows.sampler == sampler]
         columns = {}
-        for nfe, here in rows.groupby("nfe"):
-            fd = here.pivot(index="line", columns="block", values="fd")  # [lines, blocks]
-            scores = {line: part.dropna() for line, part in fd.iterrows() if part.notna().any()}
-            if scores:
-                best = fd.loc[_best(scores, 1)]
-                columns[nfe] = np.log(fd / best).mean(axis=1)
+        for nfe in sorted(set(rows.nfe)):
+            fd = self.values(model, n, sampler, nfe).dropna(how="all")
+            if len(fd):
+                columns[nfe] = np.log(fd / fd.loc[best(fd)]).mean(axis=1)
         return pd.DataFrame(columns, index=list(dict.fromkeys(rows.line)))
 
     def fewer(self, model: str, n: int, sampler: str) -> pd.DataFrame:
@@ -220,39 +210,60 @@ class Results:
         rows = self.scored(model, n)
         return list(dict.fromkeys(rows[rows.sampler == sampler].line))
 
+    @cached_property
+    def _columns(self) -> dict[tuple[str, int, str, int], pd.DataFrame]:
+        scored = self.frame[self.frame.role == "score"]
+        return dict(iter(scored.groupby(["model", "n", "sampler", "nfe"], sort=False)))
+
+    def columns(self, model: str, n: int) -> list[tuple[str, int]]:
+        """(sampler, NFE) of all columns of a group, in plan order."""
+        return [one[2:] for one in self._columns if one[:2] == (model, n)]
+
+    def cells(self, model: str, n: int, sampler: str, nfe: int) -> pd.DataFrame:
+        """The rows of `scored` in one column."""
+        none = self.frame.iloc[:0]
+        return self._columns.get((model, n, sampler, nfe), none)
+
+    def whole(self, model: str, n: int, sampler: str, nfe: int) -> bool:
+        """Whether all planned cells of a column were run: another could become the best."""
+        return bool(self.cells(model, n, sampler, nfe).counted.notna().all())
+
+    def values(
+        self, model: str, n: int, sampler: str, nfe: int, metric: str = "fd"
+    ) -> pd.DataFrame:
+        """The scores behind a column of a table.
+
+        Returns:
+            [lines, seed blocks], in plan order. NaN: not run, or not planned.
+        """
+        here = self.cells(model, n, sampler, nfe).drop_duplicates(["line", "block"])
+        found = here.pivot(index="line", columns="block", values=metric)
+        return found.reindex(index=here.line.unique(), columns=here.block.unique())
+
     def column(
         self, model: str, n: int, sampler: str, nfe: int, metric: str
     ) -> dict[str, Score | None]:
         """One column of a table: schedule line -> score. None: no block was run."""
-        rows = self.scored(model, n)
-        here = rows[(rows.sampler == sampler) & (rows.nfe == nfe)]
-        blocks = {
-            line: part.dropna(subset=[metric]).set_index("block")[metric]
-            for line, part in here.groupby("line", sort=False)
-        }
-        ran = {line: values for line, values in blocks.items() if len(values)}
-        if not ran:
-            return dict.fromkeys(blocks)
-        sign = -1 if self.higher_is_better(metric) else 1
-        best = _best(ran, sign)
-        whole = bool(here.counted.notna().all())  # a cell that is not run yet may become the best
-        ahead = self._ahead(here) if metric == "fd" else {}
-        scores: dict[str, Score | None] = dict.fromkeys(blocks)
-        for line in ran:
-            values, behind = blocks[line], sign * (blocks[line] - blocks[best]).dropna().to_numpy()
-            scores[line] = Score(
-                float(values.mean()),
-                spread(values.to_numpy()),
-                len(values),
-                whole and (line == best or _ties(behind)),
-                ahead.get(line, False),
-                tuple(behind),
-            )
+        table = self.values(model, n, sampler, nfe, metric)
+        ran = table.dropna(how="all")
+        scores: dict[str, Score | None] = dict.fromkeys(table.index)
+        if ran.empty:
+            return scores
+        first = ran.loc[best(ran, -1 if self.higher_is_better(metric) else 1)]
+        whole = self.whole(model, n, sampler, nfe)
+        ahead = self._ahead(model, n, sampler, nfe) if metric == "fd" else {}
+        for line, row in ran.iterrows():
+            values, behind = row.dropna().to_numpy(), (row - first).dropna().to_numpy()
+            leads = whole and (line == first.name or ties(behind))
+            scores[str(line)] = Score(
+                float(values.mean()), half_width(values), len(values), leads,
+                ahead.get(str(line), False),
+            )  # fmt: skip
         return scores
 
-    def _ahead(self, rows: pd.DataFrame) -> dict[str, bool]:
+    def _ahead(self, model: str, n: int, sampler: str, nfe: int) -> dict[str, bool]:
         """Schedule line -> whether its FD is below that of its converged runs, on average."""
-        found: dict[str, list[float]] = {}
+        rows, found = self.cells(model, n, sampler, nfe), dict[str, list[float]]()
         for _, row in rows.dropna(subset=["fd"]).iterrows():
             fine = self.converged_fd(row)
             if fine is not None:
@@ -265,6 +276,28 @@ class Results:
         fd = self.scores(anchor).get("fd") if anchor and anchor["n"] == row.n else None
         return None if fd is None else float(fd["value"])
 
+    def level(self, model: str, n: int, blocks: Collection[str]) -> float | None:
+        """Mean FD of the converged runs of a model on these seed blocks.
+
+        model: whose images they are; a line can have its own model.
+        None: a block has no such run, or one of another number of images than n.
+        """
+        found = {
+            row["block"]: self.scores(row)["fd"]["value"]
+            for row in self.converged
+            if self.records[row["key"]]["cell"]["model"] == model and row["n"] == n
+            and "fd" in self.scores(row)
+        }  # fmt: skip
+        return float(np.mean([found[block] for block in blocks])) if {*blocks} <= {*found} else None
+
+    def baseline(self, line: str) -> bool:
+        """Whether a line is one that others are compared with.
+
+        Plans of an older version do not say so. There it is a line without a constant rate.
+        """
+        content = self.plan["lines"][line]
+        return bool(content.get("baseline", not constant_rate(content)))
+
     @cached_property
     def _rows(self) -> dict[str, dict[str, Any]]:
         return {row["key"]: row for row in self.plan["rows"]}
@@ -276,22 +309,14 @@ class Results:
         return [row for key, row in rows.items() if key in self.records]
 
 
-def _best(blocks: dict[str, pd.Series], sign: int) -> str:
+def best(table: pd.DataFrame, sign: int = 1) -> str:
     """The line with the best mean, among the lines with the most blocks.
 
     Fewer blocks can have a better mean because their seeds are easy.
 
     Arguments:
-        blocks: line -> scores of its blocks.
+        table: scores [lines, seed blocks], at least one line. NaN: not run.
         sign: 1: lower is better. -1: higher is better.
     """
-    most = max(map(len, blocks.values()))
-    whole = [line for line, values in blocks.items() if len(values) == most]
-    return min(whole, key=lambda line: sign * blocks[line].mean())
-
-
-def _ties(behind: np.ndarray) -> bool:
-    """Whether the paired differences to the best are 0, or on average at most their own spread."""
-    if not len(behind):
-        return False
-    return not behind.any() or (len(behind) > 1 and float(behind.mean()) <= spread(behind))
+    blocks = table.count(axis=1)
+    return str((sign * table[blocks == blocks.max()].mean(axis=1)).idxmin())

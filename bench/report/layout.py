@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import pandas as pd
+
 from bench.report.frame import Results, Score
 
 MANY_SAMPLERS = 4  # with more samplers, a table is an NFE: samplers by schedules
@@ -79,3 +81,26 @@ def _counted(results: Results, model: str, n: int, sampler: str, nfe: int) -> st
     here = rows[(rows.sampler == sampler) & (rows.nfe == nfe)]
     counted = sorted(set(here.counted.dropna().astype(int)))
     return "" if counted in ([], [nfe]) else f" ({'/'.join(map(str, counted))})"
+
+
+_SHARES = {"precision", "recall", "precision_adm", "recall_adm", "density", "coverage", "is"}
+
+
+def digits(value: float, metric: str) -> int:
+    """Number of digits after the decimal point."""
+    name = metric.partition("(")[0]
+    if name == "kid":
+        return 5
+    return 3 if name in _SHARES else (1 if value >= 100 else 2)
+
+
+def shown(value: float, metric: str) -> str:
+    """A score as tables show it."""
+    return f"{value:.{digits(value, metric)}f}"
+
+
+def markdown_table(corner: str, heads: list[str], rows: dict[str, list[str]]) -> str:
+    """A Markdown table. The first column is aligned to the left, all others to the right."""
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=heads).rename_axis(corner)
+    align = ("left", *["right"] * len(heads))
+    return frame.reset_index().to_markdown(index=False, disable_numparse=True, colalign=align)

@@ -39,7 +39,7 @@ def errors(results: Results, model: str, n: int) -> Figure | None:
 
 
 def _against_nfe(results: Results, model: str, n: int, metrics: list[str], title: str) -> Figure:
-    """A row is a metric, a column is a sampler. Bands show the spread over seed blocks."""
+    """A row is a metric, a column is a sampler. Bands are t intervals over seed blocks."""
     samplers = list(dict.fromkeys(results.ran(model, n).sampler))
     size = (max(4.6 * len(samplers), 6), 3.1 * len(metrics) + 1.1)
     figure = Figure(figsize=size, layout="constrained")
@@ -65,14 +65,14 @@ def _against_nfe(results: Results, model: str, n: int, metrics: list[str], title
 def _paths(
     results: Results, model: str, n: int, sampler: str, metric: str
 ) -> dict[str, np.ndarray]:
-    """Schedule line -> [points, 3]: NFE, mean and spread of the cells that were run."""
+    """Schedule line -> [points, 3]: NFE, mean and `half` (or 0) of the cells that were run."""
     rows = results.scored(model, n)
     found: dict[str, list[tuple[float, float, float]]] = {}
     for nfe in sorted(set(rows[rows.sampler == sampler].nfe)):
         column = results.column(model, n, sampler, nfe, metric)
         for line, score in column.items():
             if score is not None:
-                found.setdefault(line, []).append((nfe, score.mean, score.spread))
+                found.setdefault(line, []).append((nfe, score.mean, score.half or 0.0))
     return {line: np.array(points) for line, points in found.items()}
 
 
@@ -80,16 +80,16 @@ def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray]) -> None:
     """Curves with bands. A single point has a bar. Bands stay above 0 for the log axis."""
     known = looks(results)
     for line, points in paths.items():
-        nfe, mean, spread = points.T
+        nfe, mean, half = points.T
         look = known[line]
         axes.plot(
             nfe, mean, look.linestyle, color=look.color, marker=look.marker, ms=4, lw=1.4,
             label=line,
         )  # fmt: skip
-        low, high = np.maximum(mean - spread, mean / 100), mean + spread
+        low, high = np.maximum(mean - half, mean / 100), mean + half
         if len(nfe) > 1:
             axes.fill_between(nfe, low, high, color=look.color, alpha=0.2, lw=0)
-        elif spread[0]:
+        elif half[0]:
             axes.vlines(nfe, low, high, color=look.color, lw=1)
     axes.grid(alpha=0.3, which="both", lw=0.5)
 

@@ -4,30 +4,44 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bench import store
-from bench.report import published
-from bench.report.frame import MANY_LINES, Results, Score, label, spread
-from bench.report.layout import Grid, crossed, grids
+from bench.report import published, summary
+from bench.report.frame import MANY_LINES, Results, Score, label
+from bench.report.intervals import LEAST, LEVEL
+from bench.report.layout import Grid, digits, grids, markdown_table, shown
 
 _WHOLE = "Nothing is bold before all cells that are compared with each other were run."
-_BOLD = (
-    "Bold: the best value, and ties with it. The best is taken among the lines with the most seed "
-    "blocks. A line is a tie if its mean distance to the best, paired by seed block, is at most "
-    f"the spread of these distances. {_WHOLE}"
+_LEVEL = f"{100 * LEVEL:g} %"
+_INTERVAL = (
+    f"± is half the width of the {_LEVEL} Student t interval of the mean over seed blocks. It "
+    "holds the chance of the seeds, not that of another training. A cell of fewer than "
+    f"{LEAST} blocks has none."
 )
-_BEST = f"Bold: the best value. {_WHOLE}"  # one block has no spread, so there are no ties
+_BOLD = (
+    "Bold: not told apart from the best. That is the best value, and each value whose difference "
+    f"to the best, paired by seed block, has a {_LEVEL} t interval that holds 0. With fewer "
+    f"than {LEAST} blocks, only an exact tie with the best is bold too. The best is taken among "
+    f"the lines with the most seed blocks. {_WHOLE}"
+)
+_NO_INTERVAL = (
+    f"An interval needs {LEAST} seed blocks, so there is none here. Bold: the best value, and "
+    f"exact ties with it. {_WHOLE}"
+)
 _CELL = ["model", "sampler", "line", "nfe", "counted", "block", "role", "n"]
 
 
 def write(results: Results, folder: Path) -> list[Path]:
-    """Write `table.md`, `table.csv`, `table.tex` and `seconds.csv`. Returns: their paths."""
+    """Write `table.{md,csv,tex}` and `{summary,differences,seconds}.csv`. Returns: their paths."""
     return [
         store.write_text(folder / "table.md", markdown(results)),
         store.write_text(folder / "table.csv", long_form(results).to_csv(index=False)),
         store.write_text(folder / "table.tex", latex(results)),
+        store.write_text(folder / "summary.csv", summary.whole_table(results).to_csv(index=False)),
+        store.write_text(
+            folder / "differences.csv", summary.differences(results).to_csv(index=False)
+        ),
         store.write_text(folder / "seconds.csv", seconds(results).to_csv(index=False)),
     ]
 
@@ -129,13 +143,15 @@ def markdown(results: Results) -> str:
         text.append(_SORTED)
     if results.converged:
         text.append(_converged(results))
+    behind = summary.differences(results)
     for model, n in results.groups():
+        text += summary.markdown(results, model, n)
         for metric in results.metrics:
             arrow = "higher" if results.higher_is_better(metric) else "lower"
             name = label(metric, results.features)
             text.append(f"## {name}, {results.subject(model, n)} ({arrow} is better)")
-            text += [_markdown_table(grid, metric) for grid in grids(results, model, n, metric)]
-        text += _differences(results, model, n)
+            text += [_grid_table(grid, metric) for grid in grids(results, model, n, metric)]
+        text += summary.differences_markdown(results, model, n, behind)
     text += _not_run(results)
     text += published.markdown(results.published, plan.get("published", ""))
     if plan["chosen"]:
@@ -174,23 +190,20 @@ def _converged(results: Results) -> str:
     for row in rows:
         cell, scores = results.records[row["key"]]["cell"], results.scores(row)
         low, high = cell["seeds"]
-        values = [_value(scores[name]["value"], name) for name in names if name in scores]
+        values = [shown(scores[name]["value"], name) for name in names if name in scores]
         table[f"{cell['model']}, seeds {low} to {high - 1}"] = values
     heads = [label(name, results.features) for name in names]
     return (
         "RMS and FD to converged compare the images of a cell with converged images of the same "
         f"seeds. These come from {rows[0]['sampler']} with {record['nfe']} function evaluations "
         f"and the schedule `{record['cell']['label']}`. Quantisation alone gives an RMS of 0.4 "
-        f"grey levels. {_BEYOND}\n\n" + _table("converged run", heads, table)
+        f"grey levels. {_BEYOND}\n\n" + markdown_table("converged run", heads, table)
     )
 
 
 def _legend(blocks: int) -> str:
     """What the marks in a table mean. blocks: the most seed blocks of a cell."""
-    if blocks < 2:
-        return _BEST
-    more = "" if blocks == 2 else ", or the standard deviation over three or more"
-    return f"± is half the range over two seed blocks{more}. {_BOLD}"
+    return _NO_INTERVAL if blocks < LEAST else f"{_INTERVAL} {_BOLD}"
 
 
 def _choices(results: Results) -> str:
@@ -207,79 +220,23 @@ def _choices(results: Results) -> str:
 _EDGE = "(edge): the first or last value that was tried. A value beyond it might be better."
 
 
-def _number(
+def number(
     score: Score | None, metric: str, bold: Callable[[str], str], sign: str, dagger: str = "†"
 ) -> str:
+    """A cell of a table: the mean, its marks and its interval. Empty: it was not run."""
     if score is None:
         return ""
-    mean, digits = _value(score.mean, metric), _digits(score.mean, metric)
-    tail = f" {sign} {score.spread:.{digits}f}" if score.blocks > 1 else ""
+    mean, places = shown(score.mean, metric), digits(score.mean, metric)
+    tail = "" if score.half is None else f" {sign} {score.half:.{places}f}"
     return (bold(mean) if score.leads else mean) + (dagger if score.beyond else "") + tail
 
 
-_SHARES = {"precision", "recall", "precision_adm", "recall_adm", "density", "coverage", "is"}
-
-
-def _digits(value: float, metric: str) -> int:
-    """Number of digits after the decimal point."""
-    name = metric.partition("(")[0]
-    if name == "kid":
-        return 5
-    return 3 if name in _SHARES else (1 if value >= 100 else 2)
-
-
-def _value(value: float, metric: str) -> str:
-    return f"{value:.{_digits(value, metric)}f}"
-
-
-def _markdown_table(grid: Grid, metric: str) -> str:
+def _grid_table(grid: Grid, metric: str) -> str:
     rows = {
-        name: [_number(score, metric, "**{}**".format, "±") for score in row]
+        name: [number(score, metric, "**{}**".format, "±") for score in row]
         for name, row in grid.rows.items()
     }
-    return _table(grid.corner, grid.heads, rows)
-
-
-def _table(corner: str, heads: list[str], rows: dict[str, list[str]]) -> str:
-    """A Markdown table. The first column is aligned to the left, all others to the right."""
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=heads).rename_axis(corner)
-    align = ("left", *["right"] * len(heads))
-    return frame.reset_index().to_markdown(index=False, disable_numparse=True, colalign=align)
-
-
-def _differences(results: Results, model: str, n: int) -> list[str]:
-    """Tables of the differences in FD to the best of a column, in pairs of seed blocks.
-
-    Columns in which fewer than two lines have two blocks are left out.
-    """
-    if "fd" not in results.metrics or crossed(results, model, n):
-        return []
-    tables = []
-    for grid in grids(results, model, n, "fd"):
-        paired = {name: [score if score and len(score.behind) > 1 else None for score in row]
-                  for name, row in grid.rows.items()}  # fmt: skip
-        columns = [
-            j for j in range(len(grid.heads)) if sum(bool(r[j]) for r in paired.values()) > 1
-        ]
-        rows = {name: [_behind(row[j]) for j in columns] for name, row in paired.items()}
-        rows = {name: cells for name, cells in rows.items() if any(cells)}
-        if rows:
-            heads = [grid.heads[j] for j in columns]
-            tables.append(_table(grid.corner, heads, rows))
-    name = label("fd", results.features)
-    what = "behind the best of the column, paired by seed block"
-    return [f"## {name} {what}, {results.subject(model, n)}", *tables] if tables else []
-
-
-def _behind(score: Score | None) -> str:
-    """Mean and spread of the paired differences. The best itself has 0."""
-    if score is None:
-        return ""
-    values = np.asarray(score.behind)
-    if not values.any():
-        return "0"
-    digits = _digits(float(values.mean()), "fd")
-    return f"{values.mean():.{digits}f} ± {spread(values):.{digits}f}"
+    return markdown_table(grid.corner, grid.heads, rows)
 
 
 def latex(results: Results) -> str:
@@ -298,7 +255,7 @@ def _latex_table(grid: Grid, metric: str, caption: str) -> str:
     marks = [_legend(max((score.blocks for score in grid.scores), default=0))]
     marks += [_BEYOND] * any(score.beyond for score in grid.scores)
     rows = {
-        name: [_number(s, metric, r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$") for s in row]
+        name: [number(s, metric, r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$") for s in row]
         for name, row in grid.rows.items()
     }
     corner = "NFE" if grid.corner.endswith("NFE") else grid.corner

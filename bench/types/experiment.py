@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.types.described import Described
+from bench.types.measured import Rate
 from bench.types.roles import NoiseProcess, Sampler, Schedule
 
 Keep = Literal["all", "scored", "none"]
@@ -173,6 +174,8 @@ class Experiment:
     """A named list of choices: every line, sampler, block and NFE of the block is a cell.
 
     lines: name in tables -> a schedule, several to choose from, or one on another model.
+    baselines: the lines that all others are compared with. None: lines on the experiment's own
+        model that use no measured rate. A method of others that uses a rate must be named here.
     ranges: (first, last) NFE of each range that tuned lines are chosen for separately; (): one
         range of all NFEs.
     guidance: the scale of classifier-free guidance of every cell, for class-conditional models.
@@ -191,6 +194,7 @@ class Experiment:
     note: str = ""
     guidance: float | None = None
     published: str = ""
+    baselines: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for line in self.lines:
@@ -208,9 +212,14 @@ class Experiment:
         spans.sort()
         if any(stop > start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False)):
             raise ValueError(f"experiment {self.name}: seed blocks overlap: {spans}")
+        if len({name for name, *_ in named}) < len(named):
+            raise ValueError(f"experiment {self.name}: blocks of other seeds share a name: "
+                             f"{sorted(named)}")  # fmt: skip
         strangers = {line for block in self.blocks for line in block.lines} - self.lines.keys()
         if strangers:
             raise ValueError(f"experiment {self.name}: blocks name no lines: {sorted(strangers)}")
+        if unknown := [line for line in self.baselines or () if line not in self.lines]:
+            raise ValueError(f"experiment {self.name}: baselines name no lines: {unknown}")
         if self.tuning is None and any(self.tries(line) for line in self.lines):
             raise ValueError(f"experiment {self.name} has tuned lines but no tuning block")
         self._check_ranges()
@@ -236,6 +245,17 @@ class Experiment:
         """The model and schedule of a line."""
         what = self.lines[line]
         return what if isinstance(what, On) else On(self.model, what)
+
+    def baseline(self, line: str) -> bool:
+        """Whether a line is one that others are compared with."""
+        if self.baselines is not None:
+            return line in self.baselines
+        on = self.on(line)
+        schedules = on.schedule.tries if isinstance(on.schedule, Tuned) else (on.schedule,)
+        rates = [
+            one for schedule in schedules for one in schedule.measured if isinstance(one, Rate)
+        ]
+        return on.model == self.model and not rates
 
     def tries(self, line: str) -> tuple[Schedule, ...]:
         """The schedules that a tuned line is chosen from; () of any other line."""

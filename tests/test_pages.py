@@ -1,0 +1,92 @@
+"""The pages about the shipped results say what the records say."""
+
+import re
+from pathlib import Path
+
+import pytest
+from jinja2 import nodes
+from test_report import cell, save
+
+from bench import store
+from bench.report import pages
+from bench.report.frame import Results
+
+TEMPLATES = sorted(pages.DOCS.glob("*.md.j2"))
+# what may stand in a template as it is: links, code, names of samplers, values of xi, notation
+KNOWN = re.compile(
+    r"\]\([^)]*\)|`[^`]*`|\(\d[MS]\)|DPMpp2M"
+    r"|xi ?= ?[\d.]+|rho=7|sigma_max \(20\)"
+)
+
+
+def test_pages_are_what_the_records_say() -> None:
+    for path, text in pages.pages().items():
+        assert path.read_text(encoding="utf-8") == text, (
+            f"{path.name} is not what its template and the records give; write it again: "
+            "python -m bench.report.pages"
+        )
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_templates_hold_no_number_of_their_own(path: Path) -> None:
+    made, _ = pages.environment()
+    tree = made.parse(path.read_text(encoding="utf-8"))
+    text = "".join(data.data for data in tree.find_all(nodes.TemplateData))
+    bare = [line for line in text.splitlines() if re.search(r"\d", KNOWN.sub("", line))]
+    assert not bare, f"let the records say these numbers: {bare}"
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> pages.Facts:
+    """native has 10, 20, 30 at NFE 5, 8, 10; CRS has 9, 21, 29, on three blocks each."""
+    fds = {"native": (10.0, 20.0, 30.0), "CRS(v_x)": (9.0, 21.0, 29.0)}
+    cells = [cell(line, nfe, block, fd + shift) for line, column in fds.items()
+             for nfe, fd in zip((5, 8, 10), column, strict=True)
+             for block, shift in zip("123", (-1.0, 0.0, 1.0), strict=True)]  # fmt: skip
+    folder = save(tmp_path / "toy", cells)
+    return pages.Facts(Results(store.load_plan(folder), store.load_records(folder)))
+
+
+def test_facts_are_those_of_the_tables(facts: pages.Facts) -> None:
+    assert facts.value("CRS(v_x)", "DDIM", 5, 8) == "9.00 and 21.00"
+    assert facts.value("native", "DDIM", 5, metric="precision") == "0.900"
+    assert facts.leads("CRS(v_x)", "DDIM") == "NFE 5 and 10" == facts.told("CRS(v_x)", "DDIM")
+    assert facts.leads("native", "DDIM") == "NFE 8" == facts.told("CRS(v_x)", "DDIM", 1)
+    assert facts.first("DDIM", 5) == "CRS(v_x)" and facts.baselines == ("native",)
+    assert facts.summary["rank"]["native"] == pytest.approx(5 / 3)
+    assert facts.tries("CRS(v_x)") == 4 and facts.tuned("CRS(v_x)", "DDIM") == "0.5"
+    assert "**9.00** ± 2.48" in facts.table(["CRS(v_x)"], [5])
+
+
+def test_what_is_not_there_is_named(facts: pages.Facts) -> None:
+    for ask, words in (
+        (lambda: facts.value("Karras", "DDIM", 5), "toy .* has no fd of 'Karras', DDIM, NFE 5"),
+        (lambda: facts.value("native", "DDIM", 7), "no fd of DDIM at NFE 7"),
+        (lambda: facts.leads("native", "Heun"), "no sampler 'Heun'"),
+        (lambda: facts.tuned("native", "DDIM"), "tuned no line 'native' under DDIM"),
+        (lambda: facts.converged(), "no converged run of m"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ask()
+
+
+def test_nfes_in_words() -> None:
+    every = [5, 6, 8, 10]
+    assert pages.where([], every) == "no NFE" and pages.where([8], every) == "NFE 8"
+    assert pages.where(every, every) == "every NFE from 5 to 10"
+    assert pages.where([6, 8, 10], every) == "NFE 6 to 10"
+    assert pages.where([5, 8, 10], every) == "NFE 5, 8 and 10"
+
+
+def test_a_false_claim_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("results.md.j2", "readme-results.md.j2"):
+        claim = f"{{% set _ = so(1 > 2, 'claim of {name}') %}}A sentence."
+        (tmp_path / name).write_text(claim)
+    monkeypatch.setattr(pages, "DOCS", tmp_path)
+    with pytest.raises(ValueError, match="claim of results.md.j2; claim of readme-results.md.j2"):
+        pages.pages(tmp_path)
+
+
+def test_paragraphs_are_filled_and_tables_are_not() -> None:
+    text = "# A\n\none\ntwo\n\n\n\n* x\n  y\n* z\n\n| a |\n|---|\nend\n"
+    assert pages.wrapped(text, 20) == "# A\n\none two\n\n* x y\n* z\n\n| a |\n|---|\nend\n"
