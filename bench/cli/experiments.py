@@ -95,18 +95,19 @@ def compare(
     After an interruption, the same command continues. An experiment with tuned lines or several
     blocks of seeds is a Python function instead: see `crs-bench run`.
     """
-    import bench
     from bench import checkpoints, names
+    from bench import samplers as loops
     from bench.run import run as main_path
+    from bench.types import Block, Experiment, Scoring
 
     where, spread = checkpoints.models_of(models), seeds_of(seeds)
     homes, who = homes_of(where, rates_of, model), where.folder(model).resolve().name
-    plan = bench.Experiment(
+    plan = Experiment(
         name=name or f"compare-{who}", title=f"Schedules on {who}", model=model,
         lines={form: schedule_of(form, homes) for form in forms_of(schedules)},
-        samplers=tuple(names.build(form, bench.samplers) for form in forms_of(samplers)),
-        blocks=(bench.Block("1", range(spread[0], spread[-1] + 1), numbers(nfe, "--nfe")),),
-        scoring=bench.Scoring(features, reference, tuple(forms_of(metrics))),
+        samplers=tuple(names.build(form, loops) for form in forms_of(samplers)),
+        blocks=(Block("1", range(spread[0], spread[-1] + 1), numbers(nfe, "--nfe")),),
+        scoring=Scoring(features, reference, tuple(forms_of(metrics))),
     )  # fmt: skip
     for path in main_path(plan, results, where, device_of(device)):
         typer.echo(path)
