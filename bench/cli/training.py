@@ -11,6 +11,7 @@ from bench.cli.options import (
     Models,
     RatesOf,
     app,
+    built,
     device_of,
     numbers,
     pictures,
@@ -27,9 +28,13 @@ def train(
     ],
     layers: Annotated[int, typer.Option(help="residual layers in each block")] = 2,
     law: Annotated[
-        str, typer.Option(help="law of noise levels: Native, LogNormal, OnlineConstantRate()")
+        str,
+        typer.Option(
+            help="law of noise levels: Native, LogNormal, ConstantRate(v_fid.json, xi=0.5), "
+            "OnlineConstantRate(mixed=Cosine)"
+        ),
     ] = "Native",
-    weighting: Annotated[str, typer.Option(help="loss weighting: Unweighted, MinSNR, EDM")] = (
+    weighting: Annotated[str, typer.Option(help="Unweighted, MinSNR, EDM, Importance(Native)")] = (
         "Unweighted"
     ),
     steps: Annotated[int, typer.Option(help="total steps; give --steps or --minutes")] = 0,
@@ -51,7 +56,7 @@ def train(
 
     After an interruption, the same command resumes the training.
     """
-    from bench import checkpoints, names, training
+    from bench import checkpoints, measures, schedules, training
     from bench.data import FashionMNIST
     from bench.training import laws
     from bench.training import weighting as weightings
@@ -64,8 +69,8 @@ def train(
     recipe = training.Recipe(
         name=out.name, codec=latents,
         network=training.unet(numbers(channels), layers, size, c),
-        law=schedule_of(law, known, laws),
-        weighting=names.build(weighting, weightings),
+        law=schedule_of(law, known, laws, measures),
+        weighting=built(weighting, known, weightings, schedules),
         steps=steps, minutes=minutes, batch=batch, rate=rate, ema=ema, seed=seed,
     )  # fmt: skip
     card = training.train(recipe, dataset, out, device_of(device))
