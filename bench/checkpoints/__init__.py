@@ -2,6 +2,7 @@
 
 from bench.checkpoints.card import Card, read_codec, write_card
 from bench.checkpoints.family import Family, Output, Shape, find_family, for_sampling
+from bench.checkpoints.forward import Forward, forward, process_card
 from bench.checkpoints.model import (
     Checkpoint,
     codec_for,
@@ -16,7 +17,7 @@ from bench.checkpoints.places import Models, models_of
 from bench.checkpoints.unet2d import network
 
 __all__ = [
-    "Card", "Checkpoint", "Family", "Models", "Output", "Shape", "codec_for", "compiled",
-    "find_family", "for_sampling", "load", "load_codec", "models_of", "network", "open_network",
-    "read_card", "read_codec", "save", "write_card",
+    "Card", "Checkpoint", "Family", "Forward", "Models", "Output", "Shape", "codec_for", "compiled",
+    "find_family", "for_sampling", "forward", "load", "load_codec", "models_of", "network",
+    "open_network", "process_card", "read_card", "read_codec", "save", "write_card",
 ]  # fmt: skip

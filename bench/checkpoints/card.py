@@ -64,11 +64,17 @@ class CodecCard(_Strict):
 
 
 class Data(_Strict):
-    """The training data: name, SHA-256 of the uint8 bytes, licence."""
+    """The training data: name, SHA-256 of the uint8 bytes as the network sees them, licence.
+
+    preparation: how the images were cropped and resized, such as centre-crop-lanczos-32.
+    images: their number, without mirror images; 0: not known.
+    """
 
     name: str
     digest: str
     licence: str
+    preparation: str = "none"
+    images: int = 0
 
 
 class Card(_Strict):

@@ -10,16 +10,23 @@ import typer
 
 from bench.cli.options import (
     JSON,
+    Data,
     Device,
     ModelName,
     Models,
+    Preprocessing,
     RatesOf,
     Seeds,
+    Size,
+    Split,
     app,
     check_output,
     device_of,
+    homes_of,
     pictures,
+    prepare_of,
     print_json,
+    process_of,
     schedule_of,
     seeds_of,
 )
@@ -161,7 +168,7 @@ def sample(
     if not isinstance(walk, Sampler):
         raise ValueError(f"{sampler} is no sampler: derive its class from bench.Sampler")
     checkpoint = checkpoints.load(model, device_of(device), dtype, where)
-    law = schedule_of(schedule, where.homes(rates_of or model))
+    law = schedule_of(schedule, homes_of(where, rates_of, model))
     wanted = seeds_of(seeds)
     cell = Cell(checkpoint.name, law, walk, nfe, range(wanted[0], wanted[-1] + 2), guidance)
     generate.check_fits(checkpoint, walk, guidance)
@@ -186,10 +193,25 @@ def sample(
 
 @app.command()
 def measure(
-    model: ModelName,
     measure: Annotated[
-        str, typer.Option(help="DataPrediction, NoisePrediction, GITS, KLUB, module:Mine()")
+        str,
+        typer.Option(help="DataPrediction, FeatureFrechet, GaussianW2, GITS, module:Mine(), ..."),
     ],
+    model: Annotated[
+        str | None,
+        typer.Argument(help="name in --models, path, or Hugging Face id; none with --process"),
+    ] = None,
+    process: Annotated[
+        str | None,
+        typer.Option(
+            help="in place of a model, for a measure that needs no network: cosine, linear, "
+            "scaled_linear, edm, or 'VP(linear, timesteps=500)'"
+        ),
+    ] = None,
+    codec: Annotated[
+        Path | None,
+        typer.Option(help="with --process: folder of train-codec, for the process of its latents"),
+    ] = None,
     levels: Annotated[
         int | None,
         typer.Option(help="number of noise levels; default: 101 for rates, 61 for costs"),
@@ -199,17 +221,20 @@ def measure(
     name: Annotated[
         str, typer.Option(help="name of the result; default: the name of the measure")
     ] = "",
-    data: Annotated[
+    out: Annotated[
         Path | None,
-        typer.Option(help="training images: IDX files of Fashion-MNIST, or a folder, zip or array"),
+        typer.Option(help=".json file to write; default: the file in the model's folder"),
     ] = None,
-    preprocess: Annotated[
-        str, typer.Option(help="preprocessing of --data: none, adm-lsun, ldm, 'ldm(size=128)'")
-    ] = "none",
+    data: Data = None,
+    split: Split = None,
+    size: Size = None,
+    preprocess: Preprocessing = "none",
     models: Models = None,
     device: Device = "auto",
 ) -> None:
     """Measure a rate or step costs of a model, and write MODEL/measures/NAME.json.
+
+    A measure that needs no network takes --process in place of a model, and --out.
 
     After an interruption, the same command resumes the measurement of a rate. A file of another
     measurement is not overwritten: choose another --name. Of a model that lies in the installed
@@ -220,20 +245,69 @@ def measure(
 
     where = checkpoints.models_of(models)
     what = names.build(measure, (measures, features, schedules))
-    checkpoint = checkpoints.load(model, device_of(device), models=where)
-    planned = measures.planned(checkpoint, what, levels, images)
+    _check_asked(what, model, process, codec, out, data)
+    prepare = prepare_of(size, preprocess)
+
+    def real() -> Any:
+        return pictures(data, images, prepare, split)
+
+    if model is None:
+        pixels = real() if what.needs_images else None
+        shape = (1, 1, 1) if pixels is None else tuple(pixels.shape[1:])
+        target = _forward(process or "", codec, shape, device_of(device), where)
+    else:
+        pixels, target = None, checkpoints.load(model, device_of(device), models=where)
+    planned = measures.planned(target, what, levels, images)
     name = name or what.name
-    path = measures.check_free(where.writable(model), name, planned)
-    hidden = [old for home in where.homes(model)
-              if (old := measures.path_of(home, name)).is_file() and old != path]  # fmt: skip
+    path = (measures.check_same(check_output(out), planned) if out else
+            measures.check_free(where.writable(str(model)), name, planned))  # fmt: skip
     kept, start = path.with_name(f".{digest(planned)}.partial"), time.monotonic()
-    found = measures.measure(
-        checkpoint, what, lambda: pictures(data, images, preprocess), levels, batch, kept
-    )
+    found = measures.measure(target, what, real if pixels is None else pixels, levels, batch, kept)
     typer.echo(f"measured in {time.monotonic() - start:.1f} s", err=True)
     typer.echo(measures.save(path, replace(found, name=name)))
-    for old in hidden:
-        typer.echo(f"{name} of {model} is this file from now on, not {old}", err=True)
+    for home in where.homes(model) if model and not out else ():
+        if (old := measures.path_of(home, name)).is_file() and old != path:
+            typer.echo(f"{name} of {model} is this file from now on, not {old}", err=True)
+
+
+def _check_asked(
+    what: Any, model: str | None, process: str | None, codec: Path | None, out: Path | None,
+    data: Path | None,
+) -> None:  # fmt: skip
+    """ValueError: what the measure needs is missing, or what is given excludes each other."""
+    from bench.types import Measure
+
+    if not isinstance(what, Measure):
+        raise ValueError(f"{what!r} is no measure: derive its class from bench.Measure")
+    if model is None and what.needs_network:
+        raise ValueError(f"{what!r} needs a network; name a model: crs-bench measure MODEL ...")
+    if (model is None) == (process is None):
+        have = "both" if model else "neither"
+        raise ValueError(f"give a model or --process, not {have}; {what!r} "
+                         f"needs {'a' if what.needs_network else 'no'} network")  # fmt: skip
+    if codec and model:
+        raise ValueError("--codec goes with --process; the model has a codec of its own")
+    if model is None and out is None:
+        raise ValueError("--process needs --out FILE.json, because there is no model folder")
+    if out and out.suffix.lower() != ".json":
+        raise ValueError(f"--out {out}: write a name that ends in .json")
+    if model is None and what.needs_images and data is None:
+        raise ValueError(f"{what!r} needs images; add --data")
+
+
+def _forward(
+    process: str, codec: Path | None, image: tuple[int, ...], device: str, models: Any
+) -> Any:
+    """The process alone, of images of this shape or of a codec's latents."""
+    import torch
+
+    from bench import checkpoints
+
+    if codec is None:
+        return checkpoints.forward(process_of(process), image, device)  # type: ignore[arg-type]
+    home = codec if (codec / "codec.json").is_file() else models.folder(codec)
+    latents = checkpoints.load_codec(home, checkpoints.read_codec(home), device, torch.float32)
+    return checkpoints.forward(process_of(process), latents, device)
 
 
 @app.command("schedule")
@@ -259,7 +333,7 @@ def schedule_(
     where = checkpoints.models_of(models)
     card = checkpoints.read_card(where.folder(model))
     process = card.process.build()
-    grid = schedule_of(schedule, where.homes(rates_of or model))(nfe, process)
+    grid = schedule_of(schedule, homes_of(where, rates_of, model))(nfe, process)
     columns = {
         "sigma": grid, "alpha": alpha(grid), "lambda": -torch.log(grid),
         "timestep": process.timestep(grid.clamp(min=process.sigma_min)),

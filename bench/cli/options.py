@@ -19,12 +19,34 @@ Models = Annotated[
 ModelName = Annotated[str, typer.Argument(help="name in --models, path, or Hugging Face id")]
 Seeds = Annotated[str, typer.Option(help="one seed (7), or first-last (0-9999)")]
 JSON = Annotated[bool, typer.Option("--json", help="print JSON")]
-Data = Annotated[Path | None, typer.Option(help="folder of the IDX files of Fashion-MNIST")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="images: folder, zip, .npy, .npz, or the folder of CIFAR-10's or Fashion-MNIST's own "
+        "files; default: Fashion-MNIST of Debian's package"
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option(help="train or test, of a data set that has both; default: train")
+]
+Size = Annotated[
+    int | None,
+    typer.Option(min=1, help="crop the centre square of each image and resize it to this size"),
+]
+Preprocessing = Annotated[
+    str,
+    typer.Option("--preprocess", help="another preparation: none, adm-lsun, ldm, 'ldm(size=128)'"),
+]
 RatesOf = Annotated[
     str,
     typer.Option(
-        "--rates", help="model whose measurements the schedule may name; default: the same model"
+        "--rates",
+        help="whose measurements the schedule may name: a model, or files of measure --out, with "
+        "commas; default: the same model",
     ),
+]
+Process = Annotated[
+    str, typer.Option(help="cosine, linear, scaled_linear, edm, or 'VP(linear, timesteps=500)'")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto")]
 
@@ -120,28 +142,98 @@ def schedule_of(text: str, folders: list[Path], *others: Any) -> Any:
     return found
 
 
-def pictures(data: Path | None, images: int, preprocess: str = "none") -> Any:
-    """Evenly spaced training images, of Fashion-MNIST or of a path: uint8 [images, c, h, w].
+def homes_of(models: Any, rates: str, model: Any = None) -> list[Path]:
+    """Folders and files with the measurements that a schedule may name, of the text of --rates.
+
+    Arguments:
+        models: a `checkpoints.Models`.
+        model: whose measurements it may name without --rates; None: of none.
+    """
+    given = [one.strip() for one in rates.split(",") if one.strip()]
+    if not given:
+        return models.homes(model) if model is not None else []
+    each = [[Path(one)] if one.lower().endswith(".json") else models.homes(one) for one in given]
+    return [path for paths in each for path in paths]
+
+
+def process_of(text: str) -> Any:
+    """The process of a short name, or of a form of `VP` or `VE`.
 
     Raises:
-        ValueError: the path does not exist, it has fewer images, or nothing can be preprocessed.
+        ValueError: the text is no process.
+    """
+    from bench import names, process
+
+    short = {
+        "cosine": process.VP("cosine", 1000, 0.01, 80.0), "linear": process.VP(),
+        "scaled_linear": process.VP("scaled_linear"), "edm": process.VE(),
+    }  # fmt: skip
+    if text.strip() in short:
+        return short[text.strip()]
+    if "(" not in text:
+        raise ValueError(f"unknown process {text!r}{names.nearest(text, short)}; or write "
+                         "'VP(...)' or 'VE(...)'")  # fmt: skip
+    return names.build(text, process)
+
+
+def prepare_of(size: int | None, preprocess: str) -> Any:
+    """The preprocessing of --size and --preprocess.
+
+    Raises:
+        ValueError: both are given, or the text is no preprocessing.
     """
     from bench import data as datasets
     from bench import names
-    from bench.data import FashionMNIST
 
     prepare = names.build(preprocess, datasets.preprocess)
-    if data is not None and not data.exists():
-        raise ValueError(f"--data {data} does not exist; give the IDX files of Fashion-MNIST "
-                         "(Debian: dataset-fashion-mnist), or a folder, zip or array")  # fmt: skip
-    if data is not None and not list(data.glob("*-ubyte*")):
-        return datasets.open_images(data).spaced(images, prepare)
+    if size is None:
+        return prepare
     if prepare != datasets.AsIs():
-        raise ValueError(f"--preprocess {preprocess} needs images in --data; add --data FOLDER")
-    real = (FashionMNIST() if data is None else FashionMNIST(folder=data)).images()
-    if not 0 < images <= len(real):
-        raise ValueError(f"--images must lie between 1 and {len(real)}, not {images}")
-    return real[:: len(real) // images][:images]
+        raise ValueError("--size and --preprocess both resize; give --preprocess "
+                         f"'{preprocess.partition('(')[0]}(size={size})' alone")  # fmt: skip
+    return datasets.CentreCrop(size)
+
+
+def images_of(data: Path | None, split: str | None = None) -> Any:
+    """The set of images of --data and --split: a `data.ImageSet`.
+
+    Raises:
+        ValueError: the path does not exist, or holds no images.
+    """
+    from bench import data as datasets
+    from bench.data.fashion import DEBIAN
+
+    if data is not None and not data.exists():
+        raise ValueError(f"--data {data} does not exist; give a folder, zip or array of images, "
+                         "or Fashion-MNIST's IDX files (Debian: dataset-fashion-mnist)")  # fmt: skip
+    if data is None and not DEBIAN.is_dir():
+        raise ValueError("no --data, and Debian's package dataset-fashion-mnist is not installed; "
+                         "give --data: a folder, zip or array of images, or IDX files")  # fmt: skip
+    return datasets.open_images(data or DEBIAN, split)
+
+
+def pictures(data: Path | None, images: int, prepare: Any, split: str | None = None) -> Any:
+    """Evenly spaced images of --data: uint8 [images, c, h, w].
+
+    Raises:
+        ValueError: the path does not exist, it has fewer images, or their sizes differ.
+    """
+    return images_of(data, split).spaced(images, prepare)
+
+
+def ready(data: Path | None, split: str | None, prepare: Any) -> Any:
+    """All images of --data, a `data.Ready`. What was changed in them is said on stderr.
+
+    Raises:
+        ValueError: as `images_of`; or some cannot be read, or their sizes differ.
+    """
+    from bench import data as datasets
+
+    found = images_of(data, split)
+    made = datasets.Ready.of(found, prepare)
+    for note in found.notes():
+        typer.echo(f"warning: {note}", err=True)
+    return made
 
 
 def check_output(out: Path) -> Path:

@@ -8,12 +8,16 @@ import typer
 
 from bench.cli.options import (
     JSON,
-    Data,
     Device,
+    Preprocessing,
+    Size,
+    Split,
     app,
     check_output,
     device_of,
     forms_of,
+    images_of,
+    prepare_of,
     print_json,
 )
 
@@ -169,58 +173,57 @@ def _table(result: dict[str, Any], names: list[str]) -> None:
 def reference(
     out: Annotated[str, typer.Argument(help=".npz to write, or a name to find it by")],
     features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
-    images: Annotated[
-        Path | None, typer.Option(help="folder, .zip, .npy or .npz; default: dataset")
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", "--images",
+            help="images: folder, zip, .npy, .npz, or the folder of CIFAR-10's or Fashion-MNIST's "
+            "own files; default: Fashion-MNIST of Debian's package",
+        ),
     ] = None,
-    preprocess: Annotated[
-        str, typer.Option(help="how --images are prepared: none, adm-lsun, ldm, 'ldm(size=128)'")
-    ] = "none",
+    split: Split = None,
+    size: Size = None,
+    preprocess: Preprocessing = "none",
     bank: Annotated[
         int | None,
         typer.Option(
             min=0,
             help="single features that are kept, evenly spaced, for precision, KID ...; default: "
-            "10,000 of --images, none of the dataset",
+            "10,000, but none of Fashion-MNIST",
         ),
     ] = None,
     layers: Annotated[
         str, typer.Option(help="further layers of the extractor, such as spatial for sfid")
     ] = "",
-    data: Data = None,
     device: Device = "auto",
-) -> None:
+) -> None:  # fmt: skip
     """Write the statistics of a set of real images to a reference file."""
     import hashlib
 
     from bench import data as datasets
     from bench import features as room
-    from bench import names
     from bench.judge import extractor_of
 
-    prepare = names.build(preprocess, datasets.preprocess)
-    if images is None and prepare != datasets.AsIs():
-        raise ValueError(f"--preprocess {preprocess} needs --images; add --images FOLDER")
+    prepare = prepare_of(size, preprocess)
     extractor = extractor_of(features, device_of(device))
-    path = _reference_file(out, extractor.name, images is not None)
-    rows = bank if bank is not None else 10_000 if images else 0
+    found = images_of(data, split)
+    fashion = found.title.startswith("fashion-mnist")  # its test images are shipped
+    path = _reference_file(out, extractor.name, not fashion)
+    rows = bank if bank is not None else 0 if fashion else 10_000
     keep = {"features": rows} | dict.fromkeys(filter(None, layers.split(",")), 0)
     room.check_layers(extractor, keep)
-    dataset = datasets.FashionMNIST() if data is None else datasets.FashionMNIST(folder=data)
-    found = datasets.open_images(images) if images else None
-    real = found.stream(256, prepare) if found else dataset.images().split(256)
-    digest, count = hashlib.sha256(), len(found) if found else None
-    shown = room.barred(datasets.hashed(real, digest), count, f"{extractor.name} features")
-    folded = room.fold_rows(room.embedded(extractor, shown, tuple(keep)), keep, count)
+    digest = hashlib.sha256()
+    shown = room.barred(datasets.hashed(found.stream(256, prepare), digest), len(found),
+                        f"{extractor.name} features")  # fmt: skip
+    folded = room.fold_rows(room.embedded(extractor, shown, tuple(keep)), keep, len(found))
     provenance: dict[str, Any] = {
-        "dataset": str(images) if images else dataset.name, "data_digest": digest.hexdigest(),
-        "preprocess": prepare.name, "image": found.found.shape if found else (1, 28, 28),
+        "dataset": found.title or str(data), "data_digest": digest.hexdigest(),
+        "preprocess": prepare.name, "image": found.found.shape,
         "extractor": extractor.name, "extractor_digest": extractor.digest,
+        "grey": found.found.grey, "converted": found.found.other, "lossy": found.found.lossy,
     }  # fmt: skip
-    for note in found.notes() if found else ():
+    for note in found.notes():
         typer.echo(f"warning: {note}", err=True)
-    if found:
-        provenance |= {"grey": found.found.grey, "converted": found.found.other,
-                       "lossy": found.found.lossy}  # fmt: skip
     _say_overwriting(path, provenance["data_digest"])
     typer.echo(room.save_reference(path, folded.pop("features"), provenance, layers=folded))
 

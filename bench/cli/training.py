@@ -1,7 +1,10 @@
 """The verbs that train networks and codecs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -9,15 +12,35 @@ from bench.cli.options import (
     Data,
     Device,
     Models,
+    Preprocessing,
+    Process,
     RatesOf,
+    Size,
+    Split,
     app,
     built,
     device_of,
+    homes_of,
     numbers,
     pictures,
+    prepare_of,
+    process_of,
+    ready,
     schedule_of,
     write_images,
 )
+
+Flip = Annotated[bool, typer.Option("--flip", help="train on mirror images too, each as often")]
+Compile = Annotated[
+    str,
+    typer.Option(help="torch.compile: auto, off, default, reduce-overhead or max-autotune"),
+]
+State = Annotated[
+    Path | None, typer.Option(help="file of the training's state; default: in the folder")
+]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="write TensorBoard's files too, in OUT/tensorboard")
+]
 
 
 @app.command()
@@ -27,6 +50,11 @@ def train(
         str, typer.Option(help="U-Net channels, highest resolution first: 64,64,128")
     ],
     layers: Annotated[int, typer.Option(help="residual layers in each block")] = 2,
+    attention: Annotated[
+        int, typer.Option(help="number of resolutions with attention, the lowest first")
+    ] = 1,
+    process: Process = "cosine",
+    prediction: Annotated[str, typer.Option(help="of the network: v, eps, x0 or edm")] = "v",
     law: Annotated[
         str,
         typer.Option(
@@ -39,7 +67,7 @@ def train(
     ),
     steps: Annotated[int, typer.Option(help="total steps; give --steps or --minutes")] = 0,
     minutes: Annotated[float, typer.Option(help="total minutes; give --steps or --minutes")] = 0,
-    batch: Annotated[int, typer.Option(help="batch size")] = 512,
+    batch: Annotated[int, typer.Option(help="batch size", min=1)] = 512,
     rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
     ema: Annotated[float, typer.Option(help="decay of the exponential moving average")] = 0.9995,
     seed: Annotated[int, typer.Option(help="seed of weights, batches and noise")] = 0,
@@ -49,37 +77,68 @@ def train(
     ] = None,
     rates_of: RatesOf = "",
     data: Data = None,
+    split: Split = None,
+    size: Size = None,
+    preprocess: Preprocessing = "none",
+    flip: Flip = False,
+    samples: Annotated[
+        int, typer.Option(min=0, help="steps between two grids of samples; 0: none")
+    ] = 0,
+    tensorboard: TensorBoard = False,
+    compile: Compile = "auto",
+    state: State = None,
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Train a denoiser on Fashion-MNIST, in pixel space or in a codec's latent space.
+    """Train a denoiser of images, in pixel space or in a codec's latent space.
 
-    After an interruption, the same command resumes the training.
+    After an interruption, the same command resumes the training. The losses are in OUT/loss.csv
+    and OUT/loss.png, the grids of --samples in OUT/samples.
     """
-    from bench import checkpoints, measures, schedules, training
-    from bench.data import FashionMNIST
+    from bench import checkpoints, measures, names, schedules, training
+    from bench.process import Prediction
     from bench.training import laws
     from bench.training import weighting as weightings
 
-    dataset = FashionMNIST() if data is None else FashionMNIST(folder=data)
-    where = checkpoints.models_of(models)
-    known = where.homes(rates_of) if rates_of else [out]
+    prepare, where = prepare_of(size, preprocess), checkpoints.models_of(models)
+    if prediction not in (known := get_args(Prediction)):
+        raise ValueError(f"no prediction {prediction!r}{names.nearest(prediction, known)}")
     latents = checkpoints.codec_for(out, _codec_home(codec, where)) if codec else None
-    c, size, _ = latents.state if latents else (1, 28, 28)
+    known_rates = homes_of(where, rates_of) or [out]
     recipe = training.Recipe(
-        name=out.name, codec=latents,
-        network=training.unet(numbers(channels), layers, size, c),
-        law=schedule_of(law, known, laws, measures),
-        weighting=built(weighting, known, weightings, schedules),
-        steps=steps, minutes=minutes, batch=batch, rate=rate, ema=ema, seed=seed,
+        name=out.name, codec=latents, network={}, prediction=prediction,  # type: ignore[arg-type]
+        process=checkpoints.process_card(process_of(process)),
+        law=schedule_of(law, known_rates, laws, measures),
+        weighting=built(weighting, known_rates, weightings, schedules),
+        steps=steps, minutes=minutes, batch=batch, rate=rate, ema=ema, seed=seed, flip=flip,
     )  # fmt: skip
-    card = training.train(recipe, dataset, out, device_of(device))
+    session = training.Session(compile, state, samples, tensorboard)
+    on = device_of(device)
+    dataset = ready(data, split, prepare)
+    c, h, w = latents.state if latents else dataset.pixels.shape[1:]
+    network = training.unet(numbers(channels), layers, (h, w), c, attention)
+    with _drawn(out / "loss.csv"):
+        card = training.train(replace(recipe, network=network), dataset, out, on, session)
     typer.echo(f"{out}: {card.training['steps']} steps in {card.training['seconds']:.0f} s")
     if (out / "law.json").is_file():
         from bench.report import draw_law
 
         for path in draw_law(out):
             typer.echo(path)
+
+
+@contextmanager
+def _drawn(losses: Path) -> Iterator[None]:
+    """Draw the losses at the end, also of a training that was stopped or that diverged."""
+    from bench.report import draw_losses
+
+    try:
+        yield
+    except (KeyboardInterrupt, FloatingPointError):
+        if losses.is_file():
+            draw_losses(losses)
+        raise
+    typer.echo(draw_losses(losses))
 
 
 @app.command()
@@ -92,27 +151,38 @@ def train_codec(
     layers: Annotated[int, typer.Option(help="residual layers in each block")] = 1,
     steps: Annotated[int, typer.Option(help="total steps; give --steps or --minutes")] = 0,
     minutes: Annotated[float, typer.Option(help="total minutes; give --steps or --minutes")] = 0,
-    batch: Annotated[int, typer.Option(help="batch size")] = 256,
+    batch: Annotated[int, typer.Option(help="batch size", min=1)] = 256,
     rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
     kl: Annotated[float, typer.Option(help="weight of the KL divergence")] = 1e-6,
     adversary: Annotated[float, typer.Option(help="weight of the patch discriminator")] = 0.02,
     seed: Annotated[int, typer.Option(help="seed of weights, batches and noise")] = 0,
     data: Data = None,
+    split: Split = None,
+    size: Size = None,
+    preprocess: Preprocessing = "none",
+    flip: Flip = False,
+    tensorboard: TensorBoard = False,
+    compile: Compile = "auto",
+    state: State = None,
     device: Device = "auto",
 ) -> None:
-    """Train an autoencoder on Fashion-MNIST for latent models.
+    """Train an autoencoder of images for latent models.
 
-    After an interruption, the same command resumes the training.
+    After an interruption, the same command resumes the training. The losses are in
+    OUT/codec-loss.csv and OUT/codec-loss.png.
     """
     from bench import training
-    from bench.data import FashionMNIST
 
-    dataset = FashionMNIST() if data is None else FashionMNIST(folder=data)
     recipe = training.CodecRecipe(
         name=out.name, channels=numbers(channels), latent_channels=latent_channels, layers=layers,
         steps=steps, minutes=minutes, batch=batch, rate=rate, kl=kl, adversary=adversary, seed=seed,
+        flip=flip,
     )  # fmt: skip
-    done = training.train_codec(recipe, dataset, out, device_of(device)).training
+    session = training.Session(compile, state, 0, tensorboard)
+    on = device_of(device)
+    dataset = ready(data, split, prepare_of(size, preprocess))
+    with _drawn(out / "codec-loss.csv"):
+        done = training.train_codec(recipe, dataset, out, on, session).training
     typer.echo(f"{out}: {done['steps']} steps in {done['seconds']:.0f} s")
 
 
@@ -122,10 +192,13 @@ def reconstruct(
     out: Annotated[Path, typer.Argument(help="folder for PNGs, or an .npz file")],
     images: Annotated[int, typer.Option(help="training images, evenly spaced")] = 10_000,
     data: Data = None,
+    split: Split = None,
+    size: Size = None,
+    preprocess: Preprocessing = "none",
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Encode and decode training images with a codec.
+    """Encode and decode images with a codec.
 
     Their score limits the score of every model in that latent space.
     """
@@ -133,13 +206,14 @@ def reconstruct(
 
     from bench import checkpoints
 
+    prepare = prepare_of(size, preprocess)
     home = _codec_home(Path(model), checkpoints.models_of(models))
     codec = checkpoints.load_codec(
         home, checkpoints.read_codec(home), device_of(device), torch.float32
     )
     where = device_of(device)
     back = [codec.decode(codec.encode(part.to(where))).cpu()
-            for part in pictures(data, images).split(256)]  # fmt: skip
+            for part in pictures(data, images, prepare, split).split(256)]  # fmt: skip
     write_images(out, torch.cat(back), list(range(images)))
     typer.echo(out)
 

@@ -4,14 +4,15 @@ from torch import Tensor
 
 from bench.data.fashion import FashionMNIST
 from bench.data.manifest import MANIFEST, joined, read_manifest, write_manifest
-from bench.data.preprocess import ADMLSUN, LDMLSUN, AsIs, Preprocess
+from bench.data.preprocess import ADMLSUN, LDMLSUN, AsIs, CentreCrop, Preprocess
+from bench.data.ready import Dataset, Ready
 from bench.data.sets import ImageSet, natural, open_images, pickle_refusal, whole
 from bench.data.tensors import digest, hashed
 
 __all__ = [
-    "ADMLSUN", "LDMLSUN", "MANIFEST", "AsIs", "FashionMNIST", "ImageSet", "Preprocess", "digest",
-    "hashed", "joined", "natural", "open_images", "pickle_refusal", "read_images", "read_manifest",
-    "write_manifest",
+    "ADMLSUN", "LDMLSUN", "MANIFEST", "AsIs", "CentreCrop", "Dataset", "FashionMNIST", "ImageSet",
+    "Preprocess", "Ready", "digest", "hashed", "joined", "natural", "open_images", "pickle_refusal",
+    "read_images", "read_manifest", "write_manifest",
 ]  # fmt: skip
 
 

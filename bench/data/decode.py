@@ -20,11 +20,13 @@ class Picture:
     pixels: uint8 [h, w, c], c 1 or 3.
     lossy: whether the file's compression changed it.
     converted: whether its colours were converted to RGB, as those of CMYK are.
+    enlarged: whether a preprocessing made it larger than it is.
     """
 
     pixels: np.ndarray
     lossy: bool = False
     converted: bool = False
+    enlarged: bool = False
 
 
 def decode(raw: bytes, name: str) -> Picture:

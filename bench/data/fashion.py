@@ -5,13 +5,13 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class FashionMNIST:
     """
 
     split: Literal["train", "test"] = "train"
-    folder: Path = field(default=_DEBIAN)
+    folder: Path = field(default=DEBIAN)
+    licence: ClassVar[str] = "MIT"
+    preparation: ClassVar[str] = "none"
 
     @property
     def name(self) -> str:

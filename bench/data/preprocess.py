@@ -80,12 +80,37 @@ class LDMLSUN:
         return f"ldm-{self.size}"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        h, w = image.shape[:2]
-        side = min(h, w)
-        top, bottom, left, right = (x // 2 for x in (h - side, h + side, w - side, w + side))
-        return _resize(
-            image[top:bottom, left:right], self.size, self.size, Image.Resampling.BICUBIC
-        )
+        return _centre(image, self.size, Image.Resampling.BICUBIC)
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """Crop the centre square, then resize it to `size` with Pillow's Lanczos filter, as EDM's
+    dataset_tool does (Karras et al. 2022, --transform=center-crop). `--size` means this one. An
+    image of that size stays as it is.
+
+    size: pixels.
+    """
+
+    size: int = 256
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+
+    @property
+    def name(self) -> str:
+        return f"centre-crop-lanczos-{self.size}"
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return _centre(image, self.size, Image.Resampling.LANCZOS)
+
+
+def _centre(image: np.ndarray, size: int, kind: Image.Resampling) -> np.ndarray:
+    """The centre square, resized."""
+    h, w = image.shape[:2]
+    side = min(h, w)
+    top, bottom, left, right = (x // 2 for x in (h - side, h + side, w - side, w + side))
+    return _resize(image[top:bottom, left:right], size, size, kind)
 
 
 def _check_size(size: int) -> None:

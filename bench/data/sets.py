@@ -1,10 +1,12 @@
-"""A set of images on disk: a folder, a zip or an array. Every verb opens one here."""
+"""A set of images on disk: a folder, a zip, an array, or a known data set. Every verb opens one
+here."""
 
 import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from bench.data.arrays import array_names, mapped, readable
 from bench.data.decode import Picture, decode, layout
+from bench.data.formats import known_set, rows_of
 from bench.data.manifest import MANIFEST, read_manifest
 from bench.data.preprocess import AsIs, Preprocess
 from bench.store import in_a_line
@@ -25,17 +29,19 @@ _SUFFIXES = {
 }  # fmt: skip
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
 _LARGEST = 2**29  # bytes of one file in a zip; more is no image
+_NAMED = 5  # most images that a message names
 
 Read = Callable[[], bytes]
 
 
 @dataclass
 class Found:
-    """What reading a set found: numbers of images that are lossy or were converted."""
+    """What reading a set found: numbers of images that are lossy or were changed."""
 
     lossy: int = 0
     grey: int = 0  # grey images among colour images, repeated to three channels
     other: int = 0  # CMYK, YCbCr and the like, converted to RGB
+    enlarged: int = 0  # smaller than the preprocessing's size
     shape: tuple[int, ...] = ()  # c, h, w
 
 
@@ -47,6 +53,8 @@ class ImageSet:
     left_out: files that are no images of the set, such as hidden ones.
     manifest: what `crs-bench sample` wrote beside its images; None without one.
     found: filled while images are read.
+    title: the name in records, with the split; empty: that of the path.
+    licence: of the images.
     """
 
     path: Path
@@ -55,6 +63,13 @@ class ImageSet:
     left_out: tuple[str, ...] = ()
     manifest: dict[str, Any] | None = None
     found: Found = field(default_factory=Found)
+    title: str = ""
+    licence: str = "unknown"
+
+    @property
+    def name(self) -> str:
+        """The name in records: that of the data set, or of the file or folder."""
+        return self.title or self.path.resolve().name
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,6 +93,35 @@ class ImageSet:
             raise ValueError(f"{self.path} has {len(self)} images, not {n}; ask for fewer")
         chosen = range(0, len(self), len(self) // n)[:n]
         return whole(self._batched(chosen, 256, preprocess or AsIs()))
+
+    def everything(self, preprocess: Preprocess | None = None) -> Tensor:
+        """All images, uint8 [n, c, h, w]. They are decoded in threads.
+
+        Raises:
+            ValueError: as `stream`; all images are tried, and the message names the first five that
+                cannot be used.
+        """
+        attempt = partial(self._attempt, prepare=preprocess or AsIs())
+        parts, bad = [], []
+        bar = tqdm(total=len(self), unit="image", disable=None, desc=f"read {self.path.name}")
+        with bar, ThreadPoolExecutor() as pool:
+            for start in range(0, len(self), 1024):
+                chunk, rows = range(start, min(start + 1024, len(self))), []
+                for i, picture in zip(chunk, pool.map(attempt, chunk), strict=True):
+                    try:
+                        rows.append((self.names[i], self._taken(i, picture)))
+                    except ValueError as error:
+                        bad.append(str(error))
+                if not bad:
+                    parts.append(self._batch(rows))
+                bar.update(len(chunk))
+        if len(bad) == 1:
+            raise ValueError(bad[0])
+        if bad:
+            more = "; ..." if len(bad) > _NAMED else ""
+            raise ValueError(f"{len(bad):,} of {len(self):,} images in {self.path} cannot be used: "
+                             f"{'; '.join(bad[:_NAMED])}{more}")  # fmt: skip
+        return whole(iter(parts))
 
     def as_of(self, other: "ImageSet") -> "ImageSet":
         """The images in the order of another set, matched by name where both have the same names.
@@ -113,6 +157,8 @@ class ImageSet:
                         "three channels")  # fmt: skip
         if found.other:
             said.append(f"{name}: {found.other:,} images were converted to RGB")
+        if found.enlarged:
+            said.append(f"{name}: {found.enlarged:,} images were smaller and were enlarged")
         wanted = _wanted(self.manifest)
         if wanted is not None and wanted != len(self):
             said.append(f"{name}: its manifest says {wanted:,} images, but it has {len(self):,}; "
@@ -124,19 +170,37 @@ class ImageSet:
             yield self._batch([(self.names[i], self._read(i, prepare))
                                for i in chosen[at : at + size]])  # fmt: skip
 
-    def _read(self, i: int, prepare: Preprocess) -> np.ndarray:
-        """One image, uint8 [h, w, c]; what it is adds to `found`."""
+    def _attempt(self, i: int, prepare: Preprocess) -> Picture | ValueError:
+        """One image, or the error that tells why it cannot be read. It may run in a thread."""
+        try:
+            return self._prepared(i, prepare)
+        except ValueError as error:
+            return error
+
+    def _prepared(self, i: int, prepare: Preprocess) -> Picture:
         picture = self.readers[i]()
+        pixels = prepare(picture.pixels)
+        enlarged = min(pixels.shape[:2]) > min(picture.pixels.shape[:2])
+        return replace(picture, pixels=pixels, enlarged=enlarged)
+
+    def _read(self, i: int, prepare: Preprocess) -> np.ndarray:
+        return self._taken(i, self._prepared(i, prepare))
+
+    def _taken(self, i: int, picture: Picture | ValueError) -> np.ndarray:
+        """The pixels of one image, uint8 [h, w, c]; what it is adds to `found`."""
+        if isinstance(picture, ValueError):
+            raise picture
         self.found.lossy += picture.lossy
         self.found.other += picture.converted
-        pixels = prepare(picture.pixels)
+        self.found.enlarged += picture.enlarged
+        pixels = picture.pixels
         shape = (pixels.shape[2], *pixels.shape[:2])
         known = self.found.shape or shape
         if shape[1:] != known[1:]:
             raise ValueError(
                 f"{self.path}/{self.names[i]} is {shape[1]} x {shape[2]}, but the images before it "
                 f"are {known[1]} x {known[2]}; images of one set must have one size: resize or "
-                "crop them (--preprocess)"
+                "crop them (--size, --preprocess)"
             )
         self.found.shape = (max(shape[0], known[0]), *shape[1:])
         return pixels
@@ -177,19 +241,27 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 # ---------------------------------------------------------------- opening
 
 
-def open_images(path: str | Path) -> ImageSet:
+def open_images(path: str | Path, split: str | None = None) -> ImageSet:
     """A set of images.
 
     Arguments:
         path: a folder of image files, with its subfolders and links; a .zip of such files; an .npy;
-            or an .npz with `arr_0`. Arrays are uint8 NHWC or NCHW, c 1 or 3.
+            an .npz with `arr_0`; or a data set as of `formats.known_set`. Arrays are uint8 NHWC or
+            NCHW, c 1 or 3.
+        split: "train" (the default) or "test", of a data set that has both.
 
     Raises:
         ValueError: no images; a broken link, or one that leads to its own folder; two files of one
-            name in a zip; a pickle; an array of another kind.
+            name in a zip; a pickle; an array of another kind; a split of images without splits.
     """
     path = Path(path)
     kind = path.suffix.lower()
+    if known := known_set(path, split):
+        names = [str(i) for i in range(len(known.readers))]
+        return ImageSet(path, names, known.readers, title=known.name, licence=known.licence)
+    if split:
+        raise ValueError(f"--split {split}: {path} has no splits; leave --split out, or give the "
+                         "folder of the split")  # fmt: skip
     if kind in (".pkl", ".pickle"):
         raise ValueError(pickle_refusal(path))
     if kind in (".npy", ".npz") and path.is_file():
@@ -233,12 +305,7 @@ def _array_set(path: Path) -> ImageSet:
         names = in_a_line(", ".join(held)) or "nothing"
         raise ValueError(f"{path} holds {names}; it must hold arr_0, uint8 images [n, h, w, c]")
     pixels = layout(array, path)
-    readers = [partial(_row, pixels, i) for i in range(len(pixels))]
-    return ImageSet(path, [str(i) for i in range(len(pixels))], readers, (), manifest)
-
-
-def _row(pixels: np.ndarray, i: int) -> Picture:
-    return Picture(pixels[i])
+    return ImageSet(path, [str(i) for i in range(len(pixels))], rows_of(pixels), (), manifest)
 
 
 _Opened = tuple[dict[str, Read], list[str], dict[str, Any] | None]

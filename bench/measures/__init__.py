@@ -19,6 +19,7 @@ A measure is a frozen dataclass that derives from `bench.Measure` (rates) or `be
 from bench.measures.closed import GaussianW2, OfSchedule, Uniform, mix, of_schedule
 from bench.measures.files import (
     check_free,
+    check_same,
     find,
     load,
     load_costs,
@@ -40,8 +41,7 @@ from bench.measures.steps import GITS, KLUB
 
 __all__ = [
     "FIRST_SEED", "GITS", "KLUB", "DataPrediction", "Entropy", "FeatureFrechet", "GaussianW2",
-    "NoisePrediction", "OfSchedule", "ScoreDifference", "Uniform", "check_free", "find",
-    "load",
-    "load_costs", "load_rate", "measure", "measured", "mix", "of_schedule", "path_of", "planned",
-    "save",
+    "NoisePrediction", "OfSchedule", "ScoreDifference", "Uniform", "check_free",
+    "check_same", "find", "load", "load_costs", "load_rate", "measure", "measured", "mix",
+    "of_schedule", "path_of", "planned", "save",
 ]  # fmt: skip

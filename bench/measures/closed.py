@@ -33,6 +33,7 @@ class GaussianW2(Measure):
     spectrum: tuple[float, ...] = ()
     frame: Literal["ve", "vp"] = "ve"
     name: ClassVar[str] = "v_w2"
+    needs_network: ClassVar[bool] = False
     whole_range: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -73,6 +74,7 @@ class Uniform(Measure):
 
     coordinate: Literal["sigma", "alpha", "angle", "logsnr"] = "angle"
     needs_images: ClassVar[bool] = False
+    needs_network: ClassVar[bool] = False
     whole_range: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -108,6 +110,7 @@ class OfSchedule(Measure):
     schedule: Schedule
     nodes: int = 401
     needs_images: ClassVar[bool] = False
+    needs_network: ClassVar[bool] = False
     whole_range: ClassVar[bool] = True
 
     @property

@@ -100,7 +100,9 @@ def load(path: Path) -> Rate | Costs:
         ValueError: the file is missing, or it holds something else.
     """
     path = Path(path)
-    again = f"crs-bench measure {path.parent.parent.name} --measure {path.stem}"
+    inside = path.parent.name == "measures"
+    whose = path.parent.parent.name if inside else "MODEL"
+    again = f"crs-bench measure {whose} --measure {path.stem}{'' if inside else f' --out {path}'}"
     if not path.is_file():
         raise ValueError(f"{path} does not exist; measure it first: {again}")
     content = store.read_json(path)
@@ -132,7 +134,8 @@ def measured(*folders: Path) -> dict[str, Rate | Costs]:
     """All rates and costs of a model, by name.
 
     Arguments:
-        folders: that may hold measurements of it; a name is taken from the first that has it.
+        folders: that may hold measurements of it, or files of one measurement each; a name is taken
+            from the first that has it.
 
     Raises:
         ValueError: two files of a folder hold the same name, or a file holds something else.
@@ -140,7 +143,8 @@ def measured(*folders: Path) -> dict[str, Rate | Costs]:
     found: dict[str, Rate | Costs] = {}
     for folder in reversed(folders):
         here: dict[str, Rate | Costs] = {}
-        for path in sorted((folder / "measures").glob("*.json")):
+        alone = folder.suffix.lower() == ".json"  # a missing one is said by `load`
+        for path in [folder] if alone else sorted((folder / "measures").glob("*.json")):
             one = load(path)
             if one.name in here:
                 raise ValueError(f"{path} holds {one.name!r}, and so does another file of this "
@@ -168,19 +172,27 @@ def find(folders: Sequence[Path], name: str) -> Any:
 
 
 def check_free(folder: Path, name: str, provenance: dict[str, Any]) -> Path:
-    """The file for a new measurement, which overwrites no measurement that was made otherwise.
+    """The file for a new measurement in a model folder.
 
     Arguments:
         folder: of the model.
         provenance: as of `planned`, what the new file will be measured from.
 
     Raises:
-        ValueError: the name is no plain name; or the file exists and was measured otherwise.
+        ValueError: the name is no plain name; and as `check_same`.
     """
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ValueError(f"{name!r} is no name for a rate or for costs: write letters, digits and "
                          "_ . + - only")  # fmt: skip
-    path = path_of(folder, name)
+    return check_same(path_of(folder, name), provenance, "--name NAME")
+
+
+def check_same(path: Path, provenance: dict[str, Any], beside: str = "another --out") -> Path:
+    """A file that is missing, or that was measured from the same.
+
+    Raises:
+        ValueError: the file was measured otherwise; it is not overwritten.
+    """
     if not path.is_file():
         return path
     old = load(path).provenance
@@ -188,5 +200,5 @@ def check_free(folder: Path, name: str, provenance: dict[str, Any]) -> Path:
              if old.get(key) != value]  # fmt: skip
     if other:
         raise ValueError(f"{path} exists and was measured otherwise ({'; '.join(other)}): write "
-                         "the new one beside it with --name NAME, or delete the file")  # fmt: skip
+                         f"the new one beside it with {beside}, or delete the file")  # fmt: skip
     return path

@@ -38,6 +38,7 @@ class FeatureFrechet(Measure):
     space: Literal["image", "state"] = "image"
     bootstrap: int = 0
     name: ClassVar[str] = "v_fid"
+    needs_network: ClassVar[bool] = False
     overlaps: ClassVar[bool] = True  # distances on the CPU beside the next levels on the GPU
 
     def __post_init__(self) -> None:

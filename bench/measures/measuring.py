@@ -89,9 +89,13 @@ def planned(
         images: number of images; ignored if the measure needs none.
 
     Raises:
-        ValueError: an object that is no `Measure`, or too few levels.
+        ValueError: an object that is no `Measure`, too few levels, or a process alone where a
+            network is needed.
     """
     _check(measure)
+    if measure.needs_network and not model.has_network:
+        raise ValueError(f"{measure!r} needs a network, but {model.name} is a process alone: name "
+                         "a model")  # fmt: skip
     count = measure.default_levels if levels is None else levels
     least = 3 if isinstance(measure, CostMeasure) else 4
     if count < least:

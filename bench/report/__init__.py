@@ -1,7 +1,7 @@
 """Tables and figures of an experiment, from its `plan.json` and its `records/`.
 
 This package imports `bench.store` and no other part of bench. `draw_law` reads the `law.json` of a
-model folder instead.
+model folder instead, and `draw_losses` its `loss.csv`.
 """
 
 from pathlib import Path
@@ -10,8 +10,9 @@ from bench import store
 from bench.report import figures, published, tables
 from bench.report.frame import Results
 from bench.report.law import draw_law
+from bench.report.losses import draw_losses
 
-__all__ = ["draw_law", "report"]
+__all__ = ["draw_law", "draw_losses", "report"]
 
 
 def report(folder: Path) -> list[Path]:

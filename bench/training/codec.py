@@ -20,12 +20,16 @@ from bench.checkpoints.card import CodecCard
 from bench.checkpoints.codecs import autoencoder
 from bench.checkpoints.weights import write_half
 from bench.store import write_json
+from bench.training.examples import Examples, kept
+from bench.training.journal import Board, Session, compiled
 from bench.training.state import Resumable
 
 
 @dataclass(frozen=True)
 class CodecRecipe:
     """How to train an autoencoder. Set either `steps` or `minutes`, the totals over all runs.
+
+    flip: train on the images and on their mirror images, each as often.
 
     Loss: L1 + L2 + kl * KL + adversary * hinge loss of a patch discriminator. The hinge loss starts
     at the share `adversary_from` of the training.
@@ -44,6 +48,7 @@ class CodecRecipe:
     adversary_from: float = 0.3
     ema: float = 0.999
     seed: int = 0
+    flip: bool = False
 
     def __post_init__(self) -> None:
         if min(self.steps, self.minutes) < 0 or bool(self.steps) == bool(self.minutes):
@@ -104,20 +109,25 @@ class _Run(Resumable):
 
     parts = ("net", "critic", "optimizer", "critics")
 
-    def __init__(self, recipe: CodecRecipe, image: tuple[int, int, int], device: str):
+    def __init__(self, recipe: CodecRecipe, image: tuple[int, int, int], device: str, data: str):
         torch.manual_seed(recipe.seed)
         super().__init__(recipe, autoencoder(recipe.card(image)), device)
+        self.data = data
         self.critic = _critic(image[0]).to(device)
         fused = {"betas": (0.5, 0.99), "fused": device.startswith("cuda")}
         self.optimizer = torch.optim.Adam(self.parameters, recipe.rate, **fused)  # type: ignore
         self.critics = torch.optim.Adam(self.critic.parameters(), recipe.rate / 2, **fused)  # type: ignore
 
+    def learning_rate(self) -> float:
+        """Linear warm-up over 200 steps, times 1 less the square of the share that is done."""
+        share, warm = min(1.0, self.progress()), min(1.0, (self.step + 1) / 200)
+        return self.recipe.rate * warm * (1 - share**2)
+
     def update(self, back: Tensor, x: Tensor, loss: Tensor) -> None:
         """A step of the autoencoder and, after its start, of the discriminator."""
-        share = min(1.0, self.progress())
-        for group, rate in ((self.optimizer, 1.0), (self.critics, 0.5)):
-            warm = min(1.0, (self.step + 1) / 200)
-            group.param_groups[0]["lr"] = self.recipe.rate * rate * warm * (1 - share**2)
+        share, shown = min(1.0, self.progress()), loss
+        for group, part in ((self.optimizer, 1.0), (self.critics, 0.5)):
+            group.param_groups[0]["lr"] = part * self.learning_rate()
         judged = self.recipe.adversary > 0 and share >= self.recipe.adversary_from
         if judged:
             self.critic.requires_grad_(False)
@@ -132,39 +142,49 @@ class _Run(Resumable):
             (F.relu(1 - real).mean() + F.relu(1 + fake).mean()).backward()
             self.critics.step()
             self.critics.zero_grad(set_to_none=True)
-        self.advance()
+        self.advance(shown)
 
 
 def train_codec(
-    recipe: CodecRecipe, dataset: data.FashionMNIST, out: Path, device: str = "cpu"
+    recipe: CodecRecipe,
+    dataset: data.Dataset,
+    out: Path,
+    device: str = "cpu",
+    session: Session | None = None,
 ) -> CodecCard:
     """Train the codec in the folder `out`. An interrupted training resumes.
 
-    Writes `codec-state.pt` every minute. At the end, writes `codec.safetensors` (moving average,
-    float16) and `codec.json`.
+    Writes `codec-state.pt` and `codec-loss.csv` every minute. At the end, writes
+    `codec.safetensors` (moving average, float16) and `codec.json`.
+
+    Arguments:
+        session: how it runs on this machine, and what it shows; no samples.
 
     Returns:
         The card of the codec.
 
     Raises:
-        ValueError: missing data, a state of another recipe, or an image size that cannot be halved
-            so often.
-        FloatingPointError: a weight is NaN.
+        ValueError: missing data, a state of another recipe or of other images, or an image size
+            that cannot be halved so often.
+        FloatingPointError: the loss is not finite.
     """
-    images = dataset.images()
+    session, images = session or Session(), dataset.images()
     image = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    run, state = _Run(recipe, image, device), out / "codec-state.pt"
+    run = _Run(recipe, image, device, data.digest(images))
+    state, losses = session.state or out / "codec-state.pt", out / "codec-loss.csv"
     out.mkdir(parents=True, exist_ok=True)
     if state.is_file():
         run.load(state)
-    reconstruct: Any = _Reconstruction(run.net, recipe.kl)
-    if device.startswith("cuda"):
-        reconstruct = torch.compile(reconstruct, dynamic=False)
-    x = (images.float() / 127.5 - 1).to(device)
-    for batch, noise in _steps(run, x, recipe.card(image).state, state):
+    run.board = Board(out / "tensorboard" if session.tensorboard else None, run.step)
+    mode = session.mode(device, "default")
+    reconstruct = compiled(_Reconstruction(run.net, recipe.kl), mode)
+    x = kept(images, device, recipe.flip)
+    for batch, noise in _steps(run, x, recipe.card(image).state, state, losses):
         run.update(*_judged(reconstruct, batch, noise))
     run.save(state)
-    return _export(run, recipe.card(image), x, dataset, data.digest(images), out)
+    run.journal.write(losses)
+    run.board.close()
+    return _export(run, recipe.card(image), x, dataset, out)
 
 
 def _judged(reconstruct: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,20 +193,19 @@ def _judged(reconstruct: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor,
 
 
 def _steps(
-    run: _Run, images: Tensor, shape: tuple[int, ...], state: Path
+    run: _Run, images: Examples, shape: tuple[int, ...], state: Path, losses: Path
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches until the training is done: images x, and noise for their latents."""
-    size, device = run.recipe.batch, images.device
-    for _ in run.turns(f"train the codec of {run.recipe.name}", state):
+    size, device = run.recipe.batch, run.device
+    for _ in run.turns(f"train the codec of {run.recipe.name}", state, losses):
         pick = torch.randint(len(images), (size,), generator=run.generator, device=device)
         x = images[pick].contiguous(memory_format=torch.channels_last)
+        torch.compiler.cudagraph_mark_step_begin()
         yield x, torch.randn((size, *shape), generator=run.generator, device=device)
 
 
 @torch.inference_mode()
-def _export(
-    run: _Run, card: CodecCard, x: Tensor, dataset: data.FashionMNIST, digest: str, out: Path
-) -> CodecCard:
+def _export(run: _Run, card: CodecCard, x: Examples, dataset: data.Dataset, out: Path) -> CodecCard:
     """Write weights and card. Scale and shift give the latents mean 0 and standard deviation 1."""
     for parameter, average in zip(run.parameters, run.ema, strict=True):
         parameter.copy_(average.half().float())
@@ -196,7 +215,7 @@ def _export(
     training = asdict(run.recipe) | {
         "steps": run.step, "seconds": round(run.elapsed, 1), "device": device,
         "optimizer": "Adam(betas=(0.5, 0.99)), gradient norm clipped at 1",
-        "data": dataset.name, "data_digest": digest,
+        "data": dataset.name, "data_digest": run.data, "preparation": dataset.preparation,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }  # fmt: skip
     sha256 = write_half(out / card.file, run.net.state_dict())

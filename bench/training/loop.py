@@ -1,14 +1,14 @@
 """The training loop of a denoiser.
 
 The state is saved every minute and at the end, so a training can be interrupted and resumed. The
-exported weights are the exponential moving average.
+exported weights are the exponential moving average. The images stay on the device as bytes.
 """
 
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from bench.measures import path_of, save
 from bench.process import VE, Process
 from bench.schedules import Native
 from bench.store import write_json
+from bench.training.examples import Examples, kept
+from bench.training.gallery import Gallery
+from bench.training.journal import Board, Session, compiled
 from bench.training.laws import Clock, Law, clock, draw_sigmas
 from bench.training.state import Resumable
 from bench.training.weighting import NoiseLaw, Unweighted, Weighting
@@ -31,7 +34,10 @@ from bench.types import Measure, Schedule
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train a checkpoint. Set either `steps` or `minutes`, the totals over all runs."""
+    """How to train a checkpoint. Set either `steps` or `minutes`, the totals over all runs.
+
+    flip: train on the images and on their mirror images, each as often.
+    """
 
     name: str
     network: dict[str, Any]
@@ -51,6 +57,7 @@ class Recipe:
     warmup: int = 300  # steps
     ema: float = 0.9995
     seed: int = 0
+    flip: bool = False
     codec: CodecCard | None = None  # None: the model works on pixels
 
     def __post_init__(self) -> None:
@@ -61,23 +68,45 @@ class Recipe:
                 raise ValueError(f"{what!r} is no {kind.__name__.lower()}")
 
 
-def unet(channels: tuple[int, ...], layers: int, size: int = 28, state: int = 1) -> dict[str, Any]:
-    """Arguments of a diffusers `UNet2DModel` with attention at its lowest resolution.
+def unet(
+    channels: tuple[int, ...],
+    layers: int,
+    size: int | tuple[int, int] = 28,
+    state: int = 1,
+    attention: int = 1,
+) -> dict[str, Any]:
+    """Arguments of a diffusers `UNet2DModel` with attention at its lowest resolutions.
 
     Arguments:
         channels: highest resolution first.
         layers: residual layers in each block.
-        size, state: the model's state is [state, size, size].
+        size, state: the model's state is [state, size, size]; or [state, height, width].
+        attention: number of resolutions with attention, the lowest first. The middle of the network
+            has attention always.
+
+    Raises:
+        ValueError: channels that are no multiples of 8, a size that cannot be halved so often, or
+            a number of resolutions that there is not.
     """
-    deep = len(channels) - 1
+    height, width = (size, size) if isinstance(size, int) else size
+    deep, cut = len(channels) - attention, 2 ** (len(channels) - 1)
+    if layers < 1 or min(channels, default=0) < 1 or any(one % 8 for one in channels):
+        raise ValueError(f"channels must be multiples of 8 and layers at least 1, not {channels} "
+                         f"and {layers}")  # fmt: skip
+    if not 0 <= attention <= len(channels):
+        raise ValueError(f"attention must be 0 to {len(channels)} resolutions, not {attention}")
+    if height % cut or width % cut:
+        raise ValueError(f"states of {height} x {width} cannot be halved {len(channels) - 1} times,"
+                         " once for each further number of channels; give fewer channels, or "
+                         f"another size (--size {max(1, height // cut) * cut})")  # fmt: skip
     return {
-        "sample_size": size,
+        "sample_size": height if height == width else [height, width],
         "in_channels": state,
         "out_channels": state,
         "block_out_channels": list(channels),
         "layers_per_block": layers,
-        "down_block_types": ["DownBlock2D"] * deep + ["AttnDownBlock2D"],
-        "up_block_types": ["AttnUpBlock2D"] + ["UpBlock2D"] * deep,
+        "down_block_types": ["DownBlock2D"] * deep + ["AttnDownBlock2D"] * attention,
+        "up_block_types": ["AttnUpBlock2D"] * attention + ["UpBlock2D"] * deep,
         "norm_num_groups": 8,
         "attention_head_dim": min(32, channels[-1]),
     }
@@ -130,9 +159,10 @@ class _Loss(nn.Module):
 class _Run(Resumable):
     """A denoiser in training, and the law of its noise levels."""
 
-    def __init__(self, recipe: Recipe, device: str):
+    def __init__(self, recipe: Recipe, device: str, data: str = ""):
         torch.manual_seed(recipe.seed)
         super().__init__(recipe, checkpoints.network(recipe.network), device)
+        self.data = data
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=recipe.rate,
@@ -165,54 +195,71 @@ class _Run(Resumable):
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.advance()
+        self.advance(loss)
 
 
-def train(recipe: Recipe, dataset: data.FashionMNIST, out: Path, device: str = "cpu") -> Card:
+def train(
+    recipe: Recipe,
+    dataset: data.Dataset,
+    out: Path,
+    device: str = "cpu",
+    session: Session | None = None,
+) -> Card:
     """Train the model in the folder `out`. An interrupted training resumes.
 
-    Writes `state.pt` every minute. At the end, writes `model.safetensors` (moving average, float16)
-    and `card.json`.
+    Writes the state and `loss.csv` every minute. At the end, writes `model.safetensors` (moving
+    average, float16) and `card.json`.
+
+    Arguments:
+        session: how it runs on this machine, and what it shows.
 
     Returns:
         The card of the model.
 
     Raises:
-        ValueError: missing data, or a state of another recipe.
-        FloatingPointError: a weight is NaN.
+        ValueError: missing data, images of another shape than the model's, or a state of another
+            recipe or of other images.
+        FloatingPointError: the loss is not finite.
     """
+    session = session or Session()
     images = dataset.images()
-    process = recipe.process.build()
-    run = _Run(recipe, device)
+    _check_images(recipe, images)
+    process, state = recipe.process.build(), session.state or out / "state.pt"
+    run = _Run(recipe, device, data.digest(images))
     out.mkdir(parents=True, exist_ok=True)
-    if (out / "state.pt").is_file():
-        run.load(out / "state.pt")
-    plain = loss_of = _Loss(run.net, recipe, process)
-    if device.startswith("cuda"):
-        # CUDA graphs: without them, the launch of a thousand small kernels takes most of a step
-        loss_of = torch.compile(plain, dynamic=False, mode="reduce-overhead")  # type: ignore
-    x, timestep = _states(recipe, images, out, device), clock(process, device)
-    probe = _prober(run, plain, x, timestep, dataset, images, out)
-    for batch in _steps(run, x, timestep, out):
+    if state.is_file():
+        run.load(state)
+    run.board = Board(out / "tensorboard" if session.tensorboard else None, run.step)
+    plain = _Loss(run.net, recipe, process)
+    # CUDA graphs: without them, the launch of a thousand small kernels takes most of a step
+    loss_of = compiled(plain, session.mode(device))
+    timestep, x = clock(process, device), cast(Any, _states(recipe, images, out, device))
+    card = _card(run, dataset, images, session)
+    gallery = Gallery(card, out, device, session.samples)
+    probe = _prober(run, plain, x, timestep, card, images, out)
+    for batch in _steps(run, x, timestep, state, out / "loss.csv"):
         run.update(loss_of(*batch, plain.weight(batch[2], run.law)))
         if run.law.wants_probe(run.step):
             probe()
         if run.law.wants_update(run.step):
             run.law.update(run.step)
-    run.save(out / "state.pt")
-    return _export(run, dataset, images, out)
+        if gallery.wants(run.step):
+            run.board.picture(gallery.show(run.net, run.ema, run.step), run.step)
+            run.rest()
+    run.save(state)
+    run.journal.write(out / "loss.csv")
+    run.board.close()
+    return _export(run, _card(run, dataset, images, session), out)
 
 
 def _prober(
-    run: _Run, plain: _Loss, x: Tensor, timestep: Clock, dataset: data.FashionMNIST,
-    images: Tensor, out: Path,
-) -> Callable[[], None]:  # fmt: skip
+    run: _Run, plain: _Loss, x: Any, timestep: Clock, card: Card, images: Tensor, out: Path
+) -> Callable[[], None]:
     """What measures the rate of an online law once. A user's measure gets the network in training
     as a model; its weights are not the average."""
     online, recipe = run.law.online, run.recipe
     if online is None or not isinstance(online.measure, Measure):
         return lambda: run.law.probe(lambda x0, eps, s: plain.predict(x0, eps, s, timestep(s)), x)
-    card = _card(run, dataset, images)
     shape = checkpoints.find_family(card.family).shape(card)
     codec: Codec = Pixels(shape)
     if recipe.codec:
@@ -231,16 +278,29 @@ def _prober(
     return probe
 
 
-def _states(recipe: Recipe, images: Tensor, out: Path, device: str) -> Tensor:
-    """The model's states of uint8 images [n, c, h, w]: float32 [n, *state], on the device."""
+def _check_images(recipe: Recipe, images: Tensor) -> None:
+    """ValueError: the images are not those of the recipe's network or codec."""
+    size = recipe.network["sample_size"]
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    want = recipe.codec.image if recipe.codec else (recipe.network["in_channels"], *sides)
+    if tuple(images.shape[1:]) != want:
+        what = "the codec" if recipe.codec else "the network"
+        raise ValueError(f"{what} takes images {list(want)}, but the data are "
+                         f"{list(images.shape[1:])}: give --size or {what}'s own")  # fmt: skip
+
+
+def _states(recipe: Recipe, images: Tensor, out: Path, device: str) -> Examples:
+    """The model's states of uint8 images [n, c, h, w], with those of their mirror images."""
     if recipe.codec is None:
-        return (images.float() / 127.5 - 1).to(device)
+        return kept(images, device, recipe.flip)
     codec = checkpoints.load_codec(out, recipe.codec, device, torch.float32)
+    ways = (images, images.flip(-1)) if recipe.flip else (images,)
     with full_float32():
-        return torch.cat([codec.encode(part.to(device)) for part in images.split(512)])
+        parts = [codec.encode(part.to(device)) for way in ways for part in way.split(512)]
+    return Examples(torch.cat(parts), device)
 
 
-def _export(run: _Run, dataset: data.FashionMNIST, images: Tensor, out: Path) -> Card:
+def _export(run: _Run, card: Card, out: Path) -> Card:
     """Write weights and card. An online law also writes its history and its last rate."""
     names = [name for name, _ in run.net.named_parameters()]
     weights = dict(zip(names, run.ema, strict=True))
@@ -250,16 +310,16 @@ def _export(run: _Run, dataset: data.FashionMNIST, images: Tensor, out: Path) ->
             "law": repr(run.recipe.law), "sigma": run.law.edges.tolist(),
             "steps": [step for step, _ in run.law.history], "v": [v for _, v in run.law.history],
         })  # fmt: skip
-    return checkpoints.save(out, _card(run, dataset, images), weights)
+    return checkpoints.save(out, card, weights)
 
 
 def _steps(
-    run: _Run, images: Tensor, timestep: Clock, out: Path
+    run: _Run, images: Examples, timestep: Clock, state: Path, losses: Path
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Batches (x0, eps, sigma, timestep) until the training is done."""
     size = run.recipe.batch
-    for _ in run.turns(f"train {run.recipe.name}", out / "state.pt"):
-        pick = torch.randint(len(images), (size,), generator=run.generator, device=images.device)
+    for _ in run.turns(f"train {run.recipe.name}", state, losses):
+        pick = torch.randint(len(images), (size,), generator=run.generator, device=run.device)
         x0 = images[pick]
         eps = torch.randn(x0.shape, generator=run.generator, device=x0.device)
         sigma = draw_sigmas(run.law.table, size, run.generator)
@@ -269,24 +329,27 @@ def _steps(
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
     """The fields of the recipe; law and weighting as text."""
-    written = {"law": repr(recipe.law), "weighting": repr(recipe.weighting)}
+    written: dict[str, Any] = {"law": repr(recipe.law), "weighting": repr(recipe.weighting)}
     written |= {"law_spec": recipe.law.spec(), "weighting_spec": recipe.weighting.spec()}
     return {one.name: getattr(recipe, one.name) for one in fields(recipe)} | written
 
 
-def _card(run: _Run, dataset: data.FashionMNIST, images: Tensor) -> Card:
+def _card(run: _Run, dataset: data.Dataset, images: Tensor, session: Session) -> Card:
     recipe = run.recipe
     kept = _plain(recipe) | {"process": None, "network": None, "codec": None}
     device = torch.cuda.get_device_name() if run.device.startswith("cuda") else platform.machine()
     record = {key: value for key, value in kept.items() if value is not None} | {
         "optimizer": "AdamW(betas=(0.9, 0.99), weight_decay=0.01), gradient norm clipped at 1",
         "loss": f"mean squared error of {recipe.prediction}, times the weighting",
+        "parameters": sum(one.numel() for one in run.parameters),
         "steps": run.step, "seconds": round(run.elapsed, 1), "device": device,
+        "compile": session.mode(run.device),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }  # fmt: skip
+    about = Data(name=dataset.name, digest=run.data, licence=dataset.licence,
+                 preparation=dataset.preparation, images=len(images))  # fmt: skip
     return Card(
         name=recipe.name, network=recipe.network, process=recipe.process,
         prediction=recipe.prediction, training=record, weights_sha256="", codec=recipe.codec,
-        clip=recipe.codec is None,
-        data=Data(name=dataset.name, digest=data.digest(images), licence="MIT"),
+        clip=recipe.codec is None, data=about,
     )  # fmt: skip

@@ -5,6 +5,8 @@ at the first step and its decay does not rise, so the average differs by 43 % af
 update also takes 2.6 times as long on a CPU.
 """
 
+import math
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from bench.training.journal import EVERY, Board, Journal, Row
+
+_SAID = 30  # seconds between two lines of progress where there is no terminal
 
 
 class _Recipe(Protocol):
@@ -23,6 +29,8 @@ class _Recipe(Protocol):
     @property
     def minutes(self) -> float: ...
     @property
+    def batch(self) -> int: ...
+    @property
     def ema(self) -> float: ...
     @property
     def seed(self) -> int: ...
@@ -32,25 +40,31 @@ class Resumable:
     """A network in training, the moving average of its weights, and its random generator.
 
     parts: names of the attributes whose state_dict is saved.
+    data: the digest of the training images, which a resumed training must have again.
     """
 
     parts: tuple[str, ...] = ("net", "optimizer")
     optimizer: Any
+    data: str = ""
 
     def __init__(self, recipe: _Recipe, net: Any, device: str):
         self.recipe: Any = recipe
         self.device = device
         self.net: Any = net.to(device).to(memory_format=torch.channels_last)
         self.parameters: list[Tensor] = list(self.net.parameters())
-        self.ema = [p.detach().clone() for p in self.parameters]
+        self.weights = [p.detach() for p in self.parameters]  # the same memory
+        self.ema = [p.clone() for p in self.weights]
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
         self.step, self.elapsed = 0, 0.0
+        self.journal, self.board = Journal(device), Board(None)
+        self._last = time.monotonic()
 
     def state(self) -> dict[str, Any]:
         """Everything that `load` restores."""
         return {name: getattr(self, name).state_dict() for name in self.parts} | {
             "ema": self.ema, "generator": self.generator.get_state(), "step": self.step,
-            "elapsed": self.elapsed, "recipe": repr(self.recipe),
+            "elapsed": self.elapsed, "recipe": repr(self.recipe), "data": self.data,
+            "journal": self.journal.state(),
         }  # fmt: skip
 
     def save(self, path: Path) -> None:
@@ -64,18 +78,24 @@ class Resumable:
         temporary.replace(path)
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Restore a state and return it. ValueError: the file has another recipe."""
+        """Restore a state and return it. ValueError: the file has another recipe, or other data."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["recipe"] != repr(self.recipe):
             raise ValueError(
                 f"{path} is the state of another recipe; repeat the first options, or delete it to "
                 "start again"
             )
+        if state["data"] != self.data:
+            raise ValueError(
+                f"{path} is the state of a training on other images; give the same --data, or "
+                "delete it to start again"
+            )
         for name in self.parts:
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"].cpu())
         torch._foreach_copy_(self.ema, state["ema"])
         self.step, self.elapsed = state["step"], state["elapsed"]
+        self.journal.load(state["journal"])
         return state
 
     def progress(self) -> float:
@@ -84,33 +104,94 @@ class Resumable:
             return self.step / self.recipe.steps
         return self.elapsed / (60 * self.recipe.minutes)
 
-    def advance(self) -> None:
-        """End a step: update the moving average. Its decay rises to that of the recipe."""
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        raise NotImplementedError
+
+    def advance(self, loss: Tensor) -> None:
+        """End a step: update the moving average. Its decay rises to that of the recipe.
+
+        Arguments:
+            loss: of the step.
+        """
+        self.journal.add(loss)
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
+        torch._foreach_lerp_(self.ema, self.weights, 1 - decay)
         self.step += 1
 
-    def turns(self, what: str, path: Path) -> Iterator[None]:
-        """Yield before each step, until the training is done. Show progress and save to `path`.
+    def rest(self) -> None:
+        """The time since the last step does not count: something else was done."""
+        self._last = time.monotonic()
+
+    def turns(self, what: str, path: Path, losses: Path) -> Iterator[None]:
+        """Yield before each step, until the training is done. Show progress.
+
+        Arguments:
+            path: where the state is saved, every minute.
+            losses: where the journal is written, with the state.
 
         Raises:
-            FloatingPointError: a weight is NaN.
+            FloatingPointError: the loss is not finite.
         """
-        bar = tqdm(total=100, unit="%", disable=None, desc=what)
-        begin = last = saved = time.monotonic()
+        bar = _Bar(what, self)
+        self._last = began = saved = time.monotonic()
+        first, at, spent = self.step, self.step, self.elapsed
         while self.progress() < 1:
             yield
-            if self.step % 20 == 1 and self.ema[0].isnan().any():  # this waits for the GPU
-                raise FloatingPointError(f"training diverged at step {self.step}: lower --rate")
             now = time.monotonic()
-            if self.step > 1:  # the first step compiles and does not count
-                self.elapsed += now - last
-            last = now
-            bar.n = int(100 * min(1.0, self.progress()))
-            rate = self.step / (now - begin)
-            bar.set_postfix_str(f"step {self.step}, {rate:.1f}/s", refresh=False)
-            bar.update(0)
-            if now - saved > (60 if now - begin > 60 else 10):  # more often at the start
+            if self.step > first + 1:  # the first step of a process compiles and does not count
+                self.elapsed += now - self._last
+            self._last = now
+            if self.step % EVERY == 0 or self.progress() >= 1:
+                seconds = self.elapsed - spent
+                pace = (self.step - at) / seconds if seconds else 0.0
+                bar.show(self._row(pace), pace)
+                at, spent = self.step, self.elapsed
+            if now - saved > (60 if now - began > 60 else 10):  # more often at the start
                 self.save(path)
+                self.journal.write(losses)
                 saved = now
         bar.close()
+
+    def _row(self, pace: float) -> Row:
+        """A row of the journal; pace: steps in a second."""
+        images, rate = self.recipe.batch * pace, self.learning_rate()
+        row = self.journal.close(self.step, rate, images, self.elapsed)
+        if not math.isfinite(row.loss):
+            raise FloatingPointError(f"training diverged before step {row.step}: lower --rate")
+        self.board.row(row)
+        return row
+
+
+class _Bar:
+    """Progress: a bar on a terminal, else a line every half minute."""
+
+    def __init__(self, what: str, run: Resumable) -> None:
+        self.what, self.run, self.said = what, run, time.monotonic()
+        steps, minutes = run.recipe.steps, run.recipe.minutes
+        total, done = (steps, run.step) if steps else (60 * minutes, run.elapsed)
+        self.bar = tqdm(
+            total=round(total), initial=min(round(done), round(total)), disable=None, desc=what,
+            unit="step" if steps else "s",
+        )  # fmt: skip
+
+    def show(self, row: Row, pace: float) -> None:
+        """Show loss, images per second and the time that is left."""
+        run = self.run
+        done = run.step if run.recipe.steps else run.elapsed
+        self.bar.set_postfix_str(
+            f"loss {row.loss:.4g}, {row.images_per_second:,.0f} images/s", refresh=False
+        )
+        self.bar.update(min(round(done), self.bar.total or 0) - self.bar.n)
+        now = time.monotonic()
+        if self.bar.disable and now - self.said > _SAID:
+            self.said = now
+            left = (run.recipe.steps - run.step) / max(1e-9, pace) if run.recipe.steps else (
+                60 * run.recipe.minutes - run.elapsed
+            )  # fmt: skip
+            print(f"{self.what}: step {run.step:,}, loss {row.loss:.4g}, "
+                  f"{row.images_per_second:,.0f} images/s, {max(0.0, left) / 60:.1f} minutes left",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+    def close(self) -> None:
+        self.bar.close()

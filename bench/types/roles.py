@@ -251,6 +251,11 @@ class Model(ABC):
     device: str
 
     @property
+    def has_network(self) -> bool:
+        """Whether it has a denoiser. Default: yes. A `checkpoints.Forward` has none."""
+        return True
+
+    @property
     def classes(self) -> int:
         """Classes that it is conditioned on. Default: 0, unconditional."""
         return 0
@@ -282,6 +287,7 @@ class Measure(Described, ABC):
     """A discrepancy between diffused distributions at neighbouring noise levels, as a rate."""
 
     needs_images: ClassVar[bool] = True  # False: `images` is empty
+    needs_network: ClassVar[bool] = True  # False: the process and the codec are enough
     whole_range: ClassVar[bool] = False  # True: called once; False: for some ten levels at a time
     overlaps: ClassVar[bool] = False  # True: may run in several threads, to use CPU and GPU at once
     default_levels: ClassVar[int] = 101
