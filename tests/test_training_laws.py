@@ -11,7 +11,7 @@ import torch
 from test_training import ONLINE, PROCESSES, RECIPE, dataset, gaussian  # noqa: F401
 from torch import Tensor
 
-from bench import measures
+from bench import measures, schedules
 from bench.cli.options import built
 from bench.data import FashionMNIST
 from bench.measures import DataPrediction, mix, of_schedule
@@ -172,7 +172,7 @@ def test_a_measure_of_the_users_own_is_estimated_online(
     card = train(replace(RECIPE, law=law), dataset, tmp_path / "m")
     rate = measures.measured(tmp_path / "m")["v_mine_online"]
     torch.testing.assert_close(rate.v[1:-1] * rate.sigma[1:-1], torch.ones(4).double(),
-                               rtol=0.5, atol=0)  # fmt: skip
+                               rtol=1e-6, atol=0)  # fmt: skip
     assert "Mine" in card.training["law_spec"]["fields"]["measure"]["class"]
 
 
@@ -214,11 +214,11 @@ def test_what_is_no_law_is_refused() -> None:
 def test_laws_and_weightings_name_files_of_rates(quote: str, tmp_path: Path) -> None:
     path = measures.save(tmp_path / "some-rates" / "v_fid.json", bell())
     file = f"{quote}{path}{quote}"
-    found = built(f"ConstantRate({file}, xi=0.5, coordinate=angle)", [], laws)
+    found = built(f"ConstantRate({file}, xi=0.5, coordinate=angle)", [], schedules, laws)
     assert (found.xi, found.coordinate, found.rate.spec()) == (0.5, "angle", bell().spec())
-    one = built(f"Importance(target=ConstantRate({file}), cap=5)", [], weighting, laws)
+    one = built(f"Importance(target=ConstantRate({file}), cap=5)", [], weighting, schedules)
     assert one.cap == 5 and one.target.rate.spec() == bell().spec()
-    law = built(f"OnlineConstantRate(v_eps, mixed=mix({{{file}: 1.0}}))", [], laws)
+    law = built(f"OnlineConstantRate(v_eps, mixed=mix({{{file}: 1.0}}))", [], schedules, laws)
     assert law.mixed.name == "1 v_fid"
     with pytest.raises(ValueError, match="none.json does not exist; measure it first"):
-        built("ConstantRate(none.json)", [], laws)
+        built("ConstantRate(none.json)", [], schedules, laws)

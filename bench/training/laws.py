@@ -253,7 +253,9 @@ class Law:
         if not isinstance(rate, Rate):
             raise ValueError(f"{self.online.measure!r} gave {type(rate).__name__}, not a rate")
         middle = (self.edges[1:] * self.edges[:-1]).sqrt().log()
-        v = torch.as_tensor(np.interp(middle.numpy(), rate.sigma.log().numpy(), rate.v.numpy()))
+        at = torch.isfinite(rate.v)
+        level, log_v = (part[at].log().numpy() for part in (rate.sigma, rate.v.clamp(min=1e-300)))
+        v = torch.as_tensor(np.exp(np.interp(middle.numpy(), level, log_v)))
         self._enter((v * self.edges.diff()).square().to(self.device))
 
     def _enter(self, square: Tensor) -> None:
