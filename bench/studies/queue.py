@@ -222,7 +222,8 @@ def _process(desk: Desk, job: Job) -> Any:
 def _finish(desk: Desk, job: Job) -> None:
     """Train, score and record; each part only if it is not there."""
     home, recipe = desk.state / job.key, desk.recipe(job)
-    torch.compiler.reset()  # of the network before this one
+    if desk.compile or desk.device.startswith("cuda"):
+        torch.compiler.reset()  # the compiled network before this one, and its memory
     if not (home / "card.json").is_file():
         training.train(recipe, desk.train, home, desk.device)
     kept = home / "scores.json"
