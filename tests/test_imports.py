@@ -52,8 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     "rescore": {"types", "plan", "records", "shards", "judge", "store", "features"},
     "run": {"types", "checkpoints", "plan", "records", "shards", "store", "machine", "share",
             "report"},
-    "training": {"types", "checkpoints", "data", "features", "measures", "process", "schedules",
-                 "store"},
+    "training": {"types", "checkpoints", "data", "features", "generate", "measures", "process",
+                 "samplers", "schedules", "store"},  # it shows samples on its way
     "studies": {"types", "checkpoints", "data", "features", "generate", "judge", "machine",
                 "measures", "names", "noise", "process", "samplers", "schedules", "share", "store",
                 "training"},

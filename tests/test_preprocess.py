@@ -103,8 +103,8 @@ def test_two_preparations_are_two_references(
     assert torch.equal(one.mean, two.mean) and one.digest != two.digest
     assert reference(monkeypatch, paths[0], folder, "--preprocess", "adm-lsn") == 2
     assert "did you mean ADMLSUN" in capsys.readouterr().err
-    assert crs(monkeypatch, "reference", str(paths[0]), "--preprocess", "ldm") == 2
-    assert "needs --images" in capsys.readouterr().err
+    assert reference(monkeypatch, paths[0], folder, "--preprocess", "ldm", "--size", "8") == 2
+    assert "--preprocess 'ldm(size=8)' alone" in capsys.readouterr().err
 
 
 def test_a_reference_is_folded_a_batch_at_a_time(

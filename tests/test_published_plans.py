@@ -140,5 +140,3 @@ def test_a_rate_is_measured_on_images_of_a_folder(
     wrong = ("--data", horse / "batch.npz", "--preprocess", "adm-lsun(size=8)")
     assert crs(monkeypatch, *asked, *wrong) == 2
     assert "takes uint8 images [3, 16, 16]" in capsys.readouterr().err
-    assert crs(monkeypatch, *asked, "--preprocess", "ldm") == 2
-    assert "needs images in --data" in capsys.readouterr().err

@@ -231,7 +231,7 @@ def test_the_report_tells_primaries_from_other_arms(whole: Path) -> None:
     assert [path.name for path in paths] == ["table.md", "table.csv", "study.png", "study.pdf"]
     text = paths[0].read_text()
     assert "6 of 6 trainings, 12 steps of 8" in text and "Decided before the run" in text
-    primary = text.split("primary arm")[1].split("\n\n")[0].splitlines()
+    primary = text.split("|primary arm|")[1].split("\n\n")[0].splitlines()
     assert len(primary) == 3 and primary[2].startswith("|online|")
     records = store.load_records(whole)
     values = [records[f"online-{seed}"]["scores"]["converged"]["flatten"]["fd"]

@@ -66,6 +66,6 @@ def forward(process: Process, data: Latents | Shape, device: str = "cpu") -> For
     shape = data.card.state if isinstance(data, Latents) else data
     if isinstance(data, Latents):
         what["codec"] = data.card.model_dump(exclude={"file", "training"})
-    kind = getattr(card, "betas", card.kind)
+    kind = card.betas if isinstance(card, VPCard) else card.kind
     name = f"process {kind} {process.sigma_min:.4g}..{process.sigma_max:.4g}"
     return Forward(name, digest(what), process, shape, device, codec)

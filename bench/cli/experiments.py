@@ -1,4 +1,4 @@
-"""The verbs of experiments: run, rescore, report and pack."""
+"""The verbs of experiments: run, compare, rescore, report and pack."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import Device, Models, Results, app, device_of, forms_of, numbers
+from bench.cli.options import (
+    Device,
+    ModelName,
+    Models,
+    RatesOf,
+    Results,
+    Seeds,
+    app,
+    device_of,
+    forms_of,
+    homes_of,
+    numbers,
+    schedule_of,
+    seeds_of,
+)
 
 
 @app.command()
@@ -57,6 +71,44 @@ def run(
     plan = replace(plan, scoring=replace(plan.scoring, **changes))
     prepare = checkpoints.compiled if compile else _as_is
     for path in main_path(plan, results, where, device_of(device), prepare, share_of(share)):
+        typer.echo(path)
+
+
+@app.command()
+def compare(
+    model: ModelName,
+    reference: Annotated[str, typer.Argument(help="of `reference`: a name, or an .npz")],
+    schedules: Annotated[str, typer.Option(help="schedules, with commas")] = "Native,Karras(rho=7)",
+    samplers: Annotated[str, typer.Option(help="samplers, with commas")] = "DDIM,DPMpp2M",
+    nfe: Annotated[str, typer.Option(help="calls of the denoiser, with commas")] = "5,10,20",
+    seeds: Seeds = "0-999",
+    metrics: Annotated[str, typer.Option(help="metrics, with commas")] = "fd,precision,recall",
+    features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
+    name: Annotated[str, typer.Option(help="folder in --results; default: compare-MODEL")] = "",
+    rates_of: RatesOf = "",
+    results: Results = Path("results"),
+    models: Models = None,
+    device: Device = "auto",
+) -> None:
+    """Compare schedules on a model of yours: sample, score, and write tables and figures.
+
+    After an interruption, the same command continues. An experiment with tuned lines or several
+    blocks of seeds is a Python function instead: see `crs-bench run`.
+    """
+    import bench
+    from bench import checkpoints, names
+    from bench.run import run as main_path
+
+    where, spread = checkpoints.models_of(models), seeds_of(seeds)
+    homes, who = homes_of(where, rates_of, model), where.folder(model).resolve().name
+    plan = bench.Experiment(
+        name=name or f"compare-{who}", title=f"Schedules on {who}", model=model,
+        lines={form: schedule_of(form, homes) for form in forms_of(schedules)},
+        samplers=tuple(names.build(form, bench.samplers) for form in forms_of(samplers)),
+        blocks=(bench.Block("1", range(spread[0], spread[-1] + 1), numbers(nfe, "--nfe")),),
+        scoring=bench.Scoring(features, reference, tuple(forms_of(metrics))),
+    )  # fmt: skip
+    for path in main_path(plan, results, where, device_of(device)):
         typer.echo(path)
 
 

@@ -205,10 +205,10 @@ def images_of(data: Path | None, split: str | None = None) -> Any:
 
     if data is not None and not data.exists():
         raise ValueError(f"--data {data} does not exist; give a folder, zip or array of images, "
-                         "or Fashion-MNIST's IDX files (Debian: dataset-fashion-mnist)")  # fmt: skip
+                         "or Fashion-MNIST's IDX files (dataset-fashion-mnist)")  # fmt: skip
     if data is None and not DEBIAN.is_dir():
         raise ValueError("no --data, and Debian's package dataset-fashion-mnist is not installed; "
-                         "give --data: a folder, zip or array of images, or IDX files")  # fmt: skip
+                         "give --data: a folder, zip or array, or IDX files")  # fmt: skip
     return datasets.open_images(data or DEBIAN, split)
 
 

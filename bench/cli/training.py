@@ -69,6 +69,9 @@ def train(
     minutes: Annotated[float, typer.Option(help="total minutes; give --steps or --minutes")] = 0,
     batch: Annotated[int, typer.Option(help="batch size", min=1)] = 512,
     rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
+    warmup: Annotated[
+        int, typer.Option(min=1, help="steps in which the learning rate rises")
+    ] = 300,
     ema: Annotated[float, typer.Option(help="decay of the exponential moving average")] = 0.9995,
     seed: Annotated[int, typer.Option(help="seed of weights, batches and noise")] = 0,
     codec: Annotated[
@@ -110,7 +113,8 @@ def train(
         process=checkpoints.process_card(process_of(process)),
         law=schedule_of(law, known_rates, laws, measures),
         weighting=built(weighting, known_rates, weightings, schedules),
-        steps=steps, minutes=minutes, batch=batch, rate=rate, ema=ema, seed=seed, flip=flip,
+        steps=steps, minutes=minutes, batch=batch, rate=rate, warmup=warmup, ema=ema,
+        seed=seed, flip=flip,
     )  # fmt: skip
     session = training.Session(compile, state, samples, tensorboard)
     on = device_of(device)

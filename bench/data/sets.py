@@ -99,7 +99,7 @@ class ImageSet:
 
         Raises:
             ValueError: as `stream`; all images are tried, and the message names the first five that
-                cannot be used.
+                cannot be read.
         """
         attempt = partial(self._attempt, prepare=preprocess or AsIs())
         parts, bad = [], []
@@ -108,10 +108,10 @@ class ImageSet:
             for start in range(0, len(self), 1024):
                 chunk, rows = range(start, min(start + 1024, len(self))), []
                 for i, picture in zip(chunk, pool.map(attempt, chunk), strict=True):
-                    try:
+                    if isinstance(picture, ValueError):
+                        bad.append(str(picture))
+                    else:
                         rows.append((self.names[i], self._taken(i, picture)))
-                    except ValueError as error:
-                        bad.append(str(error))
                 if not bad:
                     parts.append(self._batch(rows))
                 bar.update(len(chunk))
@@ -119,7 +119,7 @@ class ImageSet:
             raise ValueError(bad[0])
         if bad:
             more = "; ..." if len(bad) > _NAMED else ""
-            raise ValueError(f"{len(bad):,} of {len(self):,} images in {self.path} cannot be used: "
+            raise ValueError(f"{len(bad):,} of {len(self):,} images in {self.path} cannot be read: "
                              f"{'; '.join(bad[:_NAMED])}{more}")  # fmt: skip
         return whole(iter(parts))
 
@@ -186,10 +186,8 @@ class ImageSet:
     def _read(self, i: int, prepare: Preprocess) -> np.ndarray:
         return self._taken(i, self._prepared(i, prepare))
 
-    def _taken(self, i: int, picture: Picture | ValueError) -> np.ndarray:
+    def _taken(self, i: int, picture: Picture) -> np.ndarray:
         """The pixels of one image, uint8 [h, w, c]; what it is adds to `found`."""
-        if isinstance(picture, ValueError):
-            raise picture
         self.found.lossy += picture.lossy
         self.found.other += picture.converted
         self.found.enlarged += picture.enlarged

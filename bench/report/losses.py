@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report.drawing import save
+from bench.report.drawing import log_axis, save
 
 
 def draw_losses(path: Path) -> Path:
@@ -28,8 +28,9 @@ def draw_losses(path: Path) -> Path:
     axes = figure.subplots()
     axes.plot(step, loss, color="#9CC9E8", lw=0.8, label="mean of 20 steps")
     axes.plot(step, _smooth(loss), color="#0072B2", lw=1.6, label="smoothed")
-    axes.set(xlabel="training step", ylabel="loss", yscale="log", title=path.resolve().parent.name)
-    axes.grid(alpha=0.3, lw=0.5, which="both")
+    axes.set(xlabel="training step", ylabel="loss", title=path.resolve().parent.name)
+    axes.grid(alpha=0.3, lw=0.5)
+    log_axis(axes)
     right = axes.twinx()
     right.plot(step, rate, color="#D55E00", lw=1, ls="--")
     right.set_ylabel("learning rate", color="#D55E00")

@@ -261,10 +261,7 @@ def _scores(desk: Desk, job: Job, one: Evaluation, model: Any) -> dict[str, dict
     images, found = torch.cat(parts), {}
     for text, judge in desk.judges.items():
         rows = fold_layers(judge.extractor, images.split(256), judge.layers, len(images))
-        fake = {
-            layer: replace(part, bank=part.bank.to(judge.real[layer].bank.device))
-            for layer, part in rows.items()
-        }
+        fake = {layer: part.to(judge.device) for layer, part in rows.items()}
         found[text] = {name: score.value for name, score in judge.scores(fake).items()}
     return found
 

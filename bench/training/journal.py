@@ -82,6 +82,7 @@ class Journal:
         mean = float(self.total) / max(1, self.count)
         self.total.zero_()
         self.count = 0
+        mean, rate = float(f"{mean:.6g}"), float(f"{rate:.6g}")
         self.rows.append(Row(step, mean, rate, round(images, 1), round(seconds, 2)))
         return self.rows[-1]
 

@@ -284,9 +284,9 @@ def _check_images(recipe: Recipe, images: Tensor) -> None:
     sides = (size, size) if isinstance(size, int) else tuple(size)
     want = recipe.codec.image if recipe.codec else (recipe.network["in_channels"], *sides)
     if tuple(images.shape[1:]) != want:
-        what = "the codec" if recipe.codec else "the network"
-        raise ValueError(f"{what} takes images {list(want)}, but the data are "
-                         f"{list(images.shape[1:])}: give --size or {what}'s own")  # fmt: skip
+        what = "codec" if recipe.codec else "network"
+        raise ValueError(f"the {what} takes images {list(want)}, but the data are "
+                         f"{list(images.shape[1:])}: give another --size")  # fmt: skip
 
 
 def _states(recipe: Recipe, images: Tensor, out: Path, device: str) -> Examples:
