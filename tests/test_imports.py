@@ -16,7 +16,7 @@ ROOMS = {
     "types", "process", "schedules", "measures", "samplers", "checkpoints", "data", "generate",
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
     "cli", "__main__", "fetch", "judge", "curves", "benchmarks", "zoo", "plan",
-    "records", "shards", "share", "machine", "rescore",
+    "records", "shards", "share", "machine", "rescore", "studies",
 }  # fmt: skip
 
 # room -> the rooms that it may import
@@ -54,6 +54,9 @@ ALLOWED: dict[str, set[str]] = {
             "report"},
     "training": {"types", "checkpoints", "data", "features", "generate", "measures", "process",
                  "samplers", "schedules", "store"},  # it shows samples on its way
+    "studies": {"types", "checkpoints", "data", "features", "generate", "judge", "machine",
+                "measures", "names", "noise", "process", "samplers", "schedules", "share", "store",
+                "training"},
     "experiments": {"types", "checkpoints", "data", "features", "judge", "measures", "samplers",
                     "schedules", "zoo"},
     "benchmarks": {"types", "checkpoints", "features", "generate", "metrics", "names", "samplers",

@@ -324,7 +324,8 @@ def test_a_weighted_loss_weighs_the_error_of_x0(process, weighting, weight, pred
     seen = x0 + error, eps - error / sigma  # the same x
     net = Told(target(prediction, *seen, sigma, sigma_data))
     recipe = replace(RECIPE, prediction=prediction, weighting=weighting)
-    found = loop._Loss(net, recipe, process)(x0, eps, sigma, torch.zeros(8))
+    loss, law = loop._Loss(net, recipe, process), Law(Native(), process, "cpu", 0)
+    found = loss(x0, eps, sigma, torch.zeros(8), loss.weight(sigma, law))
     torch.testing.assert_close(found, (weight(sigma) * error**2).mean(), rtol=1e-3, atol=0)
 
 
@@ -338,15 +339,17 @@ def test_a_weighted_loss_weighs_the_error_of_x0(process, weighting, weight, pred
 )
 def test_min_snr_is_that_of_hang_et_al(prediction: str, want) -> None:
     sigma = torch.logspace(-2, 2, 41, dtype=torch.float64)
-    found = MinSNR()(sigma, loop.processes.error_gain(prediction, sigma))
+    law = Law(Native(), VP(), "cpu", 0)
+    found = MinSNR()(sigma, loop.processes.error_gain(prediction, sigma), law)
     torch.testing.assert_close(found, want(sigma**-2))
 
 
 def test_edm_weighs_its_own_prediction_by_1() -> None:
     sigma = torch.logspace(-2, 2, 41, dtype=torch.float64)
-    found = EDMWeighting(0.7)(sigma, loop.processes.error_gain("edm", sigma, 0.7))
+    law = Law(Native(), VP(), "cpu", 0)
+    found = EDMWeighting(0.7)(sigma, loop.processes.error_gain("edm", sigma, 0.7), law)
     torch.testing.assert_close(found, torch.ones_like(sigma))
-    assert torch.equal(Unweighted()(sigma, sigma), torch.ones_like(sigma))
+    assert torch.equal(Unweighted()(sigma, sigma, law), torch.ones_like(sigma))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import checkpoints, experiments, features, measures, shards, training
+from bench import checkpoints, experiments, features, measures, shards, studies, training
 from bench.checkpoints import Models
 from bench.checkpoints.card import Card, Data, VPCard
 from bench.report import figures
@@ -128,3 +128,22 @@ def quick(models: Models | Path) -> Experiment:
     plan = experiments.quick(models)
     blocks = tuple(replace(one, seeds=one.seeds[:12], nfes=one.nfes[:2]) for one in plan.blocks)
     return replace(plan, blocks=blocks, scoring=replace(plan.scoring, shard=3, batch=3))
+
+
+ONLINE = "OnlineConstantRate(warmup=4, every=3, probe=2, images=16, bins=4, mixed=v_fid)"
+
+
+def study() -> studies.Study:
+    """Three arms and two seeds of twelve steps, on images of 8 x 8 pixels."""
+    return studies.Study(
+        name="tiny-study", title="A tiny study", steps=12, seeds=2, channels=(8, 8), layers=1,
+        batch=8, warmup=3, rate_images=30, rate_levels=6, images=12, bank=12, sample_batch=5,
+        arms=(
+            studies.Arm("cosine", primary=False), studies.Arm("online", ONLINE),
+            studies.Arm("back", "ConstantRate(v_fid)", "Importance(Native)", primary=False),
+        ),
+        rates={"v_fid": measures.FeatureFrechet(Pooled())}, losses=5, held_out=8,
+        evaluations=(studies.Evaluation("converged", DPMpp2M(), Karras(), 4),
+                     studies.Evaluation("DDIM 2", DDIM(), Karras(), 2)),
+        features=("tiny:Pooled", "flatten"),
+    )  # fmt: skip

@@ -10,11 +10,21 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import benchmarks, docs, experiments, listing, models, scoring, training
+from bench.cli import (
+    benchmarks,
+    docs,
+    experiments,
+    listing,
+    models,
+    scoring,
+    studies,
+    training,
+)
 from bench.cli.options import app
 
 __all__ = [
-    "app", "benchmarks", "docs", "experiments", "listing", "main", "models", "scoring", "training",
+    "app", "benchmarks", "docs", "experiments", "listing", "main", "models", "scoring", "studies",
+    "training",
 ]  # fmt: skip
 
 

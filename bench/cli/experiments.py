@@ -70,7 +70,7 @@ def run(
     changes |= {"keep": keep} if keep else {}
     plan = replace(plan, scoring=replace(plan.scoring, **changes))
     prepare = checkpoints.compiled if compile else _as_is
-    for path in main_path(plan, results, where, device_of(device), prepare, _share(share)):
+    for path in main_path(plan, results, where, device_of(device), prepare, share_of(share)):
         typer.echo(path)
 
 
@@ -136,7 +136,8 @@ def _made(function: Any, where: Any, name: str) -> Any:
     return made
 
 
-def _share(text: str) -> Any:
+def share_of(text: str) -> Any:
+    """The share of i/n. ValueError: another text."""
     from bench.share import Share
 
     try:
@@ -197,13 +198,17 @@ def rescore_(
 
 @app.command("report")
 def report_(
-    experiment: Annotated[str, typer.Argument(help="an experiment that was run")],
+    experiment: Annotated[str, typer.Argument(help="an experiment or a study that was run")],
     results: Results = Path("results"),
 ) -> None:
     """Write tables and figures from the records. This samples and scores nothing."""
-    from bench.report import report
+    from bench.report import report, report_study
 
-    for path in report(_folder_of(experiment, results)):
+    if (results / experiment / "study.json").is_file():
+        made = report_study(results / experiment)
+    else:
+        made = report(_folder_of(experiment, results))
+    for path in made:
         typer.echo(path)
 
 

@@ -6,6 +6,7 @@ import typer
 
 from bench.cli.experiments import experiments_here
 from bench.cli.options import Models, app
+from bench.cli.studies import studies_here
 
 
 @app.command("list")
@@ -13,7 +14,8 @@ def list_(
     kind: Annotated[
         str,
         typer.Argument(
-            help="all, models, experiments, samplers, schedules, measures, metrics, extractors"
+            help="all, models, experiments, studies, samplers, schedules, measures, metrics, "
+            "extractors"
         ),
     ] = "all",
     models: Models = None,
@@ -25,6 +27,7 @@ def list_(
     found = {
         "models": where.names(),
         "experiments": list(experiments_here()),
+        "studies": list(studies_here()),
     } | {room: _inhabitants(room) for room in ("samplers", "schedules", "measures", "metrics")}
     extractors = judge.extractors()
     found["extractors"] = sorted(name for name, why in extractors.items() if not why)

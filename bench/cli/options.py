@@ -93,6 +93,31 @@ def seeds_of(text: str) -> list[int]:
     return list(range(first, last + 1))
 
 
+_FILE = re.compile(r"""(['"])([^'"]+\.json)\1|(?<![\w./~+-])[\w./~+-]+\.json(?!\w)""")
+
+
+def built(text: str, folders: list[Path], *rooms: Any) -> Any:
+    """The object of a text that may name measurements, or files of one: `ConstantRate(rate.json)`.
+
+    Arguments:
+        folders: folders with measurements of a model.
+        rooms: modules whose classes the text may name; the first that has a name is used.
+
+    Raises:
+        ValueError: what `names.build` refuses; a file that holds no measurement.
+    """
+    from bench import measures, names
+
+    values = {**measures.measured(*folders), "mix": measures.mix}
+
+    def read(found: re.Match[str]) -> str:
+        name = f"file_{len(values)}"
+        values[name] = measures.load(Path(found[2] or found[0]))
+        return name
+
+    return names.build(_FILE.sub(read, text), rooms, values)
+
+
 def schedule_of(text: str, folders: list[Path], *others: Any) -> Any:
     """The schedule of a text or of an exported JSON file.
 
@@ -103,13 +128,12 @@ def schedule_of(text: str, folders: list[Path], *others: Any) -> Any:
     Raises:
         ValueError: the text is no schedule.
     """
-    from bench import measures, names, schedules
+    from bench import schedules
     from bench.types import Costs, Rate, Schedule
 
     if found := re.fullmatch(r"(resampled\()?['\"]?(.+\.json)['\"]?(?(1)\))", text, re.IGNORECASE):
         return schedules.load(found[2], resample=bool(found[1]))
-    known = {**measures.measured(*folders), "mix": measures.mix}
-    found = names.build(text, (schedules, *others), known)
+    found = built(text, folders, schedules, *others)
     if isinstance(found, Rate | Costs):
         kind = "ConstantRate" if isinstance(found, Rate) else "CheapestPath"
         raise ValueError(f"{text} is a measurement, not a schedule: write {kind}({text})")

@@ -18,6 +18,7 @@ from bench.cli.options import (
     Size,
     Split,
     app,
+    built,
     device_of,
     homes_of,
     numbers,
@@ -55,9 +56,13 @@ def train(
     process: Process = "cosine",
     prediction: Annotated[str, typer.Option(help="of the network: v, eps, x0 or edm")] = "v",
     law: Annotated[
-        str, typer.Option(help="law of noise levels: Native, LogNormal, OnlineConstantRate()")
+        str,
+        typer.Option(
+            help="law of noise levels: Native, LogNormal, ConstantRate(v_fid.json, xi=0.5), "
+            "OnlineConstantRate(mixed=Cosine)"
+        ),
     ] = "Native",
-    weighting: Annotated[str, typer.Option(help="loss weighting: Unweighted, MinSNR, EDM")] = (
+    weighting: Annotated[str, typer.Option(help="Unweighted, MinSNR, EDM, Importance(Native)")] = (
         "Unweighted"
     ),
     steps: Annotated[int, typer.Option(help="total steps; give --steps or --minutes")] = 0,
@@ -93,7 +98,7 @@ def train(
     After an interruption, the same command resumes the training. The losses are in OUT/loss.csv
     and OUT/loss.png, the grids of --samples in OUT/samples.
     """
-    from bench import checkpoints, names, training
+    from bench import checkpoints, measures, names, schedules, training
     from bench.process import Prediction
     from bench.training import laws
     from bench.training import weighting as weightings
@@ -102,11 +107,12 @@ def train(
     if prediction not in (known := get_args(Prediction)):
         raise ValueError(f"no prediction {prediction!r}{names.nearest(prediction, known)}")
     latents = checkpoints.codec_for(out, _codec_home(codec, where)) if codec else None
+    known_rates = homes_of(where, rates_of) or [out]
     recipe = training.Recipe(
         name=out.name, codec=latents, network={}, prediction=prediction,  # type: ignore[arg-type]
         process=checkpoints.process_card(process_of(process)),
-        law=schedule_of(law, homes_of(where, rates_of) or [out], laws),
-        weighting=names.build(weighting, weightings),
+        law=schedule_of(law, known_rates, laws, measures),
+        weighting=built(weighting, known_rates, weightings, schedules),
         steps=steps, minutes=minutes, batch=batch, rate=rate, warmup=warmup, ema=ema,
         seed=seed, flip=flip,
     )  # fmt: skip

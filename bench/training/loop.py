@@ -5,7 +5,7 @@ exported weights are the exponential moving average. The images stay on the devi
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bench import checkpoints, data
 from bench import process as processes
 from bench.checkpoints.card import Card, CodecCard, Data, VECard, VPCard
+from bench.checkpoints.codecs import Codec, Pixels
 from bench.features import full_float32
 from bench.measures import path_of, save
 from bench.process import VE, Process
@@ -27,8 +28,8 @@ from bench.training.gallery import Gallery
 from bench.training.journal import Board, Session, compiled
 from bench.training.laws import Clock, Law, clock, draw_sigmas
 from bench.training.state import Resumable
-from bench.training.weighting import Unweighted, Weighting
-from bench.types import Schedule
+from bench.training.weighting import NoiseLaw, Unweighted, Weighting
+from bench.types import Measure, Schedule
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if min(self.steps, self.minutes) < 0 or bool(self.steps) == bool(self.minutes):
             raise ValueError("give either steps or minutes, above 0")
+        for what, kind in ((self.law, Schedule), (self.weighting, Weighting)):
+            if not isinstance(what, kind):
+                raise ValueError(f"{what!r} is no {kind.__name__.lower()}")
 
 
 def unet(
@@ -122,14 +126,19 @@ class _Loss(nn.Module):
         x = (x * self.scale(sigma)).contiguous(memory_format=torch.channels_last)
         return self.net(x, timestep).sample.float()
 
-    def forward(self, x0: Tensor, eps: Tensor, sigma: Tensor, timestep: Tensor) -> Tensor:
+    def weight(self, sigma: Tensor, law: NoiseLaw) -> Tensor:
+        """The weighting at each sigma, [n, 1, 1, 1]. It stays outside the compiled part."""
+        gain = processes.error_gain(self.prediction, sigma, self.sigma_data)
+        return self.weighting(sigma, gain, law)
+
+    def forward(
+        self, x0: Tensor, eps: Tensor, sigma: Tensor, timestep: Tensor, weight: Tensor
+    ) -> Tensor:
         want = processes.target(self.prediction, x0, eps, sigma, self.sigma_data)
         kind = x0.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
             output = self.output(x0 + sigma * eps, sigma, timestep)
-        error = output - want
-        gain = processes.error_gain(self.prediction, sigma, self.sigma_data)
-        return (self.weighting(sigma, gain) * error.square()).mean()
+        return (weight * (output - want).square()).mean()
 
     @torch.no_grad()
     def predict(self, x0: Tensor, eps: Tensor, sigma: Tensor, timestep: Tensor) -> tuple:
@@ -227,10 +236,11 @@ def train(
     timestep, x = clock(process, device), cast(Any, _states(recipe, images, out, device))
     card = _card(run, dataset, images, session)
     gallery = Gallery(card, out, device, session.samples)
+    probe = _prober(run, plain, x, timestep, card, images, out)
     for batch in _steps(run, x, timestep, state, out / "loss.csv"):
-        run.update(loss_of(*batch))
+        run.update(loss_of(*batch, plain.weight(batch[2], run.law)))
         if run.law.wants_probe(run.step):
-            run.law.probe(lambda x0, eps, s: plain.predict(x0, eps, s, timestep(s)), x)
+            probe()
         if run.law.wants_update(run.step):
             run.law.update(run.step)
         if gallery.wants(run.step):
@@ -240,6 +250,32 @@ def train(
     run.journal.write(out / "loss.csv")
     run.board.close()
     return _export(run, _card(run, dataset, images, session), out)
+
+
+def _prober(
+    run: _Run, plain: _Loss, x: Any, timestep: Clock, card: Card, images: Tensor, out: Path
+) -> Callable[[], None]:
+    """What measures the rate of an online law once. A user's measure gets the network in training
+    as a model; its weights are not the average."""
+    online, recipe = run.law.online, run.recipe
+    if online is None or not isinstance(online.measure, Measure):
+        return lambda: run.law.probe(lambda x0, eps, s: plain.predict(x0, eps, s, timestep(s)), x)
+    shape = checkpoints.find_family(card.family).shape(card)
+    codec: Codec = Pixels(shape)
+    if recipe.codec:
+        codec = checkpoints.load_codec(out, recipe.codec, run.device, torch.float32)
+    live = checkpoints.Checkpoint(
+        card.name, "in training", recipe.process.build(), shape, run.device, card, run.net,
+        torch.float32, codec,
+    )  # fmt: skip
+
+    def probe() -> None:
+        run.net.eval()
+        with full_float32():
+            run.law.measure(live, images)
+        run.net.train()
+
+    return probe
 
 
 def _check_images(recipe: Recipe, images: Tensor) -> None:
@@ -293,7 +329,8 @@ def _steps(
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
     """The fields of the recipe; law and weighting as text."""
-    written = {"law": repr(recipe.law), "weighting": repr(recipe.weighting)}
+    written: dict[str, Any] = {"law": repr(recipe.law), "weighting": repr(recipe.weighting)}
+    written |= {"law_spec": recipe.law.spec(), "weighting_spec": recipe.weighting.spec()}
     return {one.name: getattr(recipe, one.name) for one in fields(recipe)} | written
 
 
