@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from bench import plan, shards, store
@@ -103,13 +102,14 @@ def disk(bench: Bench, cells: Sequence[Planned]) -> str:
 # ---------------------------------------------------------------- shards of a cell
 
 
-def truth(bench: Bench, one: Planned, task: Task) -> Tensor | None:
-    """Images of the converged run of the first of a task's seeds; None where there are none."""
+def truth(bench: Bench, one: Planned, task: Task) -> bytes | None:
+    """The file of the images of the converged run that a task is compared with, which has the
+    first of its seeds; None where there is no such run."""
     if one.anchor is None:
         return None
     for seeds in shards.ranges(one.anchor.cell.seeds, bench.scoring.shard):
         if seeds.start == task.seeds.start:
-            return bench.shelf.images(one.anchor.key, seeds)
+            return bench.shelf.pictures(one.anchor.key, seeds).read_bytes()
     return None
 
 
@@ -160,9 +160,10 @@ def content(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
         "grid": one.grid.tolist(),
         "nfe": found.nfe,
         "shard": bench.scoring.shard,
+        "batch": found.batch,
         "scores": scores,
         "seconds": {"sample": found.seconds, "score": time.perf_counter() - start},
-        "device": device_name(bench.device),
+        "device": found.device or device_name(bench.device),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip

@@ -1,27 +1,32 @@
 """The main path: an experiment's missing cells are sampled, scored and recorded, then reported.
 
 plan     every cell with its grid and its key, before any sampling
-shards   fixed ranges of seeds -> images -> features, one file each
+shards   fixed ranges of seeds -> images -> features, one file each, made by an engine's workers
 judge    the shards of a cell, merged in seed order -> scores with their errors
 record   one JSON file a cell; a score that it has is never taken again
 report   records -> tables and figures
 """
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from bench import checkpoints, plan, records, shards, store
+from bench import checkpoints, plan, records, store
+from bench.engines import Crew, Engine, InProcess, Job, Kit, Order, Result
 from bench.machine import limited, scoring_threads
 from bench.plan import Bench, Planned
 from bench.report import report
 from bench.shards import Task
-from bench.share import Share
 from bench.types import Experiment
+
+
+def _as_it_is(model: Any) -> Any:
+    return model
 
 
 def run(
@@ -29,34 +34,43 @@ def run(
     results: Path,
     models: checkpoints.Models | Path | None = None,
     device: str = "cpu",
-    prepare: Callable[[Any], Any] = lambda model: model,
-    share: Share = Share(),  # noqa: B008 - frozen
+    prepare: Callable[[Any], Any] = _as_it_is,
+    engine: Engine = InProcess(),  # noqa: B008 - frozen
 ) -> list[Path]:
     """Run every missing cell of an experiment, then write its tables and figures.
 
     Arguments:
         results: folder that holds one folder an experiment.
         models: where models are looked for first; see `checkpoints.Models`.
-        device: of torch.
+        device: of torch; it scores, and it samples unless the engine has devices of its own.
         prepare: Checkpoint -> Checkpoint, applied to each model, such as `checkpoints.compiled`.
-        share: which part of the work this process does, of several that share `results`.
+        engine: where shards are made.
 
     Returns:
         Paths of the tables and figures.
 
     Raises:
         ValueError: anything that is missing or does not fit, before any sampling.
+        RuntimeError: shards that could not be made; all others are there.
     """
-    bench = plan.open_bench(experiment, results / experiment.name, models, device, prepare)
+    here = (_as_it_is, "cpu") if engine.apart else (prepare, "")
+    bench = plan.open_bench(experiment, results / experiment.name, models, device, *here)
+
+    def kit() -> Kit:
+        folders = checkpoints.models_of(models)
+        dtype, extractor = experiment.scoring.dtype, bench.judge.extractor.on("cpu")
+        return Kit.of(bench.models, folders, extractor, dtype, prepare)
+
     tuning, anchors = plan.tuning(bench), plan.converged(bench)
     plan.scored(bench, {}, anchors)  # a grid that cannot be is found now
-    fill(bench, tuning, share)
-    chosen = plan.choose(bench, tuning)
-    scored, fine = plan.scored(bench, chosen, anchors), list(anchors.values())
-    tqdm.write(records.disk(bench, [*tuning, *fine, *scored]), file=sys.stderr)
-    records.save_plan(bench, [*tuning, *fine, *scored], chosen)
-    fill(bench, fine, share, records.needed(bench, fine, scored))
-    fill(bench, scored, share)
+    with engine.crew(bench.models, bench.judge.extractor, kit) as crew:
+        fill(bench, tuning, crew)
+        chosen = plan.choose(bench, tuning)
+        scored, fine = plan.scored(bench, chosen, anchors), list(anchors.values())
+        tqdm.write(records.disk(bench, [*tuning, *fine, *scored]), file=sys.stderr)
+        records.save_plan(bench, [*tuning, *fine, *scored], chosen)
+        fill(bench, fine, crew, records.needed(bench, fine, scored))
+        fill(bench, scored, crew)
     for one in [*tuning, *scored]:
         if not records.keeps(bench, one):  # left by a stop, or by a run that kept more
             bench.shelf.drop(one.key)
@@ -64,51 +78,77 @@ def run(
 
 
 def fill(
-    bench: Bench, cells: Sequence[Planned], share: Share, pictures: Collection[str] = ()
+    bench: Bench, cells: Sequence[Planned], crew: Crew, pictures: Collection[str] = ()
 ) -> None:
     """Make the missing shards of cells, and record each cell when it is whole.
 
-    Cells of few evaluations come first. Another thread scores a cell while the next is sampled.
+    Another thread scores a cell while the next is sampled.
     pictures: keys of converged runs whose images must be there too.
+
+    Raises:
+        RuntimeError: shards that could not be made; all others are there.
     """
     cells = sorted({one.key: one for one in cells}.values(), key=lambda one: one.cost)
     todo = {one.key: one for one in cells if records.lacking(bench, one) or one.key in pictures}
-    mine = _missing(
-        bench, share.of([(one, task) for one in cells for task in one.tasks(bench)]), todo
-    )
-    futures: list[Future[None]] = []
+    missing = _missing(bench, cells, todo)
+    left, failed, futures = {key: len(tasks) for key, tasks in missing.items()}, [], []
     with (
-        tqdm(total=_evals(mine), unit="eval", unit_scale=True, disable=None) as bar,
+        tqdm(total=_evals(missing), unit="eval", unit_scale=True, disable=None) as bar,
         ThreadPoolExecutor(scoring_threads(bench.device)) as scorers,
         limited(bench.device),
     ):
-        for one in cells:
-            bar.set_description(f"{one.row['line']} {one.row['sampler']} {one.cell.nfe}")
-            for task in mine.get(one.key, ()):
-                make(bench, one, task, bar)
-            if one.key in todo and one in share.of(cells):
-                futures.append(scorers.submit(finish, bench, one, share))
-            while len(futures) > scoring_threads(bench.device):
-                futures.pop(0).result()  # an error in scoring stops the run here
+        crew.evals = bar.update
+        futures = [scorers.submit(finish, bench, one) for key, one in todo.items()
+                   if key not in left]  # fmt: skip
+        for result in crew.make(jobs(bench, _in_order(bench, todo, crew), missing, bar)):
+            one, task = result.job.what
+            if result.shard is None:
+                failed.append(result)
+                continue
+            bench.shelf.save(one.key, task.seeds, result.shard)
+            left[one.key] -= 1
+            if left[one.key] == 0:
+                futures.append(scorers.submit(finish, bench, one))
+            futures = _unfinished(futures)
         for future in futures:
             future.result()
-    share.wait(lambda: all(_there(bench, one, pictures) for one in todo.values()), bench.folder)
+    if failed:
+        raise RuntimeError(_failures(failed))
 
 
-def _there(bench: Bench, one: Planned, pictures: Collection[str]) -> bool:
-    """Whether a cell has its scores and, of a converged run, its images where they are needed."""
-    complete = one.key not in pictures or records.whole(bench, one)
-    return complete and not records.lacking(bench, one)
+def _in_order(bench: Bench, cells: dict[str, Planned], crew: Crew) -> list[Planned]:
+    """Cells in the order in which their shards are made."""
+    if not crew.apart:
+        return list(cells.values())
+    size = bench.scoring.shard
+    return sorted(cells.values(), key=lambda one: -one.cell.nfe * min(len(one.cell.seeds), size))
+
+
+def _unfinished(futures: list[Future[None]]) -> list[Future[None]]:
+    """Those that go on. An error in scoring stops the run here."""
+    for future in futures:
+        if future.done():
+            future.result()
+    return [future for future in futures if not future.done()]
+
+
+def _failures(failed: list[Result]) -> str:
+    """What could not be made, in a line for each shard."""
+    lines = [f"  {one.job.name}: {one.trouble}" for one in failed[:20]]
+    more = [f"  and {len(failed) - 20} more"] if len(failed) > 20 else []
+    return "\n".join([f"{len(failed)} shards could not be made. All others are kept; the same "
+                      "command tries these again:", *lines, *more])  # fmt: skip
 
 
 def _missing(
-    bench: Bench, tasks: Sequence[tuple[Planned, Task]], todo: Collection[str]
+    bench: Bench, cells: Sequence[Planned], todo: Collection[str]
 ) -> dict[str, list[Task]]:
     """Key of a cell -> its shards that are to be made: those that are not there, or damaged."""
     found: dict[str, list[Task]] = {}
-    for one, task in tasks:
-        if one.key in todo and not bench.shelf.sound(one.key, task):
-            found.setdefault(one.key, []).append(task)
+    for one in cells:
+        if one.key in todo:
+            tasks = [task for task in one.tasks(bench) if not bench.shelf.sound(one.key, task)]
+            found |= {one.key: tasks} if tasks else {}
     return found
 
 
@@ -116,20 +156,27 @@ def _evals(tasks: dict[str, list[Task]]) -> int:
     return sum(len(task.seeds) * task.cell.nfe for of in tasks.values() for task in of)
 
 
-def make(bench: Bench, one: Planned, task: Task, bar: tqdm) -> None:
-    """Sample one shard and put it on the shelf."""
-    truth, model = records.truth(bench, one, task), bench.models[one.cell.model]
+def jobs(
+    bench: Bench, cells: Sequence[Planned], missing: dict[str, list[Task]], bar: tqdm
+) -> Iterator[Job]:
+    """The shards to be made, as jobs of an engine."""
+    for one in cells:
+        row = one.row
+        name = f"{row['line']} {row['sampler']} {one.cell.nfe}"
 
-    def progress(images: int) -> None:
-        bar.update(images * one.cell.nfe)
+        def order(one: Planned, task: Task, name: str) -> Order:
+            bar.set_description(name)
+            return Order(task, records.truth(bench, one, task))
 
-    made = shards.make(task, model, bench.judge.extractor, truth, progress)
-    bench.shelf.save(one.key, task.seeds, made)
+        for task in missing.get(one.key, ()):
+            yield Job(
+                f"{one.cell.model}, {name}, seeds {task.seeds[0]} to {task.seeds[-1]}",
+                len(task.seeds) * one.cell.nfe, partial(order, one, task, name), (one, task),
+            )  # fmt: skip
 
 
-def finish(bench: Bench, one: Planned, share: Share) -> None:
+def finish(bench: Bench, one: Planned) -> None:
     """Merge a cell's shards, score them, write the record, and drop shards that are not kept."""
-    share.wait(lambda: records.whole(bench, one), bench.folder)
     merged = records.merged(bench, one)
     store.save_record(bench.folder, records.content(bench, one, merged), records.strip(one, merged))
     if not records.keeps(bench, one):

@@ -16,14 +16,13 @@ ROOMS = {
     "types", "process", "schedules", "measures", "samplers", "checkpoints", "data", "generate",
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
     "cli", "__main__", "fetch", "judge", "curves", "benchmarks", "zoo", "plan",
-    "records", "shards", "share", "machine", "rescore",
+    "records", "shards", "engines", "machine", "rescore",
 }  # fmt: skip
 
 # room -> the rooms that it may import
 ALLOWED: dict[str, set[str]] = {
     "store": set(),
     "noise": set(),
-    "share": set(),
     "machine": set(),
     "types": {"store"},  # an identity is a digest
     "process": {"types"},
@@ -50,7 +49,8 @@ ALLOWED: dict[str, set[str]] = {
     },  # fmt: skip
     "records": {"types", "plan", "shards", "judge", "store", "machine", "features", "metrics"},
     "rescore": {"types", "plan", "records", "shards", "judge", "store", "features"},
-    "run": {"types", "checkpoints", "plan", "records", "shards", "store", "machine", "share",
+    "engines": {"types", "checkpoints", "features", "machine", "schedules", "shards", "store"},
+    "run": {"types", "checkpoints", "plan", "records", "shards", "store", "machine", "engines",
             "report"},
     "training": {"types", "checkpoints", "data", "features", "measures", "process", "schedules",
                  "store"},

@@ -21,9 +21,17 @@ def run(
         bool, typer.Option(help="compile the network with torch.compile (GPU)")
     ] = False,
     batch: Annotated[int, typer.Option(help="batch size; 0: the experiment's own")] = 0,
-    share: Annotated[
-        str, typer.Option(help="i/n: this is process i of n that share --results")
-    ] = "1/1",
+    engine: Annotated[
+        str,
+        typer.Option(help="where shards are made: in-process, processes (of this machine) or ray; "
+                     "auto: in-process on one device, else ray if it is installed"),
+    ] = "auto",
+    address: Annotated[
+        str, typer.Option(help="ray: a running cluster, auto or HOST:PORT; default: this machine")
+    ] = "",
+    workers: Annotated[
+        int, typer.Option(min=0, help="workers; 0: one for each GPU, or one for each core")
+    ] = 0,
     keep: Annotated[
         str,
         typer.Option(help="features that stay on disk for later metrics: all, scored or none"),
@@ -56,7 +64,8 @@ def run(
     changes |= {"keep": keep} if keep else {}
     plan = replace(plan, scoring=replace(plan.scoring, **changes))
     prepare = checkpoints.compiled if compile else _as_is
-    for path in main_path(plan, results, where, device_of(device), prepare, _share(share)):
+    chosen = _engine(engine, device, address, workers)
+    for path in main_path(plan, results, where, device_of(device), prepare, chosen):
         typer.echo(path)
 
 
@@ -83,14 +92,34 @@ def _made(function: Any, where: Any, name: str) -> Any:
     return made
 
 
-def _share(text: str) -> Any:
-    from bench.share import Share
+def _engine(name: str, device: str, address: str, workers: int) -> Any:
+    """The engine of a name. `auto` uses all GPUs of this machine, unless --device names one.
 
-    try:
-        index, total = text.split("/")
-        return Share(int(index), int(total))
-    except ValueError:
-        raise ValueError(f"--share {text!r}: write i/n with 1 <= i <= n, such as 1/2") from None
+    Raises:
+        ValueError: no such engine, or one that does not take an option.
+    """
+    import importlib.util
+
+    import torch
+
+    from bench import engines, names
+
+    if name == "auto":
+        several = device in ("auto", "cuda") and torch.cuda.device_count() > 1
+        spread = "ray" if importlib.util.find_spec("ray") else "processes"
+        name = "ray" if address else spread if several or workers > 1 else "in-process"
+    if address and name != "ray":
+        raise ValueError(f"--address {address} is for --engine ray")
+    if name == "ray":
+        return engines.Ray(address, workers, device)
+    if name == "processes":
+        return engines.Processes(device_of(device), workers)
+    if name == "in-process":
+        if workers > 1:
+            raise ValueError(f"--workers {workers} needs --engine processes or ray")
+        return engines.InProcess()
+    known = ("auto", "in-process", "processes", "ray")
+    raise ValueError(f"no engine {name!r}{names.nearest(name, known)}")
 
 
 def _as_is(model: Any) -> Any:

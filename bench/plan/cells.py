@@ -101,6 +101,7 @@ def open_bench(
     models: checkpoints.Models | Path | None = None,
     device: str = "cpu",
     prepare: Callable[[Any], Any] = lambda model: model,
+    sampling: str = "",
 ) -> Bench:
     """Open everything that a run needs.
 
@@ -108,6 +109,7 @@ def open_bench(
         folder: of the results.
         models: where models are looked for first; see `checkpoints.Models`.
         prepare: Checkpoint -> Checkpoint, applied to each model, such as `checkpoints.compiled`.
+        sampling: device of the models; "": `device`, which scores.
 
     Raises:
         ValueError: anything that is missing, does not fit or cannot be written.
@@ -121,7 +123,10 @@ def open_bench(
         raise ValueError(f"experiment {experiment.name} has tuned lines, which fd chooses, but its "
                          "metrics lack fd; add it to Scoring(metrics=...)")  # fmt: skip
     used = dict.fromkeys(experiment.on(line).model for line in experiment.lines)
-    opened = {name: prepare(checkpoints.load(name, device, scoring.dtype, models)) for name in used}
+    opened = {
+        name: prepare(checkpoints.load(name, sampling or device, scoring.dtype, models))
+        for name in used
+    }
     return Bench(experiment, opened, judge, folder, device)
 
 
