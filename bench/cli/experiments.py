@@ -1,5 +1,6 @@
 """The verbs of experiments: run, rescore, report and pack."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,8 +24,10 @@ def run(
     batch: Annotated[int, typer.Option(help="batch size; 0: the experiment's own")] = 0,
     engine: Annotated[
         str,
-        typer.Option(help="where shards are made: in-process, processes (of this machine) or ray; "
-                     "auto: in-process on one device, else ray if it is installed"),
+        typer.Option(
+            help="where shards are made: in-process, processes (of this machine) or ray; "
+            "auto: in-process on one device, else ray if it is installed"
+        ),
     ] = "auto",
     address: Annotated[
         str, typer.Option(help="ray: a running cluster, auto or HOST:PORT; default: this machine")
@@ -64,7 +67,7 @@ def run(
     changes |= {"keep": keep} if keep else {}
     plan = replace(plan, scoring=replace(plan.scoring, **changes))
     prepare = checkpoints.compiled if compile else _as_is
-    chosen = _engine(engine, device, address, workers)
+    chosen = engine_of(engine, device, address, workers)
     for path in main_path(plan, results, where, device_of(device), prepare, chosen):
         typer.echo(path)
 
@@ -92,14 +95,12 @@ def _made(function: Any, where: Any, name: str) -> Any:
     return made
 
 
-def _engine(name: str, device: str, address: str, workers: int) -> Any:
+def engine_of(name: str, device: str, address: str, workers: int) -> Any:
     """The engine of a name. `auto` uses all GPUs of this machine, unless --device names one.
 
     Raises:
         ValueError: no such engine, or one that does not take an option.
     """
-    import importlib.util
-
     import torch
 
     from bench import engines, names

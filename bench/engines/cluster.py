@@ -96,7 +96,9 @@ def model_files(home: Path) -> Iterator[Path]:
         if path.suffix in _WEIGHTS and path.is_file() and path.parent.name != "measures":
             yield path
     card = checkpoints.read_card(home)
-    if card.codec and not (codec := home / card.codec.file).resolve().is_relative_to(home.resolve()):
+    if card.codec and not (codec := home / card.codec.file).resolve().is_relative_to(
+        home.resolve()
+    ):
         yield Path(os.path.normpath(codec))
 
 
@@ -137,9 +139,7 @@ class Ray(Engine):
             raise ValueError(f"--address {self.address}: Ray's client is not supported; start the "
                              "run on a machine of the cluster, with --address auto")  # fmt: skip
 
-    def crew(
-        self, models: dict[str, Model], extractor: Extractor, kit: Callable[[], Kit]
-    ) -> Crew:
+    def crew(self, models: dict[str, Model], extractor: Extractor, kit: Callable[[], Kit]) -> Crew:
         return _Actors(self, kit)
 
 
@@ -190,7 +190,7 @@ class _Actors(Crew):
     def start(self) -> tuple[Any, "Future[Hello]"]:
         gpu = self.kind == "GPU"
         needs = {"num_gpus": self.each, "num_cpus": 0} if gpu else {"num_cpus": self.each}
-        actor = self.ray.remote(_RayHand).options(**needs).remote()
+        actor: Any = self.ray.remote(_RayHand).options(**needs).remote()
         device, threads = ("cuda", 1) if gpu else ("cpu", max(1, int(self.each)))
         return actor, actor.greet.remote(self.parcel, device, threads).future()
 
@@ -216,16 +216,17 @@ def _each(resources: float, workers: int) -> float:
 
 
 def _connect(address: str) -> None:
-    """Join a cluster, or start one that this machine alone can reach."""
+    """Join a cluster, or start one that only this machine can reach."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address:
-            ray.init(address=address, **quiet)
+            ray.init(address=address, **how)
         else:
-            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            here: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            ray.init(address="local", **how, **here)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ValueError(f"--address {address}: no cluster answers ({in_a_line(error)}); start one "
                          "with: ray start --head") from error  # fmt: skip

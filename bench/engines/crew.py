@@ -238,8 +238,8 @@ class _Waiting:
             if worker not in self.tried[job] or ready <= set(self.tried[job]):
                 self.failed.remove(job)
                 return job
-        job, self.head = self.head, None if self.head is None else next(self.rest, None)
-        return job
+        head, self.head = self.head, next(self.rest, None)
+        return head
 
     def again(self, job: Job, worker: Hashable) -> int:
         """Note that a worker failed with a job; gives how often it failed. The job waits again

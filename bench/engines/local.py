@@ -26,9 +26,7 @@ class InProcess(Engine):
 
     apart: ClassVar[bool] = False
 
-    def crew(
-        self, models: dict[str, Model], extractor: Extractor, kit: Callable[[], Kit]
-    ) -> Crew:
+    def crew(self, models: dict[str, Model], extractor: Extractor, kit: Callable[[], Kit]) -> Crew:
         return _Own(Worker(models.__getitem__, extractor))
 
 
@@ -70,9 +68,7 @@ class Processes(Engine):
     device: str = "cpu"
     workers: int = 0
 
-    def crew(
-        self, models: dict[str, Model], extractor: Extractor, kit: Callable[[], Kit]
-    ) -> Crew:
+    def crew(self, models: dict[str, Model], extractor: Extractor, kit: Callable[[], Kit]) -> Crew:
         devices = [self.device]
         if self.device == "cuda":
             devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]

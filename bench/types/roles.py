@@ -156,8 +156,7 @@ class Extractor(Described, ABC):
 
     @property
     def files(self) -> dict[str, Path]:
-        """Field -> the file of weights that it names, which other machines are sent. Default: none.
-        """
+        """Field -> its file of weights, which other machines are sent. Default: none."""
         return {}
 
     def reading(self, files: dict[str, str]) -> Self:
