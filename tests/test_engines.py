@@ -1,5 +1,6 @@
 """Engines: the same bytes as one process, whatever happens to workers."""
 
+import pickle
 import random
 import sys
 from collections.abc import Callable, Iterator
