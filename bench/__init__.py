@@ -25,6 +25,8 @@ rooms:
     engines      where shards are made: one process, several, or a cluster
     records      what a cell's record holds, and which scores it lacks
     run          the main path
+    progress     the bar of a run
+    price        what a run will take, before it starts
     rescore      further metrics from the features on disk
     store        keys, records and plans on disk
     report       records -> tables and figures

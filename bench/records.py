@@ -4,7 +4,7 @@ import io
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -75,6 +75,25 @@ def sound(bench: Bench, one: Planned) -> bool:
     return all(bench.shelf.sound(one.key, task) for task in one.tasks(bench))
 
 
+@dataclass(frozen=True)
+class Left:
+    """What is left of some cells. images: cell that lacks a score -> images to make."""
+
+    shards: int
+    evaluations: int
+    images: dict[Planned, int]
+
+
+def left(bench: Bench, cells: Sequence[Planned]) -> Left:
+    """What is left of cells. Shards that are there are not read."""
+    shards, evaluations, images = 0, 0, {}
+    for one in {one.key: one for one in cells if lacking(bench, one)}.values():
+        tasks = [task for task in one.tasks(bench) if not bench.shelf.has(one.key, task)]
+        images[one] = sum(len(task.seeds) for task in tasks)
+        shards, evaluations = shards + len(tasks), evaluations + images[one] * one.cell.nfe
+    return Left(shards, evaluations, images)
+
+
 def keeps(bench: Bench, one: Planned) -> bool:
     """Whether a cell's shards stay on disk after its record: as the experiment says. Those of
     converged runs always do, since other cells are compared with them."""
@@ -84,10 +103,13 @@ def keeps(bench: Bench, one: Planned) -> bool:
     return keep == "all" or (keep == "scored" and one.role == "score")
 
 
-def disk(bench: Bench, cells: Sequence[Planned]) -> str:
-    """How much disk the kept features of an experiment will take, in words."""
-    judge = bench.judge
-    dims = sum(len(judge.real[layer].mean) for layer in bench.layers if layer in judge.real)
+def disk(bench: Bench, cells: Sequence[Planned], dims: int = 0) -> str:
+    """How much disk the kept features of an experiment will take, in words.
+
+    dims: features of an image; 0: as many as the reference has.
+    """
+    real = bench.judge.real
+    dims = dims or sum(len(real[layer].mean) for layer in bench.layers if layer in real)
     images = sum(
         len(one.cell.seeds) for one in {c.key: c for c in cells if keeps(bench, c)}.values()
     )

@@ -8,6 +8,7 @@ report   records -> tables and figures
 """
 
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -20,6 +21,7 @@ from bench import checkpoints, plan, records, store
 from bench.engines import Crew, Engine, InProcess, Job, Kit, Order, Result
 from bench.machine import limited, scoring_threads
 from bench.plan import Bench, Planned
+from bench.progress import Progress
 from bench.report import report
 from bench.shards import Task
 from bench.types import Experiment
@@ -62,24 +64,33 @@ def run(
         return Kit.of(bench.models, folders, extractor, dtype, prepare)
 
     tuning, anchors = plan.tuning(bench), plan.converged(bench)
-    plan.scored(bench, {}, anchors)  # a grid that cannot be is found now
-    with engine.crew(bench.models, bench.judge.extractor, kit) as crew:
-        fill(bench, tuning, crew)
+    scored, fine = plan.scored(bench, plan.first_tries(bench), anchors), list(anchors.values())
+    with Progress() as bar, engine.crew(bench.models, bench.judge.extractor, kit) as crew:
+        expect(bench, bar, [*tuning, *fine, *scored])
+        fill(bench, tuning, crew, bar)
         chosen = plan.choose(bench, tuning)
-        scored, fine = plan.scored(bench, chosen, anchors), list(anchors.values())
+        scored = plan.scored(bench, chosen, anchors)
+        expect(bench, bar, [*fine, *scored])
         tqdm.write(records.disk(bench, [*tuning, *fine, *scored]), file=sys.stderr)
         records.save_plan(bench, [*tuning, *fine, *scored], chosen)
-        fill(bench, fine, crew, records.needed(bench, fine, scored))
-        fill(bench, scored, crew)
+        fill(bench, fine, crew, bar, records.needed(bench, fine, scored))
+        fill(bench, scored, crew, bar)
     for one in [*tuning, *scored]:
         if not records.keeps(bench, one):  # left by a stop, or by a run that kept more
             bench.shelf.drop(one.key)
     return report(bench.folder)
 
 
+def expect(bench: Bench, bar: Progress, cells: Sequence[Planned]) -> None:
+    """Tell the bar what is left of cells."""
+    left = records.left(bench, cells)
+    bar.expect(left.evaluations, len(left.images))
+
+
 def fill(
-    bench: Bench, cells: Sequence[Planned], crew: Crew, pictures: Collection[str] = ()
-) -> None:
+    bench: Bench, cells: Sequence[Planned], crew: Crew, bar: Progress,
+    pictures: Collection[str] = (),
+) -> None:  # fmt: skip
     """Make the missing shards of cells, and record each cell when it is whole.
 
     Another thread scores a cell while the next is sampled.
@@ -93,12 +104,11 @@ def fill(
     missing = _missing(bench, cells, todo)
     left, failed, futures = {key: len(tasks) for key, tasks in missing.items()}, [], []
     with (
-        tqdm(total=_evals(missing), unit="eval", unit_scale=True, disable=None) as bar,
         ThreadPoolExecutor(scoring_threads(bench.device)) as scorers,
         limited(bench.device),
     ):
         crew.evals = bar.update
-        futures = [scorers.submit(finish, bench, one) for key, one in todo.items()
+        futures = [scorers.submit(finish, bench, one, bar) for key, one in todo.items()
                    if key not in left]  # fmt: skip
         for result in crew.make(jobs(bench, _in_order(bench, todo, crew), missing, bar)):
             one, task = result.job.what
@@ -108,7 +118,7 @@ def fill(
             bench.shelf.save(one.key, task.seeds, result.shard)
             left[one.key] -= 1
             if left[one.key] == 0:
-                futures.append(scorers.submit(finish, bench, one))
+                futures.append(scorers.submit(finish, bench, one, bar))
             futures = _unfinished(futures)
         for future in futures:
             future.result()
@@ -152,12 +162,8 @@ def _missing(
     return found
 
 
-def _evals(tasks: dict[str, list[Task]]) -> int:
-    return sum(len(task.seeds) * task.cell.nfe for of in tasks.values() for task in of)
-
-
 def jobs(
-    bench: Bench, cells: Sequence[Planned], missing: dict[str, list[Task]], bar: tqdm
+    bench: Bench, cells: Sequence[Planned], missing: dict[str, list[Task]], bar: Progress
 ) -> Iterator[Job]:
     """The shards to be made, as jobs of an engine."""
     for one in cells:
@@ -175,9 +181,11 @@ def jobs(
             )  # fmt: skip
 
 
-def finish(bench: Bench, one: Planned) -> None:
+def finish(bench: Bench, one: Planned, bar: Progress) -> None:
     """Merge a cell's shards, score them, write the record, and drop shards that are not kept."""
+    start = time.perf_counter()
     merged = records.merged(bench, one)
     store.save_record(bench.folder, records.content(bench, one, merged), records.strip(one, merged))
     if not records.keeps(bench, one):
         bench.shelf.drop(one.key)
+    bar.scored(time.perf_counter() - start)

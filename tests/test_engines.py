@@ -35,18 +35,6 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "write", lambda *_: [])
 
 
-@pytest.fixture(scope="module")
-def alone(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of `faulty.experiment` in one process, with one thread as workers have."""
-    results, threads = tmp_path_factory.mktemp("alone"), torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "write", lambda *_: [])
-        run.run(faulty.experiment(tiny_models), results, tiny_models)
-    torch.set_num_threads(threads)
-    return results / "tiny"
-
-
 @pytest.fixture
 def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that says how samplers fail."""

@@ -17,6 +17,7 @@ ROOMS = {
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
     "cli", "__main__", "fetch", "judge", "curves", "benchmarks", "zoo", "plan",
     "records", "shards", "engines", "machine", "rescore",
+    "progress", "price",
 }  # fmt: skip
 
 # room -> the rooms that it may import
@@ -24,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "store": set(),
     "noise": set(),
     "machine": set(),
+    "progress": set(),
     "types": {"store"},  # an identity is a digest
     "process": {"types"},
     "curves": {"types"},
@@ -51,7 +53,9 @@ ALLOWED: dict[str, set[str]] = {
     "rescore": {"types", "plan", "records", "shards", "judge", "store", "features"},
     "engines": {"types", "checkpoints", "features", "machine", "schedules", "shards", "store"},
     "run": {"types", "checkpoints", "plan", "records", "shards", "store", "machine", "engines",
-            "report"},
+            "progress", "report"},
+    "price": {"types", "checkpoints", "plan", "records", "store", "machine", "judge", "features",
+              "generate", "samplers", "schedules", "zoo"},
     "training": {"types", "checkpoints", "data", "features", "measures", "process", "schedules",
                  "store"},
     "experiments": {"types", "checkpoints", "data", "features", "judge", "measures", "samplers",

@@ -43,8 +43,18 @@ def run(
     reference: Annotated[
         str, typer.Option(help="published plan: another reference, a name or .npz")
     ] = "",
-    images: Annotated[int, typer.Option(help="published plan: fewer images, for a trial")] = 0,
-    nfe: Annotated[str, typer.Option(help="published plan: other NFEs, such as 5,10")] = "",
+    images: Annotated[
+        int,
+        typer.Option(
+            help="a trial: fewer images of each block; the results have a folder "
+            "of their own, as with --nfe and --lines"
+        ),
+    ] = 0,
+    nfe: Annotated[str, typer.Option(help="a trial: some NFEs, such as 5,10")] = "",
+    lines: Annotated[str, typer.Option(help="a trial: some lines, by their names in tables")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print what the run will take, and run nothing")
+    ] = False,
     features: Annotated[
         str, typer.Option(help="published plan: such as inception-v3-compat(weights='FILE')")
     ] = "",
@@ -52,24 +62,43 @@ def run(
     """Sample and score the missing cells of an experiment, then write its tables and figures."""
     from bench import checkpoints, experiments
     from bench.run import run as main_path
+    from bench.types import Limit
 
     where, made = checkpoints.models_of(models), _experiment(experiment)
+    limit = Limit(
+        images, numbers(nfe, "--nfe") if nfe else (), tuple(forms_of(lines)) if lines else ()
+    )
+    chosen = engine_of(engine, device, address, workers)
     if isinstance(made, experiments.Plan):
-        made = made.altered(
-            model, reference, images, numbers(nfe, "--nfe") if nfe else (), features
-        )
+        made = made.altered(model, reference, features, images)
+    elif model or reference or features:
+        raise ValueError(f"{experiment} is not a published plan: leave out --model, --reference "
+                         "and --features")  # fmt: skip
+    if isinstance(made, experiments.Plan) and not dry_run:
         made.prepare(where, device_of(device))
-    elif model or reference or images or nfe or features:
-        raise ValueError(f"{experiment} is not a published plan: leave out --model, --reference, "
-                         "--images, --nfe and --features")  # fmt: skip
-    plan = _made(made, where, experiment)
+    sketched = isinstance(made, experiments.Plan) and dry_run
+    plan = limit.of(made.sketch(where) if sketched else _made(made, where, experiment))
     changes: dict[str, Any] = {"batch": batch} if batch else {}
     changes |= {"keep": keep} if keep else {}
     plan = replace(plan, scoring=replace(plan.scoring, **changes))
     prepare = checkpoints.compiled if compile else _as_is
-    chosen = engine_of(engine, device, address, workers)
+    if dry_run:
+        typer.echo(_outlook(plan, results, where, device_of(device), prepare, workers))
+        return
     for path in main_path(plan, results, where, device_of(device), prepare, chosen):
         typer.echo(path)
+
+
+def _outlook(plan: Any, results: Path, where: Any, device: str, prepare: Any, workers: int) -> str:
+    """What a run will take, in lines."""
+    import torch
+
+    from bench.price import outlook
+
+    gpus = torch.cuda.device_count()
+    devices = min(workers or gpus, gpus) if device == "cuda" else 1
+    compiled = prepare is not _as_is
+    return outlook(plan, results, where, device, prepare, compiled, max(1, devices)).text
 
 
 def _made(function: Any, where: Any, name: str) -> Any:

@@ -166,12 +166,13 @@ class _Actors(Crew):
         self.looked, self.count = -math.inf, 0
 
     def open(self) -> None:
-        import ray
-
-        engine, self.ray = self.engine, ray
-        if not ray.is_initialized():
+        engine = self.engine
+        if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
             _connect(engine.address)
             self.own = True
+        import ray
+
+        self.ray = ray
         resources = ray.cluster_resources()
         self.kind = "GPU" if engine.device != "cpu" and resources.get("GPU", 0) else "CPU"
         if engine.device.startswith("cuda") and self.kind == "CPU":
@@ -216,17 +217,26 @@ def _each(resources: float, workers: int) -> float:
 
 
 def _connect(address: str) -> None:
-    """Join a cluster, or start one that only this machine can reach."""
+    """Join a cluster, or start one that only this machine can reach.
+
+    Ray's processes listen to all interfaces of a machine, unless this variable, which is made for
+    other systems, makes them use the loopback. Ray reads it when it is imported.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not address:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if not address:
+        ray.init(address="local", include_dashboard=False, **how)
+        if not (ip := ray.util.get_node_ip_address()).startswith("127."):
+            ray.shutdown()
+            raise RuntimeError(f"Ray was imported before and would listen to {ip}; import bench "
+                               "first, or call ray.init yourself")  # fmt: skip
+        return
     try:
-        if address:
-            ray.init(address=address, **how)
-        else:
-            here: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-            ray.init(address="local", **how, **here)
+        ray.init(address=address, **how)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ValueError(f"--address {address}: no cluster answers ({in_a_line(error)}); start one "
                          "with: ray start --head") from error  # fmt: skip

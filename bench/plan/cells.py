@@ -232,6 +232,17 @@ def choose(bench: Bench, cells: Sequence[Planned]) -> Chosen:
     return {which: min(tries, key=lambda one: tries[one]) for which, tries in means.items()}
 
 
+def first_tries(bench: Bench) -> Chosen:
+    """The first try of each tuned line, for counts before the tuning."""
+    experiment = bench.experiment
+    return {
+        (line, sampler): tries[0]
+        for line in experiment.lines
+        if (tries := experiment.tries(line))
+        for sampler in experiment.samplers
+    }
+
+
 def converged(bench: Bench) -> dict[tuple[str, Block], Planned]:
     """(model, block) -> its converged run; none if the experiment asks for none."""
     fine, experiment = bench.scoring.converged, bench.experiment
