@@ -37,12 +37,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("FAULTS", str(tmp_path_factory.mktemp("faults")))
         patch.setenv("CRS_BENCH_CACHE", str(tmp_path_factory.mktemp("there")))
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         made.add_node(num_cpus=1)
         made.add_node(num_cpus=1)
         yield made
+        ray.shutdown()
         made.shutdown()
 
 
@@ -174,7 +176,8 @@ choose = plan.choose
 plan.choose = lambda *what: (listening(), choose(*what))[1]
 figures.write = lambda *_: []
 models = pathlib.Path({str(tiny_models)!r})
-run.run(faulty.experiment(models), pathlib.Path({str(tmp_path)!r}), models, engine=Ray("", 1, "cpu"))
+results = pathlib.Path({str(tmp_path)!r})
+run.run(faulty.experiment(models), results, models, engine=Ray("", 1, "cpu"))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE,

@@ -11,6 +11,7 @@ from typing import Any
 
 import faulty
 import pytest
+import scale
 import tiny
 import torch
 from console import crs
@@ -380,3 +381,9 @@ def test_several_gpus_are_all_used(
         lambda name: None if name == "ray" and not ray else find(name),
     )  # fmt: skip
     assert experiments.engine_of("auto", device, address, 0) == expected
+
+
+def test_stand_ins_make_every_shard_and_are_never_idle() -> None:
+    """`scale.py` with few shards; its numbers at full size are in the page on cost."""
+    found = scale.simulate(scale.Timed(16, 0.01), 320)
+    assert found["shards"] == 320 and found["wall"] >= found["ideal"] > 0

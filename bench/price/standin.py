@@ -97,10 +97,13 @@ def open_or_stand_in(
 ) -> tuple[Bench, list[str]]:
     """What a run shares, and a line for each part that is missing. Nothing is written.
 
+    On a CPU the networks are float32: it takes minutes for one evaluation in float16.
+
     Raises:
         ValueError: a missing model that is no preset.
     """
-    scoring, missing = experiment.scoring, []
+    scoring, missing = experiment.scoring, list[str]()
+    dtype = "float32" if device == "cpu" else scoring.dtype
     try:
         judge = Judge.open(
             scoring.reference, scoring.features, scoring.metrics, device, bank=scoring.bank
@@ -122,7 +125,7 @@ def open_or_stand_in(
             except ValueError:
                 raise error from None
             missing.append(f"no model {name}: {chosen.commands(family, name, name)}")
-            opened[name] = of_card(chosen.draft(name), device, scoring.dtype)
+            opened[name] = of_card(chosen.draft(name), device, dtype)
         else:
-            opened[name] = checkpoints.load(name, device, scoring.dtype, models)
+            opened[name] = checkpoints.load(name, device, dtype, models)
     return Bench(experiment, opened, judge, folder, device), missing
