@@ -1,8 +1,11 @@
 """Engines: the same bytes as one process, whatever happens to workers."""
 
+import os
 import pickle
 import random
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -319,6 +322,31 @@ def test_a_shard_that_raises_in_processes_is_reported_and_the_rest_is_made(
     alone: Path, faults: Path, tiny_models: Path, tmp_path: Path
 ) -> None:
     check_raises(Processes("cpu", 2), alone, faults, tiny_models, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_takes_its_processes_with_it(
+    alone: Path, faults: Path, tiny_models: Path, tmp_path: Path
+) -> None:
+    (faults / "slow").write_text("0.3")
+    (faults / "log").write_text("")
+    here = Path(__file__).resolve().parent
+    command = [sys.executable, "-m", "bench", "run", "faulty:experiment", "--engine", "processes",
+               "--workers", "2", "--device", "cpu", "--models", str(tiny_models),
+               "--results", str(tmp_path)]  # fmt: skip
+    path = os.pathsep.join(map(str, (here.parent, here)))
+    driver = subprocess.Popen(command, cwd=here, env=os.environ | {"PYTHONPATH": path})
+    while driver.poll() is None and len((faults / "log").read_text().split()) < 6:
+        time.sleep(0.05)
+    driver.kill()
+    assert driver.wait() < 0
+    workers = set((faults / "log").read_text().split())
+    end = time.monotonic() + 60
+    while any(Path("/proc", worker, "exe").exists() for worker in workers):
+        assert time.monotonic() < end, "workers are left"
+        time.sleep(0.05)
+    (faults / "slow").unlink()
+    same(go(tiny_models, tmp_path, Processes("cpu", 2)), alone)
 
 
 # ---------------------------------------------------------------- the command line

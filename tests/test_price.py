@@ -9,7 +9,7 @@ from console import crs
 
 from bench import checkpoints, experiments, plan, price, records, run, store
 from bench.price import probe
-from bench.price.probe import Probe
+from bench.price.probing import Probe
 from bench.progress import Progress
 from bench.report import figures
 from bench.types import Block, Experiment, Limit
@@ -26,7 +26,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No figures, a cache of its own, and metrics that are timed with few features."""
     monkeypatch.setattr(figures, "write", lambda *_: [])
     monkeypatch.setenv("CRS_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("bench.price.probe._ROWS", 40)
+    monkeypatch.setattr("bench.price.probing._ROWS", 40)
 
 
 # ---------------------------------------------------------------- a part of an experiment
@@ -113,7 +113,7 @@ def test_what_is_left_is_counted_as_the_run_makes_it(
     }  # fmt: skip
     assert before.work["scored"].evaluations == 2 * 12 * (2 + 3)
     assert before.work["converged"].images == 2 * 9
-    monkeypatch.setattr("bench.price.probe._measured", lambda *_: pytest.fail("probed again"))
+    monkeypatch.setattr("bench.price.probing._measured", lambda *_: pytest.fail("probed again"))
     run.run(experiment, tmp_path, tiny_models)
     key = next(row["key"] for row in store.load_plan(tmp_path / "tiny")["rows"]
                if row["role"] == "score")  # fmt: skip

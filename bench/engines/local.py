@@ -92,6 +92,8 @@ class _Processes(Crew):
 
     def open(self) -> None:
         self.pickled = pickle.dumps(self.kit())
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # the workers need what this process has kept
 
     def wanted(self) -> int:
         return self.count

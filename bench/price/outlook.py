@@ -7,7 +7,7 @@ from typing import Any
 
 from bench import checkpoints, plan, records
 from bench.plan import Bench, Planned
-from bench.price.probe import Probe, probe
+from bench.price.probing import Probe, probe
 from bench.price.standin import open_or_stand_in
 from bench.types import Experiment
 
