@@ -35,11 +35,10 @@ class Progress(tqdm):
     def left(self, elapsed: float) -> float | None:
         """Seconds that are left, after so many; None while nothing is known."""
         with self.lock:
-            done = self.n - self.initial
-            if done <= 0:
+            if self.n <= 0:
                 return None
             mean = self.scoring / self.scores if self.scores else 0.0
-            return max(0, (self.total or 0) - self.n) * elapsed / done + self.unscored * mean
+            return max(0, (self.total or 0) - self.n) * elapsed / self.n + self.unscored * mean
 
     @property
     def format_dict(self) -> dict[str, Any]:

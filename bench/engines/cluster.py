@@ -174,9 +174,11 @@ class _Actors(Crew):
 
         self.ray = ray
         resources = ray.cluster_resources()
-        self.kind = "GPU" if engine.device != "cpu" and resources.get("GPU", 0) else "CPU"
-        if engine.device.startswith("cuda") and self.kind == "CPU":
-            raise ValueError("the cluster has no GPU; use --device cpu")
+        gpus, cuda = resources.get("GPU", 0), engine.device.startswith("cuda")
+        self.kind = "GPU" if cuda or (gpus and engine.device != "cpu") else "CPU"
+        if cuda and not gpus and not engine.workers:
+            raise ValueError("the cluster has no GPU; use --device cpu, or --workers N to wait for "
+                             "machines that have some")  # fmt: skip
         self.each = _each(resources.get(self.kind, 1), engine.workers)
         self.parcel = ray.put(Parcel.of(self.kit(), ray.cloudpickle.dumps, ray.put))
 
@@ -192,7 +194,7 @@ class _Actors(Crew):
         gpu = self.kind == "GPU"
         needs = {"num_gpus": self.each, "num_cpus": 0} if gpu else {"num_cpus": self.each}
         actor: Any = self.ray.remote(_RayHand).options(**needs).remote()
-        device, threads = ("cuda", 1) if gpu else ("cpu", max(1, int(self.each)))
+        device, threads = ("cuda:0", 1) if gpu else ("cpu", max(1, int(self.each)))
         return actor, actor.greet.remote(self.parcel, device, threads).future()
 
     def submit(self, worker: Any, order: Order) -> "Future[Packed | str]":

@@ -4,6 +4,7 @@ A worker has one shard at a time. It gets the next one when it gives the result,
 waited for by no more than its own shard.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, Self
 
+from tqdm import tqdm
+
 from bench.engines.worker import Hello, Kit, Order
 from bench.shards import Packed
 from bench.types import Extractor, Model
@@ -19,6 +22,7 @@ from bench.types import Extractor, Model
 _TRIES = 3  # of a shard that raises, or whose worker is lost
 _HOPELESS = 8  # shards that failed while none was made: the rest is not tried
 _POLL = 1.0  # seconds between looks at what workers there should be
+_PATIENCE = 60  # looks without any worker, after which the run says so
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +127,7 @@ class Crew(ABC):
         Raises:
             RuntimeError: no worker can start.
         """
-        waiting, failed, made = _Waiting(jobs), 0, 0
+        waiting, failed, made, idle = _Waiting(jobs), 0, 0, 0
         while True:
             if failed >= _HOPELESS and not made:
                 waiting = _Waiting(())
@@ -132,7 +136,10 @@ class Crew(ABC):
                 self._send(waiting)
             if not (waiting or self._busy):
                 return
-            for worker, job, future in self._arrived():
+            arrived = self._arrived()
+            if not arrived and not self._ready and (idle := idle + 1) == _PATIENCE:
+                tqdm.write("still waiting for a first worker", file=sys.stderr)
+            for worker, job, future in arrived:
                 if job is None:
                     self._welcome(worker, future)
                 elif (result := self._result(worker, job, future, waiting)) is not None:

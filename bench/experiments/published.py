@@ -171,12 +171,12 @@ class Plan:
     def sketch(self, models: Models) -> Experiment:
         """The experiment, to count its cells, whatever is missing. A rate that is not measured has
         a stand-in."""
-        sigma = torch.logspace(-3, 3, 4, dtype=torch.float64)
+        sigma = torch.logspace(-3, 3, 61, dtype=torch.float64)
         try:
             v_x = self._measured(models)
         except ValueError:
             v_x = None
-        return self._of(v_x or Rate("v_x", sigma, 1 / sigma))
+        return self._of(v_x or Rate("v_x", sigma, 1 / (sigma + sigma**3)))
 
     def _of(self, v_x: Rate) -> Experiment:
         return Experiment(
