@@ -9,8 +9,9 @@ report   records -> tables and figures
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from tqdm import tqdm
 
 from bench import checkpoints, plan, records, store
 from bench.engines import Crew, Engine, InProcess, Job, Kit, Order, Result
-from bench.machine import limited, scoring_threads
+from bench.machine import beside_sampling, limited, scoring_threads
 from bench.plan import Bench, Planned
 from bench.progress import Progress
 from bench.report import report
-from bench.shards import Task
+from bench.shards import Packed, Shard, Task
 from bench.types import Experiment
+
+_AT_HAND = 2**29  # bytes of a cell's features that stay in memory until they are scored
 
 
 def _as_it_is(model: Any) -> Any:
@@ -102,24 +105,32 @@ def fill(
     cells = sorted({one.key: one for one in cells}.values(), key=lambda one: one.cost)
     todo = {one.key: one for one in cells if records.lacking(bench, one) or one.key in pictures}
     missing = _missing(bench, cells, todo)
-    left, failed, futures = {key: len(tasks) for key, tasks in missing.items()}, [], []
+    left, failed = {key: len(tasks) for key, tasks in missing.items()}, list[Result]()
+    made, saved = dict[str, dict[range, Shard]](), None  # in memory; the last that is written
     with (
         ThreadPoolExecutor(scoring_threads(bench.device)) as scorers,
+        ThreadPoolExecutor(1) as writer,
         limited(bench.device),
     ):
         crew.evals = bar.update
-        futures = [scorers.submit(finish, bench, one, bar) for key, one in todo.items()
+        futures = [scorers.submit(finish, bench, one, bar, {}, None) for key, one in todo.items()
                    if key not in left]  # fmt: skip
         for result in crew.make(jobs(bench, _in_order(bench, todo, crew), missing, bar)):
             one, task = result.job.what
             if result.shard is None:
                 failed.append(result)
                 continue
-            bench.shelf.save(one.key, task.seeds, result.shard)
+            if saved:
+                saved.result()  # an error in writing stops the run here
+            saved = writer.submit(save, bench, one, task, result.shard)
+            hold(made.setdefault(one.key, {}), task, result.shard)
             left[one.key] -= 1
             if left[one.key] == 0:
-                futures.append(scorers.submit(finish, bench, one, bar))
-            futures = _unfinished(futures)
+                at_hand = made.pop(one.key)
+                futures.append(scorers.submit(finish, bench, one, bar, at_hand, saved))
+            futures = _unfinished(bench, crew, futures)
+        if saved:
+            saved.result()
         for future in futures:
             future.result()
     if failed:
@@ -134,8 +145,12 @@ def _in_order(bench: Bench, cells: dict[str, Planned], crew: Crew) -> list[Plann
     return sorted(cells.values(), key=lambda one: -one.cell.nfe * min(len(one.cell.seeds), size))
 
 
-def _unfinished(futures: list[Future[None]]) -> list[Future[None]]:
-    """Those that go on. An error in scoring stops the run here."""
+def _unfinished(bench: Bench, crew: Crew, futures: list[Future[None]]) -> list[Future[None]]:
+    """Those that go on. An error in scoring stops the run here. A run in one process waits for its
+    scores, since cells that are not scored are in memory; others must not wait."""
+    futures = list(futures)
+    while not crew.apart and len(futures) > scoring_threads(bench.device):
+        futures.pop(0).result()
     for future in futures:
         if future.done():
             future.result()
@@ -181,11 +196,33 @@ def jobs(
             )  # fmt: skip
 
 
-def finish(bench: Bench, one: Planned, bar: Progress) -> None:
-    """Merge a cell's shards, score them, write the record, and drop shards that are not kept."""
+def hold(made: dict[range, Shard], task: Task, shard: Shard | Packed) -> None:
+    """Keep a shard that is in memory, so that it need not be read again, if it fits there."""
+    if isinstance(shard, Shard) and sum(one.size for one in made.values()) + shard.size <= _AT_HAND:
+        made[task.seeds] = replace(shard, images=None)
+
+
+def save(bench: Bench, one: Planned, task: Task, shard: Shard | Packed) -> None:
+    """Put a shard on the shelf."""
+    with beside_sampling(bench.device):
+        bench.shelf.save(one.key, task.seeds, shard)
+
+
+def finish(
+    bench: Bench, one: Planned, bar: Progress, made: Mapping[range, Shard],
+    saved: Future[None] | None,
+) -> None:  # fmt: skip
+    """Merge a cell's shards, score them, write the record, and drop shards that are not kept.
+
+    made: shards that are in memory. saved: ends when the last shard is written.
+    """
+    if saved:
+        saved.result()
     start = time.perf_counter()
-    merged = records.merged(bench, one)
-    store.save_record(bench.folder, records.content(bench, one, merged), records.strip(one, merged))
+    with beside_sampling(bench.device):
+        merged = records.merged(bench, one, made)
+        record = records.content(bench, one, merged)
+    store.save_record(bench.folder, record, records.strip(one, merged))
     if not records.keeps(bench, one):
         bench.shelf.drop(one.key)
     bar.scored(time.perf_counter() - start)

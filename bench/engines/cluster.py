@@ -197,7 +197,7 @@ class _Actors(Crew):
         device, threads = ("cuda:0", 1) if gpu else ("cpu", max(1, int(self.each)))
         return actor, actor.greet.remote(self.parcel, device, threads).future()
 
-    def submit(self, worker: Any, order: Order) -> "Future[Packed | str]":
+    def submit(self, worker: Any, order: Order) -> "Future[Any]":
         return worker.make_of.remote(self.ray.cloudpickle.dumps(order.lean)).future()
 
     def drop(self, worker: Any) -> None:

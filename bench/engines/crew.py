@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 from tqdm import tqdm
 
 from bench.engines.worker import Hello, Kit, Order
-from bench.shards import Packed
+from bench.shards import Packed, Shard
 from bench.types import Extractor, Model
 
 _TRIES = 3  # of a shard that raises, or whose worker is lost
@@ -46,7 +46,7 @@ class Result:
     """What came of a job. shard: None where it failed. trouble: why."""
 
     job: Job
-    shard: Packed | None
+    shard: Shard | Packed | None
     trouble: str = ""
 
 
@@ -100,8 +100,9 @@ class Crew(ABC):
         """A new worker, and what it will say first."""
 
     @abstractmethod
-    def submit(self, worker: Any, order: Order) -> "Future[Packed | str]":
-        """Give a worker a shard to make. A future that raises is one of a worker that is lost."""
+    def submit(self, worker: Any, order: Order) -> "Future[Any]":
+        """Give a worker a shard to make: a `Shard`, a `Packed` one, or a text that says why not. A
+        future that raises is one of a worker that is lost."""
 
     @abstractmethod
     def drop(self, worker: Any) -> None:
@@ -205,13 +206,13 @@ class Crew(ABC):
         """The result of a job; None where it is tried again."""
         self._busy -= 1
         error = future.exception()
-        found: Packed | str = f"its worker is lost ({error})" if error else future.result()
+        found: Shard | Packed | str = f"its worker is lost ({error})" if error else future.result()
         if error:
             self._ready.discard(worker)
             self.drop(worker)
         else:
             self._free.append(worker)
-        if isinstance(found, Packed):
+        if not isinstance(found, str):
             if self.apart:
                 self.evals(job.evals)
             return Result(job, found)

@@ -43,7 +43,7 @@ class _Own(Crew):
     def start(self) -> tuple[Worker, "Future[Hello]"]:
         return self.worker, _done(Hello(os.getpid()))
 
-    def submit(self, worker: Worker, order: Order) -> "Future[Packed | str]":
+    def submit(self, worker: Worker, order: Order) -> "Future[Any]":
         nfe = order.task.cell.nfe
         return _done(worker.make(order, lambda images: self.evals(images * nfe)))
 
@@ -103,7 +103,7 @@ class _Processes(Crew):
         device = self.devices[pool] = self.unused.pop(0)
         return pool, pool.submit(_hello, self.pickled, device, self.threads)
 
-    def submit(self, worker: ProcessPoolExecutor, order: Order) -> "Future[Packed | str]":
+    def submit(self, worker: ProcessPoolExecutor, order: Order) -> "Future[Any]":
         try:
             return worker.submit(_make, pickle.dumps(order.lean))
         except BrokenProcessPool as error:

@@ -13,7 +13,7 @@ import torch
 from bench import checkpoints, shards
 from bench.machine import device_name
 from bench.schedules import Native
-from bench.shards import Packed, Task
+from bench.shards import Packed, Shard, Task
 from bench.store import in_a_line
 from bench.types import Extractor, Model
 
@@ -49,7 +49,7 @@ class Worker:
         self.models, self.extractor = models, extractor
         self.most: dict[str, int] = {}  # model -> images at once that fit
 
-    def make(self, order: Order, progress: Callable[[int], Any] = lambda images: None) -> Packed:
+    def make(self, order: Order, progress: Callable[[int], Any] = lambda images: None) -> Shard:
         """Make a shard.
 
         Arguments:
@@ -74,7 +74,7 @@ class Worker:
                 at_once = replace(task, batch=batch)
                 made = shards.make(at_once, model, self.extractor, truth, count)
                 device = device_name(model.device)
-                return shards.pack(replace(made, batch=batch, device=device))
+                return replace(made, batch=batch, device=device)
             except Exception as error:
                 fits = min(batch, len(task.seeds)) // 2
                 if fits == 0 or not _lacks_memory(error):
@@ -182,7 +182,7 @@ class Hand:
     def make(self, order: Order) -> Packed | str:
         """A shard; or, where making it raised, what was raised."""
         try:
-            return self.worker.make(order)
+            return shards.pack(self.worker.make(order))
         except Exception as error:
             return said(error)
 

@@ -42,16 +42,17 @@ class Limit:
         if not blocks:
             raise ValueError(f"{experiment.name} has no block of {', '.join(lines)}")
         tuning, scoring = experiment.tuning, experiment.scoring
+        used = [nfe for block in blocks for nfe in block.nfes]
+        ranges = tuple(one for one in experiment.ranges if _within(used, one))
         if tuning:
-            (tuning,) = self._nfes([tuning])
-            tuning = self._cut(tuning)
+            tuning = self._cut(replace(tuning, nfes=self._tuned(tuning.nfes, ranges)))
         if scoring.converged and self.images:
             fewer = min(self.images, scoring.converged.images)
             scoring = replace(scoring, converged=replace(scoring.converged, images=fewer))
         return replace(
             experiment, name=self._name(experiment.name, lines if self.lines else ()),
             lines={line: experiment.lines[line] for line in lines},
-            blocks=tuple(map(self._cut, blocks)), tuning=tuning, scoring=scoring,
+            blocks=tuple(map(self._cut, blocks)), tuning=tuning, ranges=ranges, scoring=scoring,
         )  # fmt: skip
 
     def _lines(self, blocks: Iterable[Block], lines: tuple[str, ...]) -> list[Block]:
@@ -73,6 +74,14 @@ class Limit:
         kept[0] = tuple(sorted({*kept[0], *new}))
         return [replace(block, nfes=nfes) for block, nfes in zip(blocks, kept, strict=True) if nfes]
 
+    def _tuned(self, nfes: tuple[int, ...], ranges: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+        """The NFEs of tuning: in each range those that are asked for, or all where none is."""
+        found: set[int] = set()
+        for one in ranges or ((min(nfes), max(nfes)),):
+            own = _within(nfes, one)
+            found |= set(own) & set(self.nfes) or set(own)
+        return tuple(sorted(found))
+
     def _cut(self, block: Block) -> Block:
         return replace(block, seeds=block.seeds[: self.images]) if self.images else block
 
@@ -81,6 +90,11 @@ class Limit:
         said = said if len(said) <= 60 else digest(lines)[:8]
         parts = [str(self.images or ""), "-".join(map(str, self.nfes)), said]
         return "-".join([name, "part", *filter(None, parts)])
+
+
+def _within(nfes: Iterable[int], ends: tuple[int, int]) -> list[int]:
+    """The NFEs of a range."""
+    return [nfe for nfe in nfes if ends[0] <= nfe <= ends[1]]
 
 
 def _known(parts: tuple[str, ...], experiment: Experiment) -> tuple[str, ...]:
