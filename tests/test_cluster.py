@@ -124,7 +124,12 @@ def test_a_node_that_goes_and_one_that_comes_change_no_byte(
     def change() -> None:
         try:
             until(lambda: processes() == 2)
-            node = next(one for one in cluster.list_all_nodes() if one is not cluster.head_node)
+            kept = {
+                cluster.head_node.raylet_socket_name,
+                ray._private.worker._global_node.raylet_socket_name,  # the run is joined to it
+            }
+            nodes = cluster.list_all_nodes()
+            node = next(one for one in nodes if one.raylet_socket_name not in kept)
             cluster.remove_node(node, allow_graceful=False)
             cluster.add_node(num_cpus=1)
             until(lambda: processes() == 3)  # the new node works
