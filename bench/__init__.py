@@ -22,9 +22,11 @@ rooms:
     experiments  functions that list the choices of an experiment
     plan         an experiment -> its cells with grids and keys, checked before any sampling
     shards       fixed ranges of seeds -> features on disk, merged in seed order
-    share        several processes on one results folder
+    engines      where shards are made: one process, several, or a cluster
     records      what a cell's record holds, and which scores it lacks
     run          the main path
+    progress     the bar of a run
+    price        what a run will take, before it starts
     rescore      further metrics from the features on disk
     store        keys, records and plans on disk
     report       records -> tables and figures

@@ -4,7 +4,7 @@ import io
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from bench import plan, shards, store
@@ -77,6 +76,25 @@ def sound(bench: Bench, one: Planned) -> bool:
     return all(bench.shelf.sound(one.key, task) for task in one.tasks(bench))
 
 
+@dataclass(frozen=True)
+class Left:
+    """What is left of some cells. images: cell that lacks a score -> images to make."""
+
+    shards: int
+    evaluations: int
+    images: dict[Planned, int]
+
+
+def left(bench: Bench, cells: Sequence[Planned]) -> Left:
+    """What is left of cells. Shards that are there are not read."""
+    shards, evaluations, images = 0, 0, {}
+    for one in {one.key: one for one in cells if lacking(bench, one)}.values():
+        tasks = [task for task in one.tasks(bench) if not bench.shelf.has(one.key, task)]
+        images[one] = sum(len(task.seeds) for task in tasks)
+        shards, evaluations = shards + len(tasks), evaluations + images[one] * one.cell.nfe
+    return Left(shards, evaluations, images)
+
+
 def keeps(bench: Bench, one: Planned) -> bool:
     """Whether a cell's shards stay on disk after its record: as the experiment says. Those of
     converged runs always do, since other cells are compared with them."""
@@ -86,10 +104,13 @@ def keeps(bench: Bench, one: Planned) -> bool:
     return keep == "all" or (keep == "scored" and one.role == "score")
 
 
-def disk(bench: Bench, cells: Sequence[Planned]) -> str:
-    """How much disk the kept features of an experiment will take, in words."""
-    judge = bench.judge
-    dims = sum(len(judge.real[layer].mean) for layer in bench.layers if layer in judge.real)
+def disk(bench: Bench, cells: Sequence[Planned], dims: int = 0) -> str:
+    """How much disk the kept features of an experiment will take, in words.
+
+    dims: features of an image; 0: as many as the reference has.
+    """
+    real = bench.judge.real
+    dims = dims or sum(len(real[layer].mean) for layer in bench.layers if layer in real)
     images = sum(
         len(one.cell.seeds) for one in {c.key: c for c in cells if keeps(bench, c)}.values()
     )
@@ -104,13 +125,14 @@ def disk(bench: Bench, cells: Sequence[Planned]) -> str:
 # ---------------------------------------------------------------- shards of a cell
 
 
-def truth(bench: Bench, one: Planned, task: Task) -> Tensor | None:
-    """Images of the converged run of the first of a task's seeds; None where there are none."""
+def truth(bench: Bench, one: Planned, task: Task) -> bytes | None:
+    """The file of the images of the converged run that a task is compared with, which has the
+    first of its seeds; None where there is no such run."""
     if one.anchor is None:
         return None
     for seeds in shards.ranges(one.anchor.cell.seeds, bench.scoring.shard):
         if seeds.start == task.seeds.start:
-            return bench.shelf.images(one.anchor.key, seeds)
+            return bench.shelf.pictures(one.anchor.key, seeds).read_bytes()
     return None
 
 
@@ -179,9 +201,10 @@ def _about(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
         "grid": one.grid.tolist(),
         "nfe": found.nfe,
         "shard": bench.scoring.shard,
+        "batch": found.batch,
         "scores": {},
         "seconds": {"sample": found.seconds, "score": 0.0},
-        "device": device_name(bench.device),
+        "device": found.device or device_name(bench.device),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip

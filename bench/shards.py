@@ -40,6 +40,7 @@ class Shard:
     images: all images, uint8 [n, c, h, w], of a converged run; else None.
     square: sum of squared differences to the converged images, in grey levels; None without any.
     against: key of that converged run, or "".
+    batch: images that were sampled at once. device: the hardware, in words. 0 and "": not known.
     """
 
     rows: Mapping[str, Tensor] = field(repr=False)
@@ -49,11 +50,46 @@ class Shard:
     images: Tensor | None = field(default=None, repr=False)
     square: float | None = None
     against: str = ""
+    batch: int = 0
+    device: str = ""
 
     @property
     def size(self) -> int:
         """Bytes of its features."""
         return sum(rows.nbytes for rows in self.rows.values())
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A shard as the bytes of its files, so that it can be sent and written as it is.
+
+    images: those of a converged run; None: it keeps none.
+    """
+
+    data: bytes = field(repr=False)
+    images: bytes | None = field(default=None, repr=False)
+
+
+def pack(shard: Shard) -> Packed:
+    """The bytes of a shard's files."""
+    arrays: dict[str, Any] = {
+        f"rows_{name}": rows.cpu().numpy() for name, rows in shard.rows.items()
+    }
+    square = np.nan if shard.square is None else shard.square
+    arrays |= {"first": shard.first.numpy(), "nfe": shard.nfe, "seconds": shard.seconds,
+               "square": square, "against": np.array(shard.against), "batch": shard.batch,
+               "device": np.array(shard.device)}  # fmt: skip
+    np.savez(file := io.BytesIO(), **arrays)
+    if shard.images is None:
+        return Packed(file.getvalue())
+    np.savez_compressed(pictures := io.BytesIO(), images=shard.images.numpy())
+    return Packed(file.getvalue(), pictures.getvalue())
+
+
+def images_of(data: bytes, where: object = "a converged run") -> Tensor:
+    """The images of `Packed.images`, uint8 [n, c, h, w]. ValueError: the bytes are damaged."""
+    with _checked(data, where) as file:
+        return torch.from_numpy(file["images"])
 
 
 def ranges(seeds: range, size: int) -> list[range]:
@@ -152,30 +188,27 @@ class Shelf:
         """The file of a converged run's images."""
         return self.folder / "converged" / key / f"{seeds[0]}-{seeds[-1]}.npz"
 
-    def save(self, key: str, seeds: range, shard: Shard) -> Path:
+    def save(self, key: str, seeds: range, made: Shard | Packed) -> Path:
         """Write a shard, whole or not at all; its images first, so that the shard's own file says
         that all is there."""
+        shard = made if isinstance(made, Packed) else pack(made)
         if shard.images is not None:
-            np.savez_compressed(file := io.BytesIO(), images=shard.images.numpy())
-            store.write_bytes(self.pictures(key, seeds), file.getvalue())
-        arrays: dict[str, Any] = {
-            f"rows_{name}": rows.cpu().numpy() for name, rows in shard.rows.items()
-        }
-        square = np.nan if shard.square is None else shard.square
-        arrays |= {"first": shard.first.numpy(), "nfe": shard.nfe, "seconds": shard.seconds,
-                   "square": square, "against": np.array(shard.against)}  # fmt: skip
-        np.savez(file := io.BytesIO(), **arrays)
-        return store.write_bytes(self.path(key, seeds), file.getvalue())
+            store.write_bytes(self.pictures(key, seeds), shard.images)
+        return store.write_bytes(self.path(key, seeds), shard.data)
 
     def load(self, key: str, seeds: range, layers: Collection[str]) -> Shard | None:
         """A shard with these layers; None if it is not there, lacks one, or is damaged."""
         try:
-            with _checked(self.path(key, seeds)) as file:
+            path = self.path(key, seeds)
+            with _checked(path.read_bytes(), path) as file:
                 rows = {layer: torch.from_numpy(file[f"rows_{layer}"]) for layer in layers}
                 square, against = float(file["square"]), str(file["against"])
+                known = "device" in file.files  # older shards do not say
+                made = (int(file["batch"]), str(file["device"])) if known else ()
                 return Shard(
                     rows, torch.from_numpy(file["first"]), int(file["nfe"]),
                     float(file["seconds"]), None, None if np.isnan(square) else square, against,
+                    *made,
                 )  # fmt: skip
         except Exception:  # of a damaged file, zip and NumPy raise nearly anything
             return None
@@ -202,20 +235,19 @@ class Shelf:
 
     def images(self, key: str, seeds: range) -> Tensor:
         """The images of a converged run, uint8 [n, c, h, w]."""
-        with _checked(self.pictures(key, seeds)) as file:
-            return torch.from_numpy(file["images"])
+        path = self.pictures(key, seeds)
+        return images_of(path.read_bytes(), path)
 
     def drop(self, key: str) -> None:
         """Delete a cell's shards."""
         shutil.rmtree(self.home(key), ignore_errors=True)
 
 
-def _checked(path: Path) -> Any:
-    """An .npz file, each part of which has its checksum; ValueError otherwise."""
-    data = path.read_bytes()
+def _checked(data: bytes, where: object) -> Any:
+    """The content of an .npz file, each part of which has its checksum; ValueError otherwise."""
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         if bad := file.testzip():
-            raise ValueError(f"{path} is damaged: {bad}")
+            raise ValueError(f"{where} is damaged: {bad}")
     return np.load(io.BytesIO(data))
 
 
@@ -235,6 +267,8 @@ class Merged:
     seconds: float
     square: float | None
     against: str
+    batch: int = 0  # the smallest of its shards
+    device: str = ""  # of all shards
 
 
 def merge(shards: Sequence[Shard], layers: Mapping[str, int], device: str = "cpu") -> Merged:
@@ -252,6 +286,8 @@ def merge(shards: Sequence[Shard], layers: Mapping[str, int], device: str = "cpu
     return Merged(
         features, shards[0].first, max(one.nfe for one in shards),
         sum(one.seconds for one in shards), sum(squares) if squares else None, shards[0].against,
+        min(one.batch for one in shards),
+        " + ".join(sorted({one.device for one in shards if one.device})),
     )  # fmt: skip
 
 

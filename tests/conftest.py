@@ -90,6 +90,23 @@ def undisturbed(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def alone(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of `faulty.experiment` in one process, with one thread as workers have."""
+    import faulty
+
+    from bench import run
+    from bench.report import figures
+
+    results, threads = tmp_path_factory.mktemp("alone"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "write", lambda *_: [])
+        run.run(faulty.experiment(tiny_models), results, tiny_models)
+    torch.set_num_threads(threads)
+    return results / "tiny"
+
+
+@pytest.fixture(scope="session")
 def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Nursery"]:
     """Starts `crs-bench` as processes of their own, with as many threads as there are here."""
     from nursery import Nursery

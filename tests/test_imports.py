@@ -16,15 +16,15 @@ ROOMS = {
     "types", "process", "schedules", "measures", "samplers", "checkpoints", "data", "generate",
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
     "cli", "__main__", "fetch", "judge", "curves", "benchmarks", "zoo", "plan",
-    "records", "shards", "share", "machine", "rescore", "studies",
+    "records", "shards", "engines", "machine", "rescore", "studies", "progress", "price",
 }  # fmt: skip
 
 # room -> the rooms that it may import
 ALLOWED: dict[str, set[str]] = {
     "store": set(),
     "noise": set(),
-    "share": set(),
     "machine": set(),
+    "progress": set(),
     "types": {"store"},  # an identity is a digest
     "process": {"types"},
     "curves": {"types"},
@@ -50,12 +50,15 @@ ALLOWED: dict[str, set[str]] = {
     },  # fmt: skip
     "records": {"types", "plan", "shards", "judge", "store", "machine", "features", "metrics"},
     "rescore": {"types", "plan", "records", "shards", "judge", "store", "features"},
-    "run": {"types", "checkpoints", "plan", "records", "shards", "store", "machine", "share",
-            "report"},
+    "engines": {"types", "checkpoints", "features", "machine", "schedules", "shards", "store"},
+    "run": {"types", "checkpoints", "plan", "records", "shards", "store", "machine", "engines",
+            "progress", "report"},
+    "price": {"types", "checkpoints", "plan", "records", "store", "machine", "judge", "features",
+              "generate", "samplers", "schedules", "zoo"},
     "training": {"types", "checkpoints", "data", "features", "generate", "measures", "process",
                  "samplers", "schedules", "store"},  # it shows samples on its way
     "studies": {"types", "checkpoints", "data", "features", "generate", "judge", "machine",
-                "measures", "names", "noise", "process", "samplers", "schedules", "share", "store",
+                "measures", "names", "noise", "process", "samplers", "schedules", "store",
                 "training"},
     "experiments": {"types", "checkpoints", "data", "features", "judge", "measures", "samplers",
                     "schedules", "zoo"},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from nursery import Nursery
-from test_shards import TABLES, tables
+from test_shards import tables
 
 from bench import store
 
@@ -35,7 +35,7 @@ def kill_often(
 ) -> None:
     """Run a command, kill it so many times at random moments, and let it finish.
 
-    total: shards that the whole run makes. Each process starts at most its share of them.
+    total: shards that the whole run makes. Each process starts at most a part of them.
     """
     draw, before = random.Random(kills), dict[Path, int]()
     for _ in range(kills):
@@ -111,24 +111,3 @@ def test_quick_that_is_killed_20_times_goes_on_to_the_same_tables(
     command = run_of(models, tmp_path / "b", "tiny:quick")
     kill_often(nursery, 20, total, command, tmp_path / "b", tmp_path / "b.log")
     assert tables(tmp_path / "a" / "quick") == tables(tmp_path / "b" / "quick")
-
-
-def test_two_processes_on_one_folder(
-    nursery: Nursery, tiny_models: Path, tmp_path: Path, whole: tuple[Path, set[str]]
-) -> None:
-    """The second starts late; the first is killed and started again. Each shard is made once, but
-    for the one that the kill lost."""
-    log, command = tmp_path / "log", run_of(tiny_models, tmp_path / "results")
-    first = nursery.start(*command, "--share", "1/2", STARTS=str(log))
-    while nursery.running(first) and len(files_in(tmp_path / "results")) < 2:
-        time.sleep(0.01)
-    os.kill(first, signal.SIGKILL)
-    nursery.wait(first)
-    both = [nursery.start(*command, "--share", f"{i}/2", STARTS=str(log)) for i in (2, 1)]
-    for pid in both:
-        assert nursery.wait(pid) == 0, (nursery.folder / f"{pid}.log").read_text()
-    starts = Counter(starts_in(log))
-    assert set(starts) == whole[1] and starts.total() - len(starts) <= 1
-    for name in TABLES:
-        made = tmp_path / "results" / "tiny" / name
-        assert made.read_bytes() == (whole[0] / name).read_bytes()

@@ -104,15 +104,15 @@ def test_a_reference_without_images_wants_a_measured_rate(
     full = plan.altered(reference=str(horse / "batch.npz"))
     assert full.missing(models) == {}
     monkeypatch.setattr("bench.experiments.published.MEASURED_ON", 3)
-    full.altered(images=2).prepare(models, "cpu")
+    full.altered(trial=2).prepare(models, "cpu")
     rate = horse / "models" / "lsun-horse" / "measures" / "v_x.json"
     assert json.loads(rate.read_text())["provenance"]["images"] == 2
     with pytest.raises(ValueError, match="not measured yet"):
         full(models)
 
 
-def test_only_published_plans_are_altered(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    assert crs(monkeypatch, "run", "quick", "--images", "4") == 2
+def test_only_published_plans_have_another_model(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    assert crs(monkeypatch, "run", "quick", "--model", "other") == 2
     assert "quick is not a published plan" in capsys.readouterr().err
 
 

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +20,6 @@ from bench.report import figures
 from bench.samplers import DPMpp2M
 from bench.schedules import Karras
 from bench.shards import Shelf, Task, ranges
-from bench.share import Share
 from bench.types import Block, Experiment
 
 TABLES = ("table.md", "table.csv", "table.tex")
@@ -135,42 +133,6 @@ def test_the_number_of_threads_changes_no_score(
     for name, text in tables(tmp_path / "tiny").items():
         told = text.replace(f"{other} threads".encode(), f"{before} threads".encode())
         assert told == (undisturbed / name).read_bytes()
-
-
-@pytest.mark.parametrize("together", [True, False], ids=["at once", "one after the other"])
-def test_two_processes_make_the_same_bytes(
-    together: bool, undisturbed: Path, tiny_models: Path, tmp_path: Path, made: list[Task]
-) -> None:
-    """Each makes its shards alone; here they are threads, `test_kills` has true processes."""
-    experiment, problems = tiny.pooled(tiny_models), list[BaseException]()
-
-    def work(index: int) -> None:
-        try:
-            run.run(experiment, tmp_path, tiny_models, share=Share(index, 2))
-        except BaseException as error:  # noqa: BLE001 - told below
-            problems.append(error)
-
-    both = [threading.Thread(target=work, args=(index,)) for index in (1, 2)]
-    both[0].start()
-    if not together:
-        while both[0].is_alive() and not list(tmp_path.glob("tiny/shards/*/*/*.npz")):
-            both[0].join(0.05)
-    both[1].start()
-    for thread in both:
-        thread.join()
-    assert not problems
-    same(tmp_path / "tiny", undisturbed)
-    starts = [(str(task.cell), task.seeds) for task in made]
-    assert len(starts) == len(set(starts)), "a shard was made twice"
-
-
-def test_a_share_that_cannot_be_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for share in ("0/2", "3/2", "1", "a/b", "1/2/3"):
-        assert crs(monkeypatch, "run", "quick", "--share", share) == 2
-        said = capsys.readouterr().err
-        assert "i/n" in said and said.count("\n") == 1
 
 
 def test_the_size_of_shards_changes_no_image(

@@ -19,7 +19,6 @@ from scipy import stats
 from bench import measures, store, studies
 from bench.report import report_study
 from bench.report.study import Difference, holm
-from bench.share import Share
 from bench.studies import queue
 from bench.training import loop
 
@@ -141,9 +140,9 @@ def test_two_processes_take_different_trainings(
     assert said.count('"converged"') <= 5  # the other process did some
 
 
-def test_shares_and_names_choose_trainings(data: Path, whole: Path, tmp_path: Path) -> None:
+def test_names_choose_trainings(data: Path, whole: Path, tmp_path: Path) -> None:
     plan, state = tiny.study(), tmp_path / "state"
-    left = studies.run(plan, data, state, tmp_path, share=Share(1, 3), only=["cosine"])
+    left = studies.run(plan, data, state, tmp_path, only=["cosine"])
     assert left == ["online-0", "back-0", "online-1", "back-1"]
     left = studies.run(plan, data, state, tmp_path, only=["online,1"])
     assert left == ["online-0", "back-0", "back-1"]

@@ -1,5 +1,6 @@
 """The verbs of experiments: run, compare, rescore, report and pack."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,9 +36,19 @@ def run(
         bool, typer.Option(help="compile the network with torch.compile (GPU)")
     ] = False,
     batch: Annotated[int, typer.Option(help="batch size; 0: the experiment's own")] = 0,
-    share: Annotated[
-        str, typer.Option(help="i/n: this is process i of n that share --results")
-    ] = "1/1",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="where shards are made: in-process, processes (of this machine) or ray; "
+            "auto: in-process on one device, else ray if it is installed"
+        ),
+    ] = "auto",
+    address: Annotated[
+        str, typer.Option(help="ray: a running cluster, auto or HOST:PORT; default: this machine")
+    ] = "",
+    workers: Annotated[
+        int, typer.Option(min=0, help="workers; 0: one for each GPU, or one for each core")
+    ] = 0,
     keep: Annotated[
         str,
         typer.Option(help="features that stay on disk for later metrics: all, scored or none"),
@@ -46,8 +57,18 @@ def run(
     reference: Annotated[
         str, typer.Option(help="published plan: another reference, a name or .npz")
     ] = "",
-    images: Annotated[int, typer.Option(help="published plan: fewer images, for a trial")] = 0,
-    nfe: Annotated[str, typer.Option(help="published plan: other NFEs, such as 5,10")] = "",
+    images: Annotated[
+        int,
+        typer.Option(
+            help="a trial: fewer images of each block; the results have a folder "
+            "of their own, as with --nfe and --lines"
+        ),
+    ] = 0,
+    nfe: Annotated[str, typer.Option(help="a trial: some NFEs, such as 5,10")] = "",
+    lines: Annotated[str, typer.Option(help="a trial: some lines, by their names in tables")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print what the run will take, and run nothing")
+    ] = False,
     features: Annotated[
         str, typer.Option(help="published plan: such as inception-v3-compat(weights='FILE')")
     ] = "",
@@ -55,22 +76,30 @@ def run(
     """Sample and score the missing cells of an experiment, then write its tables and figures."""
     from bench import checkpoints, experiments
     from bench.run import run as main_path
+    from bench.types import Limit
 
     where, made = checkpoints.models_of(models), _experiment(experiment)
+    limit = Limit(
+        images, numbers(nfe, "--nfe") if nfe else (), tuple(forms_of(lines)) if lines else ()
+    )
+    chosen = engine_of(engine, device, address, workers)
     if isinstance(made, experiments.Plan):
-        made = made.altered(
-            model, reference, images, numbers(nfe, "--nfe") if nfe else (), features
-        )
+        made = made.altered(model, reference, features, images)
+    elif model or reference or features:
+        raise ValueError(f"{experiment} is not a published plan: leave out --model, --reference "
+                         "and --features")  # fmt: skip
+    if isinstance(made, experiments.Plan) and not dry_run:
         made.prepare(where, device_of(device))
-    elif model or reference or images or nfe or features:
-        raise ValueError(f"{experiment} is not a published plan: leave out --model, --reference, "
-                         "--images, --nfe and --features")  # fmt: skip
-    plan = _made(made, where, experiment)
+    sketched = isinstance(made, experiments.Plan) and dry_run
+    plan = limit.of(made.sketch(where) if sketched else _made(made, where, experiment))
     changes: dict[str, Any] = {"batch": batch} if batch else {}
     changes |= {"keep": keep} if keep else {}
     plan = replace(plan, scoring=replace(plan.scoring, **changes))
     prepare = checkpoints.compiled if compile else _as_is
-    for path in main_path(plan, results, where, device_of(device), prepare, share_of(share)):
+    if dry_run:
+        typer.echo(_outlook(plan, results, where, device_of(device), prepare, workers))
+        return
+    for path in main_path(plan, results, where, device_of(device), prepare, chosen):
         typer.echo(path)
 
 
@@ -113,6 +142,18 @@ def compare(
         typer.echo(path)
 
 
+def _outlook(plan: Any, results: Path, where: Any, device: str, prepare: Any, workers: int) -> str:
+    """What a run will take, in lines."""
+    import torch
+
+    from bench.price import outlook
+
+    gpus = torch.cuda.device_count()
+    devices = min(workers or gpus, gpus) if device == "cuda" else 1
+    compiled = prepare is not _as_is
+    return outlook(plan, results, where, device, prepare, compiled, max(1, devices)).text
+
+
 def _made(function: Any, where: Any, name: str) -> Any:
     """The experiment that a function of the user, or of this package, gives.
 
@@ -136,15 +177,32 @@ def _made(function: Any, where: Any, name: str) -> Any:
     return made
 
 
-def share_of(text: str) -> Any:
-    """The share of i/n. ValueError: another text."""
-    from bench.share import Share
+def engine_of(name: str, device: str, address: str, workers: int) -> Any:
+    """The engine of a name. `auto` uses all GPUs of this machine, unless --device names one.
 
-    try:
-        index, total = text.split("/")
-        return Share(int(index), int(total))
-    except ValueError:
-        raise ValueError(f"--share {text!r}: write i/n with 1 <= i <= n, such as 1/2") from None
+    Raises:
+        ValueError: no such engine, or one that does not take an option.
+    """
+    import torch
+
+    from bench import engines, names
+
+    if name == "auto":
+        several = device in ("auto", "cuda") and torch.cuda.device_count() > 1
+        spread = "ray" if importlib.util.find_spec("ray") else "processes"
+        name = "ray" if address else spread if several or workers > 1 else "in-process"
+    if address and name != "ray":
+        raise ValueError(f"--address {address} is for --engine ray")
+    if name == "ray":
+        return engines.Ray(address, workers, device)
+    if name == "processes":
+        return engines.Processes(device_of(device), workers)
+    if name == "in-process":
+        if workers > 1:
+            raise ValueError(f"--workers {workers} needs --engine processes or ray")
+        return engines.InProcess()
+    known = ("auto", "in-process", "processes", "ray")
+    raise ValueError(f"no engine {name!r}{names.nearest(name, known)}")
 
 
 def _as_is(model: Any) -> Any:

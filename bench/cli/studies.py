@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.experiments import share_of
 from bench.cli.options import Device, Results, app, device_of
 
 
@@ -24,9 +23,6 @@ def study(
     compile: Annotated[
         bool, typer.Option(help="compile the network for sampling too (GPU)")
     ] = False,
-    share: Annotated[
-        str, typer.Option(help="i/n: this process does every n-th training, from the i-th")
-    ] = "1/1",
     only: Annotated[
         list[str] | None, typer.Option(help="ARM, or ARM,SEED; it may be given several times")
     ] = None,
@@ -44,7 +40,7 @@ def study(
     made = _study(name)
     made = replace(made, steps=steps or made.steps, seeds=seeds or made.seeds)
     left = studies.run(
-        made, data, state, results, device_of(device), compile, share_of(share), only or ()
+        made, data, state, results, device_of(device), compile, only or ()
     )
     if left:
         typer.echo(f"{len(left)} trainings have no record yet: {', '.join(left)}", err=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench import checkpoints, data, measures
 from bench.checkpoints import Models
 from bench.experiments.rates import crs
@@ -47,6 +49,7 @@ class Plan:
         keep: "none" deletes the features of a cell after scoring: 50,000 x 2048 numbers in float32
             are 410 MB. `crs-bench run NAME --keep scored` keeps them for further metrics.
         note: text under the title.
+        trial: images of a trial; 0: it is none. The rate is measured on no more images.
     """
 
     name: str
@@ -67,34 +70,24 @@ class Plan:
     shard: int = 250
     keep: Keep = "none"
     note: str = ""
+    trial: int = 0
 
     def altered(
-        self,
-        model: str = "",
-        reference: str = "",
-        images: int = 0,
-        nfes: tuple[int, ...] = (),
-        extractor: str = "",
+        self, model: str = "", reference: str = "", extractor: str = "", trial: int = 0
     ) -> "Plan":
         """The plan with other choices. An empty choice keeps the plan's own.
 
-        A plan with another model, fewer images or other NFEs gets a name of its own, so its results
-        have a folder of their own.
+        A plan with another model gets a name of its own, so its results have a folder of their own.
 
         Arguments:
             model: another model folder, as a name or a path.
             reference: another reference, as a name or the path of an .npz file.
-            images: fewer images a cell, for a trial.
-            nfes: other numbers of function evaluations.
             extractor: the extractor with weights from a file: inception-v3-compat(weights='FILE').
+            trial: images of a trial (`Limit`): the rate is measured on no more images.
         """
-        changes: dict[str, Any] = {}
-        changes |= {"model": model} if model else {}
-        changes |= {"images": images} if images else {}
-        changes |= {"nfes": nfes} if nfes else {}
-        if changes:
-            parts = [model and Path(model).name, str(images or ""), "-".join(map(str, nfes))]
-            changes["name"] = "-".join([self.name, "part", *filter(None, parts)])
+        changes: dict[str, Any] = {"trial": trial}
+        if model:
+            changes |= {"model": model, "name": f"{self.name}-part-{Path(model).name}"}
         changes |= {"extractor": extractor} if extractor else {}
         changes |= {"reference": reference} if reference else {}
         return replace(self, **changes)
@@ -173,6 +166,19 @@ class Plan:
                 f"{self.name}: the rate {self._rate(models)} is not measured yet; measure it with: "
                 f"crs-bench run {self.name}"
             )
+        return self._of(v_x)
+
+    def sketch(self, models: Models) -> Experiment:
+        """The experiment, to count its cells, whatever is missing. A rate that is not measured has
+        a stand-in."""
+        sigma = torch.logspace(-3, 3, 61, dtype=torch.float64)
+        try:
+            v_x = self._measured(models)
+        except ValueError:
+            v_x = None
+        return self._of(v_x or Rate("v_x", sigma, 1 / (sigma + sigma**3)))
+
+    def _of(self, v_x: Rate) -> Experiment:
         return Experiment(
             name=self.name,
             title=self.title,
@@ -206,7 +212,7 @@ class Plan:
 
     @property
     def _measured_on(self) -> int:
-        return min(MEASURED_ON, self.images)
+        return min(MEASURED_ON, self.trial or self.images)
 
     def _measured(self, models: Models) -> Rate | None:
         """The rate, if it was measured on enough images. A trial with few images needs fewer."""

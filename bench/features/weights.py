@@ -99,6 +99,13 @@ class PublishedExtractor(Extractor):
     def on(self, device: str) -> Self:
         return replace(self, device=device)
 
+    @property
+    def files(self) -> dict[str, Path]:
+        return {"weights": self.published.find(self.weights)}
+
+    def reading(self, files: dict[str, str]) -> Self:
+        return replace(self, weights=files["weights"])
+
 
 @functools.lru_cache(maxsize=16)
 def _digest(path: Path, changed: int, size: int) -> str:

@@ -9,6 +9,7 @@ from bench.plan.cells import (
     Planned,
     choose,
     converged,
+    first_tries,
     open_bench,
     scored,
     tuning,
@@ -16,6 +17,6 @@ from bench.plan.cells import (
 from bench.plan.outline import outline
 
 __all__ = [
-    "Bench", "Chosen", "Planned", "choose", "converged", "open_bench", "outline", "scored",
-    "tuning",
+    "Bench", "Chosen", "Planned", "choose", "converged", "first_tries", "open_bench", "outline",
+    "scored", "tuning",
 ]  # fmt: skip

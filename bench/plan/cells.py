@@ -104,6 +104,7 @@ def open_bench(
     models: checkpoints.Models | Path | None = None,
     device: str = "cpu",
     prepare: Callable[[Any], Any] = lambda model: model,
+    sampling: str = "",
 ) -> Bench:
     """Open everything that a run needs.
 
@@ -111,6 +112,7 @@ def open_bench(
         folder: of the results.
         models: where models are looked for first; see `checkpoints.Models`.
         prepare: Checkpoint -> Checkpoint, applied to each model, such as `checkpoints.compiled`.
+        sampling: device of the models; "": `device`, which scores.
 
     Raises:
         ValueError: anything that is missing, does not fit or cannot be written.
@@ -124,7 +126,10 @@ def open_bench(
         raise ValueError(f"experiment {experiment.name} has tuned lines, which fd chooses, but its "
                          "metrics lack fd; add it to Scoring(metrics=...)")  # fmt: skip
     used = dict.fromkeys(experiment.on(line).model for line in experiment.lines)
-    opened = {name: prepare(checkpoints.load(name, device, scoring.dtype, models)) for name in used}
+    opened = {
+        name: prepare(checkpoints.load(name, sampling or device, scoring.dtype, models))
+        for name in used
+    }
     return Bench(experiment, opened, judge, folder, device)
 
 
@@ -229,6 +234,19 @@ def choose(bench: Bench, cells: Sequence[Planned]) -> Chosen:
         fd = records[one.key]["scores"][store.score_key(one.key, identity)]["value"]
         tries[one.cell.schedule] = tries.get(one.cell.schedule, 0.0) + math.log(fd)
     return {which: min(tries, key=lambda one: tries[one]) for which, tries in means.items()}
+
+
+def first_tries(bench: Bench) -> Chosen:
+    """The first try of each tuned line, for counts before the tuning."""
+    experiment = bench.experiment
+    where = {experiment.range_of(nfe) for block in experiment.blocks for nfe in block.nfes}
+    return {
+        (line, sampler, one): tries[0]
+        for line in experiment.lines
+        if (tries := experiment.tries(line))
+        for sampler in experiment.samplers
+        for one in where
+    }
 
 
 def converged(bench: Bench) -> dict[tuple[str, Block], Planned]:

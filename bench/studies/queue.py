@@ -25,7 +25,6 @@ from bench.judge import Judge
 from bench.machine import device_name, versions
 from bench.noise import normal
 from bench.process import error_gain
-from bench.share import Share
 from bench.studies.plan import Arm, Evaluation, Study
 from bench.training import laws, weighting
 from bench.types import Cell, Rate, Schedule, grid_of
@@ -98,7 +97,6 @@ def run(
     results: Path,
     device: str = "cpu",
     compile: bool = False,
-    share: Share = Share(),  # noqa: B008 - frozen
     only: Sequence[str] = (),
 ) -> list[str]:
     """Do the trainings of a study that have no record, one after the other.
@@ -108,7 +106,6 @@ def run(
         state: folder for trainings that are not finished, and for weights.
         results: folder that holds one folder a study.
         compile: whether the network is compiled for sampling. In training it is, on a GPU.
-        share: which trainings this process does, of several that share nothing.
         only: trainings to do: ARM, or ARM,SEED. Default: all.
 
     Returns:
@@ -120,7 +117,7 @@ def run(
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     desk = open_desk(study, data, state, results / study.name, device, compile)
-    jobs = [job for job in share.of(desk.jobs) if not only or _asked(job, only)]
+    jobs = [job for job in desk.jobs if not only or _asked(job, only)]
     if not jobs:
         known = ", ".join(arm.name for arm in study.arms)
         raise ValueError(f"--only {' '.join(only)} names no training of {study.name}: its arms are "

@@ -13,6 +13,7 @@ from bench.types.experiment import (
     grid_of,
     steps_for,
 )
+from bench.types.limit import Limit
 from bench.types.measured import Costs, Rate, rate_between
 from bench.types.roles import (
     CostMeasure,
@@ -32,7 +33,7 @@ from bench.types.roles import (
 
 __all__ = [
     "Block", "Cell", "Converged", "CostMeasure", "Costs", "Denoiser", "Described", "Experiment",
-    "Extractor", "FeatureStatistics", "Keep", "Measure", "Metric", "Model", "Noise",
+    "Extractor", "FeatureStatistics", "Keep", "Limit", "Measure", "Metric", "Model", "Noise",
     "NoiseProcess", "On", "Rate", "Sampler", "Schedule", "Score", "Scoring", "Tuned",
     "VarianceDenoiser", "grid_of", "label_of", "rate_between", "steps_for",
 ]  # fmt: skip

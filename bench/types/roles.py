@@ -11,6 +11,7 @@ standard deviation of the noise over the scale of the signal: x = x0 + sigma * e
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -151,6 +152,15 @@ class Extractor(Described, ABC):
 
     def on(self, device: str) -> Self:
         """The same extractor on a torch device. Default: itself."""
+        return self
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Field -> its file of weights, which other machines are sent. Default: none."""
+        return {}
+
+    def reading(self, files: dict[str, str]) -> Self:
+        """The same extractor with `files` at other places. Default: itself."""
         return self
 
     @abstractmethod

@@ -90,6 +90,10 @@ class Preset(BaseModel, ABC):
             ValueError: the file is of another kind than the preset.
         """
 
+    def draft(self, name: str) -> Card:
+        """The card of a model of this preset, without a file: its architecture."""
+        return self.converted(name, {}).card
+
     def card(self, name: str, family: str, network: Flags, **fields: Any) -> Card:
         """Make a card with the record of this preset.
 

@@ -405,6 +405,10 @@ class LDMPreset(Preset):
         codec = self.first_stage.weights(_part(tensors, _STAGE))
         return Converted(self._card(name, scale), weights, codec)
 
+    def draft(self, name: str) -> Card:
+        """The card with a scale of 1, which only a file can say."""
+        return self._card(name, 1.0)
+
     def _card(self, name: str, scale: float) -> Card:
         ends = (self.linear_start, self.linear_end)
         process = {"kind": "vp", "betas": "scaled_linear", "beta_range": ends}
