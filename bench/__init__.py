@@ -28,6 +28,7 @@ rooms:
     rescore      further metrics from the features on disk
     store        keys, records and plans on disk
     report       records -> tables and figures
+    page         records of all experiments -> one HTML file
     training     trains a denoiser under any schedule
     benchmarks   what the bench itself costs
     fetch        downloads that continue after a break

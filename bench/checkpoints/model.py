@@ -194,7 +194,7 @@ def load(
     if isinstance(codec, Latents):
         _check_cast(f"the codec of {card.name}", codec.net, dtype)
     return Checkpoint(
-        card.name, digest(_identity(card)), card.process.build(), shape, device, card,
+        card.name, identity(card), card.process.build(), shape, device, card,
         for_sampling(net, device), kind, codec,
     )  # fmt: skip
 
@@ -236,8 +236,8 @@ def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
     return net, shape
 
 
-def _identity(card: Card) -> dict[str, Any]:
-    """The parts of a card that decide the model's images. The digest is made from them."""
+def identity(card: Card) -> str:
+    """The digest of a model: of the parts of its card that decide the model's images."""
     what = {"weights": card.weights_sha256, "network": card.network, "clip": card.clip}
     what |= {"process": card.process.model_dump(exclude_none=True), "prediction": card.prediction}
     if card.learned_variance:
@@ -248,7 +248,7 @@ def _identity(card: Card) -> dict[str, Any]:
         what |= {"quantiser": card.quantiser}
     if card.codec:
         what |= {"codec": card.codec.model_dump(exclude={"file", "training"})}
-    return what
+    return digest(what)
 
 
 def load_codec(home: Path, card: CodecCard, device: str, dtype: torch.dtype) -> Latents:
