@@ -18,6 +18,6 @@ from bench.checkpoints.unet2d import network
 
 __all__ = [
     "Card", "Checkpoint", "Family", "Models", "Output", "Shape", "codec_for", "compiled",
-    "find_family", "for_sampling", "identity", "load", "load_codec", "models_of", "network", "open_network",
-    "read_card", "read_codec", "save", "write_card",
+    "find_family", "for_sampling", "identity", "load", "load_codec", "models_of", "network",
+    "open_network", "read_card", "read_codec", "save", "write_card",
 ]  # fmt: skip

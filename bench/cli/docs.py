@@ -15,7 +15,7 @@ REFERENCE = "reference"
 _TITLE = "The public classes and functions, from their docstrings."
 _ORDER = (
     "concepts", "own-model", "own-schedule", "own-sampler", "own-measure", "own-metric", "own-data",
-    "published-checkpoints", "scoring", "protocol", "results", "cost", "damage",
+    "published-checkpoints", "scoring", "protocol", "results", "page", "cost", "damage",
     "changelog",
 )  # fmt: skip
 _ROOMS = ("schedules", "samplers", "measures", "metrics", "features", "checkpoints", "training")

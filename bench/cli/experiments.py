@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import Device, Models, Results, app, check_output, device_of, forms_of, numbers
+from bench.cli.options import (
+    Device,
+    Models,
+    Results,
+    app,
+    check_output,
+    device_of,
+    forms_of,
+    numbers,
+)
 
 
 @app.command()

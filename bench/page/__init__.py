@@ -44,9 +44,13 @@ def write(results: Path, out: Path, about: About = lambda *_: UNKNOWN) -> tuple[
 
 def html(content: Content, strips: dict[str, str]) -> str:
     """The page as text. strips: key -> base64 of a PNG."""
-    shown = {"rows": content.rows, "protocols": content.protocols, "metrics": content.metrics,
-             "experiments": content.experiments, "of": {
-                 key: name for name, records in content.records.items() for key in records}}
+    shown = {
+        "rows": content.rows,
+        "protocols": content.protocols,
+        "metrics": content.metrics,
+        "experiments": content.experiments,
+        "of": {key: name for name, records in content.records.items() for key in records},
+    }
     blobs = {"shown": _packed(shown), "strips": _packed(strips)}
     blobs |= {f"records-{at}": _packed(records)
               for at, records in enumerate(content.records.values())}  # fmt: skip

@@ -178,7 +178,9 @@ class _Shown:
         """The key of a metric. The same key means the same computation on the same features."""
         what = {"name": name, "metric": entry.get("metric"), "bank": entry.get("bank")}
         text = label(name, entry.get("features") or self.results.features)
-        key = f"m{store.digest(what | {'label': text})[:8]}"  # JavaScript sorts keys that are numbers
+        key = (
+            f"m{store.digest(what | {'label': text})[:8]}"  # JavaScript sorts keys that are numbers
+        )
         alike = [one for k, one in self.content.metrics.items() if k != key and one["text"] == text]
         longer = f"{text} [{entry.get('text', name)}, {entry.get('bank') or 'no'} rows]"
         self.content.metrics.setdefault(key, {

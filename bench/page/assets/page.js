@@ -51,8 +51,10 @@ function written(value) {
 /** A score with its interval: `46.3 ± 0.6`. */
 function sure(score) {
   if (!score) return "";
-  const half = score[1] === null ? null : (score[2] - score[1]) / 2;
-  return written(score[0]) + (half === null ? "" : ` ± ${half.toPrecision(2)}`);
+  if (!score[3]) return String(score[0]); // as published
+  const mean = written(score[0]);
+  if (score[1] === null) return mean;
+  return `${mean} ± ${((score[2] - score[1]) / 2).toFixed((mean.split(".")[1] || "").length)}`;
 }
 
 // ---------------------------------------------------------------- what the file holds
@@ -171,9 +173,13 @@ function choose() {
 
 /** Names of the lines that are drawn: those of the address, else the first ones. */
 function ticked(ranked) {
-  const wanted = (state.get("lines") || "").split("|").map(decodeURIComponent);
   const names = unique(ranked.map((row) => row.line));
-  return state.has("lines") ? names.filter((name) => wanted.includes(name)) : names.slice(0, TICKED);
+  try {
+    const wanted = JSON.parse(state.get("lines"));
+    return wanted ? names.filter((name) => wanted.includes(name)) : names.slice(0, TICKED);
+  } catch {
+    return names.slice(0, TICKED); // of an address that no page wrote
+  }
 }
 
 function fill(select, values, value, text = String) {
@@ -204,9 +210,10 @@ function drawVerdict() {
   const ties = chosen.ranked.filter((row) => tie(row, best));
   const next = chosen.ranked.find((row) => row !== best && !ties.includes(row));
   const models = best.space === "unknown" ? `model ${best.model}` : `${best.space} model ${best.model}`;
+  const many = chosen.ranked.length > 1;
   const lines = [
-    make("p", { class: "use" }, "Use ", make("strong", {}, best.line), `: ${metric.text} ${sure(scoreOf(best))}`),
-    make("p", {}, `Best of ${chosen.ranked.length} schedules on the ${models}; ${metric.higher ? "higher" : "lower"} is better.`,
+    make("p", { class: "use" }, many ? "Use " : "Only one schedule has a number: ", make("strong", {}, best.line), `: ${metric.text} ${sure(scoreOf(best))}`),
+    make("p", {}, `${many ? `Best of ${chosen.ranked.length} schedules on` : "On"} the ${models}; ${metric.higher ? "higher" : "lower"} is better.`,
       ties.length ? ` Ties: ${ties.slice(0, 4).map((row) => row.line).join(", ")}${ties.length > 4 ? ` and ${ties.length - 4} more` : ""}.` : "",
       next ? ` Next: ${next.line}, ${sure(scoreOf(next))}.` : ""),
   ];
@@ -240,7 +247,7 @@ function drawRanked() {
     const tick = make("input", { type: "checkbox", checked: chosen.lines.includes(row.line), "aria-label": `draw ${row.line}`,
       onchange: (event) => {
         const lines = event.target.checked ? [...chosen.lines, row.line] : chosen.lines.filter((line) => line !== row.line);
-        keep({ lines: lines.map(encodeURIComponent).join("|") || "|" });
+        keep({ lines: JSON.stringify(lines) });
         chosen.lines = ticked(chosen.ranked);
         drawFigures();
       } });
@@ -272,7 +279,7 @@ function drawPublished() {
       ...["Sampler, schedule", "NFE", "FID"].map((text, i) => make("th", { class: i ? "number" : "" }, text))));
     for (const row of group) {
       table.append(make("tr", {}, make("td", {}, link(row, `${row.model}: ${row.sampler}, ${row.line}`)),
-        make("td", { class: "number" }, row.nfe ?? "?"), make("td", { class: "number" }, written(row.scores["published-fid"]?.[0]))));
+        make("td", { class: "number" }, row.nfe ?? "?"), make("td", { class: "number" }, sure(row.scores["published-fid"]))));
     }
   }
   at("published").replaceChildren(make("p", { class: "quiet" },
@@ -313,10 +320,11 @@ function drawCurves() {
   const log = !metric.higher && d3.min(points, (point) => point.low) > 0;
   show("against-nfe", {
     ariaLabel: `${metric.label} against NFE`,
-    x: { type: "log", label: "NFE →", ticks: nfes, tickFormat: String },
+    x: { type: "log", label: "NFE →", grid: false },
     y: { type: log ? "log" : "linear", label: `${metric.higher ? "↑ better:" : "↓ better:"} ${metric.label}`, tickFormat: "~g", ticks: 6 },
     color: colors(chosen.lines, rows),
     marks: [
+      Plot.gridX(nfes), Plot.axisX(nfes, { text: String, label: "NFE →" }),
       Plot.areaY(points, { x: "nfe", y1: "low", y2: "high", z: "line", fill: "line", fillOpacity: 0.16 }),
       Plot.ruleX(points, { x: "nfe", y1: "low", y2: "high", stroke: "line", strokeOpacity: 0.6 }),
       Plot.lineY(points, { x: "nfe", y: "value", z: "line", stroke: "line" }),
@@ -494,7 +502,7 @@ function drawTable() {
   const made = columns();
   table = new Tabulator(at("table"), {
     data: shown.rows, columns: made, index: "id", height: "620px", layout: "fitColumns",
-    groupBy: "protocolText", groupToggleElement: "header",
+    groupBy: "protocolText", groupValues: [unique(shown.rows.map((row) => row.protocolText))], groupToggleElement: "header",
     groupHeader: (value, count) => make("span", {}, `${value} — ${count.toLocaleString("en")} rows`),
     initialSort: made.some((column) => column.field === field) ? [{ column: field, dir: dir === "desc" ? "desc" : "asc" }] : [],
   });
