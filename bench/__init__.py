@@ -48,6 +48,7 @@ _ROOMS = (
 _ALIASES = {"rates": "measures", "costs": "measures"}  # earlier names of a room
 _NAMES = {
     "load": "bench.checkpoints",
+    "wrap": "bench.checkpoints",
     "sample": "bench.generate",
     "score": "bench.judge",
     **dict.fromkeys(

@@ -6,11 +6,14 @@ from bench.checkpoints.model import (
     Checkpoint,
     codec_for,
     compiled,
+    find_card,
     identity,
     load,
     load_codec,
     open_network,
+    placed,
     save,
+    wrap,
 )
 from bench.checkpoints.pipelines import read_card
 from bench.checkpoints.places import Models, models_of
@@ -18,6 +21,6 @@ from bench.checkpoints.unet2d import network
 
 __all__ = [
     "Card", "Checkpoint", "Family", "Models", "Output", "Shape", "codec_for", "compiled",
-    "find_family", "for_sampling", "identity", "load", "load_codec", "models_of", "network",
-    "open_network", "read_card", "read_codec", "save", "write_card",
+    "find_card", "find_family", "for_sampling", "identity", "load", "load_codec", "models_of",
+    "network", "open_network", "placed", "read_card", "read_codec", "save", "wrap", "write_card",
 ]  # fmt: skip

@@ -265,8 +265,7 @@ def schedule_(
     if json and format:
         raise ValueError("--json and --format exclude each other; leave one out")
     where = checkpoints.models_of(models)
-    card = checkpoints.read_card(where.folder(model))
-    process = card.process.build()
+    process = checkpoints.find_card(model, where).process.build()
     grid = schedule_of(schedule, where.homes(rates_of or model))(nfe, process)
     if format:
         levels, note = schedules.export(format, grid, process)

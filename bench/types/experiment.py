@@ -152,6 +152,7 @@ class Block:
 class Experiment:
     """A named list of choices: every line, sampler, block and NFE of the block is a cell.
 
+    model: what `bench.load` takes: a name, a path, or `module:name` of a model in Python.
     lines: name in tables -> a schedule, several to choose from, or one on another model.
     guidance: the scale of classifier-free guidance of every cell, for class-conditional models.
     published: the data set of `published.csv` whose numbers stand beside ours.
@@ -171,6 +172,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for line in self.lines:
+            if not isinstance(model := self.on(line).model, str):
+                raise ValueError(f"experiment {self.name}: model must be a name, not a "
+                                 f"{type(model).__name__}; write module:name")  # fmt: skip
             if not isinstance(found := self.on(line).schedule, Schedule | Tuned):
                 raise ValueError(f"experiment {self.name}: line {line!r} is {found!r}, which is no "
                                  "schedule: derive its class from bench.Schedule")  # fmt: skip
