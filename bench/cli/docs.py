@@ -16,7 +16,7 @@ _TITLE = "The public classes and functions, from their docstrings."
 _ORDER = (
     "concepts", "own-model", "own-schedule", "own-sampler", "own-measure", "own-metric", "own-data",
     "published-checkpoints", "scoring", "protocol", "results", "page", "cost", "damage",
-    "changelog",
+    "changelog", "citation",
 )  # fmt: skip
 _ROOMS = ("schedules", "samplers", "measures", "metrics", "features", "checkpoints", "training")
 
