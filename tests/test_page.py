@@ -86,6 +86,8 @@ def test_forms() -> None:
     assert form_of({"class": "Levels", "fields": {"sigmas": [2.0, 1.0, 0.0]}}) == (
         "Levels(sigmas=(2.0, 1.0, 0.0,))"
     )
+    mixed = {"class": "Rate", "fields": {"name": "0.5 v_x + 0.5 v_eps", "digest": "0"}}
+    assert form_of({"class": "ConstantRate", "fields": {"rate": mixed}}) == ""
 
 
 def test_text_of_files_is_in_no_markup(content: Content) -> None:

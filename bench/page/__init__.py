@@ -44,16 +44,14 @@ def write(results: Path, out: Path, about: About = lambda *_: UNKNOWN) -> tuple[
 
 def html(content: Content, strips: dict[str, str]) -> str:
     """The page as text. strips: key -> base64 of a PNG."""
+    parts = list(content.records.values())
     shown = {
-        "rows": content.rows,
-        "protocols": content.protocols,
-        "metrics": content.metrics,
+        "rows": content.rows, "protocols": content.protocols, "metrics": content.metrics,
         "experiments": content.experiments,
-        "of": {key: name for name, records in content.records.items() for key in records},
-    }
+        "part": {key: at for at, records in enumerate(parts) for key in records},
+    }  # fmt: skip
     blobs = {"shown": _packed(shown), "strips": _packed(strips)}
-    blobs |= {f"records-{at}": _packed(records)
-              for at, records in enumerate(content.records.values())}  # fmt: skip
+    blobs |= {f"records-{at}": _packed(records) for at, records in enumerate(parts)}
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(
         _asset("page.html")
     )

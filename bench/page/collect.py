@@ -18,7 +18,7 @@ from bench import store
 from bench.report import published
 from bench.report.frame import Results, Score, label
 from bench.report.levels import Curve
-from bench.report.lines import looks
+from bench.report.lines import looks, parts_of
 
 Row = dict[str, Any]
 About = Callable[[str, str], dict[str, str]]  # (model, digest) -> its space and training law
@@ -191,16 +191,21 @@ class _Shown:
 
 
 def form_of(spec: dict[str, Any]) -> str:
-    """A spec as the command line takes it: `ConstantRate(rate=v_x, xi=0.5)`."""
-    if "digest" in (fields := spec["fields"]):
-        return str(fields["name"])
-    parts = [f"{name}={_text(value)}" for name, value in fields.items()]
-    return str(spec["class"]) + (f"({', '.join(parts)})" if parts else "")
+    """A spec as the command line takes it: `ConstantRate(rate=v_x, xi=0.5)`.
+
+    "" if it uses a rate that no file has, such as a mix of two.
+    """
+    measured = [part["fields"]["name"] for part in parts_of(spec) if "digest" in part["fields"]]
+    return _text(spec) if all(map(str.isidentifier, measured)) else ""
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict) and "class" in value:
-        return form_of(value)
+        fields = value["fields"]
+        if "digest" in fields:
+            return str(fields["name"])
+        parts = [f"{name}={_text(part)}" for name, part in fields.items()]
+        return str(value["class"]) + (f"({', '.join(parts)})" if parts else "")
     if isinstance(value, list):
         return f"({''.join(_text(one) + ', ' for one in value).rstrip()})"
     return value if isinstance(value, str) and value.isidentifier() else repr(value)

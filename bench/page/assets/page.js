@@ -59,7 +59,7 @@ function sure(score) {
 
 // ---------------------------------------------------------------- what the file holds
 
-let shown; // rows, protocols, metrics, experiments, of
+let shown; // rows, protocols, metrics, experiments; part: key -> number of its records
 const byKey = new Map(); // key of a record -> its row
 
 function protocolText(protocol) {
@@ -357,8 +357,7 @@ function drawPrecisionRecall() {
 }
 
 async function recordOf(key) {
-  const names = Object.keys(shown.experiments);
-  return (await part(`records-${names.indexOf(shown.of[key])}`))[key];
+  return (await part(`records-${shown.part[key]}`))[key];
 }
 
 async function drawGrids() {
