@@ -5,7 +5,7 @@ A run, `crs-bench score`, `crs-bench rescore` and `bench.score` all open a `Judg
 
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Judge:
     bank: single features of either set that metrics read, at most; None: all.
     resampled: whether single features are kept of every layer, as intervals need.
     real: layer -> the reference; empty where no metric reads one.
+    device: of torch. Images are embedded there, and all scores are taken there.
     """
 
     extractor: Extractor
@@ -39,6 +40,7 @@ class Judge:
     bank: int | None = None
     resampled: bool = False
     real: Mapping[str, Reference] = field(default_factory=dict, repr=False)
+    device: str = "cpu"
 
     @classmethod
     def open(
@@ -69,14 +71,14 @@ class Judge:
         found = metrics_of(metrics, extractor)
         readers = [metric for metric in found if metric.needs_real]
         if not readers:
-            return cls(extractor, found, bank, resampled)
+            return cls(extractor, found, bank, resampled, device=device)
         most = real_bank or bank or sys.maxsize
         rows = most if any(metric.reads_rows for metric in readers) else 0
         real = _real(reference, extractor, rows, [metric.reads_layer for metric in readers])
         _check_rows(readers, real)
-        real = replace(real, bank=real.bank.to(device))
+        real = real.to(device)
         _check_moments(real)
-        return cls(extractor, found, bank, resampled, real.by_layer)
+        return cls(extractor, found, bank, resampled, real.by_layer, device)
 
     @property
     def layers(self) -> dict[str, int]:
@@ -113,8 +115,12 @@ class Judge:
             count: how many images will come. With it the single features that are kept are evenly
                 spaced; without it they are the first.
         """
-        groups = feature_room.embedded(self.extractor, images, tuple(self.layers))
-        return feature_room.fold_rows(groups, self.layers, count, self.extractor.name)
+        groups = (
+            {layer: rows.to(self.device) for layer, rows in group.items()}
+            for group in feature_room.embedded(self.extractor, images, tuple(self.layers))
+        )
+        found = feature_room.fold_rows(groups, self.layers, count, self.extractor.name)
+        return {layer: one.to(self.device) for layer, one in found.items()}
 
     def score(self, metric: Metric, fake: Fake) -> Score:
         """The score of a set by one metric.
@@ -309,7 +315,7 @@ def score(
         reference: a name; the path of an .npz of statistics; a folder, zip or array of real images;
             or real images, uint8 [n, c, h, w].
         features, metrics: as the command line writes them.
-        device: of torch, for the extractor.
+        device: of torch, for the features and the scores.
 
     Returns:
         Name of the metric -> value.

@@ -3,10 +3,11 @@
 import io
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from tqdm import tqdm
 from bench import plan, shards, store
 from bench.features import Features
 from bench.judge import Judge, free_name
-from bench.machine import device_name, versions
+from bench.machine import device_name, made_on, settled, versions
 from bench.metrics import FrechetDistance
 from bench.plan import Bench, Chosen, Planned
-from bench.shards import Merged, Task
+from bench.shards import Merged, Shard, Task
 from bench.store import digest
 from bench.types import Score
 
@@ -113,15 +114,20 @@ def truth(bench: Bench, one: Planned, task: Task) -> Tensor | None:
     return None
 
 
-def merged(bench: Bench, one: Planned) -> Merged:
+def merged(
+    bench: Bench, one: Planned, made: Mapping[range, Shard] = MappingProxyType({})
+) -> Merged:
     """All shards of a cell as one.
+
+    Arguments:
+        made: seeds -> a shard that is at hand; the others are read.
 
     Raises:
         RuntimeError: a shard is not there.
     """
     layers, parts = bench.layers, []
     for task in one.tasks(bench):
-        shard = bench.shelf.load(one.key, task.seeds, layers)
+        shard = made.get(task.seeds) or bench.shelf.load(one.key, task.seeds, layers)
         if shard is None:
             raise RuntimeError(f"{bench.shelf.path(one.key, task.seeds)} is missing or damaged; "
                                "start the run again")  # fmt: skip
@@ -131,24 +137,37 @@ def merged(bench: Bench, one: Planned) -> Merged:
 
 @lru_cache(maxsize=16)
 def _converged(bench: Bench, anchor: Planned) -> Features:
-    return merged(bench, anchor).features["features"]
+    found = merged(bench, anchor).features["features"]
+    settled(found.outer)
+    return found
 
 
 # ---------------------------------------------------------------- the record
 
 
 def content(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
-    """The record of a cell, with the scores that an earlier record of it has.
+    """The record of a cell: choices, grid, counted evaluations, every score with its protocol.
 
-    It is self-contained: choices, grid, counted evaluations, every score with its protocol.
+    An earlier record of the cell gets the scores that it lacks. It goes on naming the machine and
+    the date of its images and first scores.
     """
     start, cell = time.perf_counter(), one.cell
-    model = bench.models[cell.model]
-    old = store.load_record(bench.folder, one.key) or {"scores": {}}
-    scores = dict(old["scores"])
-    scores |= scores_of(bench.judge, one.key, len(cell.seeds), found.features, scores)
+    old = store.load_record(bench.folder, one.key)
+    about = old or _about(bench, one, found)
+    scores = dict(about["scores"])
+    scores |= scores_of(bench.judge, one.key, len(cell.seeds), found.features, about)
     if not set(error_keys(bench, one).values()) <= scores.keys():
-        scores |= _distances(bench, one, found)
+        elsewhere = made_on(bench.device, about)
+        scores |= {key: entry | elsewhere for key, entry in _distances(bench, one, found).items()}
+    spent = about["seconds"]["score"] + time.perf_counter() - start
+    seconds = about["seconds"] | {"score": spent}
+    return about | {"shard": bench.scoring.shard, "scores": scores, "seconds": seconds}
+
+
+def _about(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
+    """The record of a cell that has no score yet."""
+    cell = one.cell
+    model = bench.models[cell.model]
     return {
         "key": one.key,
         "cell": {
@@ -160,8 +179,8 @@ def content(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
         "grid": one.grid.tolist(),
         "nfe": found.nfe,
         "shard": bench.scoring.shard,
-        "scores": scores,
-        "seconds": {"sample": found.seconds, "score": time.perf_counter() - start},
+        "scores": {},
+        "seconds": {"sample": found.seconds, "score": 0.0},
         "device": device_name(bench.device),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -169,15 +188,18 @@ def content(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
 
 
 def scores_of(
-    judge: Judge, key: str, n: int, features: dict[str, Features], known: Collection[str] = ()
+    judge: Judge, key: str, n: int, features: dict[str, Features], about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Score key -> value, error and protocol, of the metrics of a judge whose key is not known."""
+    """Score key -> value, error and protocol, of the metrics whose score a record lacks.
+
+    about: the record. A score that is made on another machine than it names says so.
+    """
     found = {}
     for metric in judge.metrics:
-        if (of_score := store.score_key(key, judge.identity(metric))) not in known:
+        if (of_score := store.score_key(key, judge.identity(metric))) not in about["scores"]:
             read = first_rows(features, judge.rows(metric))
             entry = _entry(judge.score(metric, read), metric.name, n)
-            found[of_score] = entry | judge.protocol(metric)
+            found[of_score] = entry | judge.protocol(metric) | made_on(judge.device, about)
     return found
 
 

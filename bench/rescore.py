@@ -96,8 +96,8 @@ def _save(
 ) -> None:  # fmt: skip
     """Write a record again with the further scores."""
     n = len(range(*record["cell"]["seeds"]))
-    key, known = record["key"], record["scores"]
-    scores = known | records.scores_of(judge, key, n, features, known)
+    key = record["key"]
+    scores = record["scores"] | records.scores_of(judge, key, n, features, record)
     if replicates:
         for metric in judge.metrics:
             # a bootstrap resamples single features: all of them, where the score reads all images

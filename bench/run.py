@@ -8,20 +8,23 @@ report   records -> tables and figures
 """
 
 import sys
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from bench import checkpoints, plan, records, shards, store
-from bench.machine import limited, scoring_threads
+from bench.machine import beside_sampling, limited, scoring_threads
 from bench.plan import Bench, Planned
 from bench.report import report
-from bench.shards import Task
+from bench.shards import Shard, Task
 from bench.share import Share
 from bench.types import Experiment
+
+_AT_HAND = 2**29  # bytes of a cell's features that stay in memory until they are scored
 
 
 def run(
@@ -80,14 +83,15 @@ def fill(
     with (
         tqdm(total=_evals(mine), unit="eval", unit_scale=True, disable=None) as bar,
         ThreadPoolExecutor(scoring_threads(bench.device)) as scorers,
+        ThreadPoolExecutor(1) as writer,
         limited(bench.device),
     ):
         for one in cells:
             bar.set_description(f"{one.row['line']} {one.row['sampler']} {one.cell.nfe}")
-            for task in mine.get(one.key, ()):
-                make(bench, one, task, bar)
+            made, saved = make(bench, one, mine.get(one.key, ()), bar, writer)
             if one.key in todo and one in share.of(cells):
-                futures.append(scorers.submit(finish, bench, one, share))
+                saved = scorers.submit(finish, bench, one, share, made, saved)
+            futures += [saved] if saved else []
             while len(futures) > scoring_threads(bench.device):
                 futures.pop(0).result()  # an error in scoring stops the run here
         for future in futures:
@@ -116,21 +120,53 @@ def _evals(tasks: dict[str, list[Task]]) -> int:
     return sum(len(task.seeds) * task.cell.nfe for of in tasks.values() for task in of)
 
 
-def make(bench: Bench, one: Planned, task: Task, bar: tqdm) -> None:
-    """Sample one shard and put it on the shelf."""
-    truth, model = records.truth(bench, one, task), bench.models[one.cell.model]
+def make(
+    bench: Bench, one: Planned, tasks: Sequence[Task], bar: tqdm, writer: Executor
+) -> tuple[dict[range, Shard], Future[None] | None]:
+    """Sample shards of a cell and put them on the shelf, each while the next one is sampled.
+
+    Returns:
+        Seeds -> shard, of as many as fit in `_AT_HAND`: these need not be read again. And what
+        ends when the last shard is written; None where there is none.
+    """
+    model, made, size = bench.models[one.cell.model], dict[range, Shard](), 0
+    saved: Future[None] | None = None
 
     def progress(images: int) -> None:
         bar.update(images * one.cell.nfe)
 
-    made = shards.make(task, model, bench.judge.extractor, truth, progress)
-    bench.shelf.save(one.key, task.seeds, made)
+    for task in tasks:
+        truth = records.truth(bench, one, task)
+        shard = shards.make(task, model, bench.judge.extractor, truth, progress)
+        if saved:
+            saved.result()  # an error in writing stops the run here
+        saved = writer.submit(save, bench, one, task, shard)
+        size += shard.size
+        if size <= _AT_HAND:
+            made[task.seeds] = replace(shard, images=None)
+    return made, saved
 
 
-def finish(bench: Bench, one: Planned, share: Share) -> None:
-    """Merge a cell's shards, score them, write the record, and drop shards that are not kept."""
+def save(bench: Bench, one: Planned, task: Task, shard: Shard) -> None:
+    """Put a shard on the shelf."""
+    with beside_sampling(bench.device):
+        bench.shelf.save(one.key, task.seeds, shard)
+
+
+def finish(
+    bench: Bench, one: Planned, share: Share, made: Mapping[range, Shard],
+    saved: Future[None] | None,
+) -> None:  # fmt: skip
+    """Merge a cell's shards, score them, write the record, and drop shards that are not kept.
+
+    made, saved: as `make` gives them.
+    """
+    if saved:
+        saved.result()
     share.wait(lambda: records.whole(bench, one), bench.folder)
-    merged = records.merged(bench, one)
-    store.save_record(bench.folder, records.content(bench, one, merged), records.strip(one, merged))
+    with beside_sampling(bench.device):
+        merged = records.merged(bench, one, made)
+        record = records.content(bench, one, merged)
+    store.save_record(bench.folder, record, records.strip(one, merged))
     if not records.keeps(bench, one):
         bench.shelf.drop(one.key)

@@ -25,6 +25,7 @@ from bench.features import Features, extract
 from bench.types import Cell, Extractor, Model
 
 _GROUP = 256  # images that go through the extractor together
+_GROUP_ON_GPU = 2048  # fewer and larger calls; the extractor halves what does not fit
 _STRIP = 8  # images that a shard keeps, to be shown
 
 
@@ -32,7 +33,8 @@ _STRIP = 8  # images that a shard keeps, to be shown
 class Shard:
     """What one range of seeds leaves.
 
-    rows: layer -> features of single images, float32 [n, dim].
+    rows: layer -> features of single images, float32 [n, dim], on the extractor's device or, of a
+        shard that was read, on the CPU.
     first: the first images of the range, uint8 [<= 8, c, h, w].
     nfe: counted evaluations of an image; seconds: of sampling and feature extraction.
     images: all images, uint8 [n, c, h, w], of a converged run; else None.
@@ -47,6 +49,11 @@ class Shard:
     images: Tensor | None = field(default=None, repr=False)
     square: float | None = None
     against: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its features."""
+        return sum(rows.nbytes for rows in self.rows.values())
 
 
 def ranges(seeds: range, size: int) -> list[range]:
@@ -98,8 +105,9 @@ def make(
         counted.add(calls)
         progress(len(made))
     images = torch.cat(parts)
-    found = [extract(extractor, group, task.layers) for group in images.split(_GROUP)]
-    rows = {name: torch.cat([one[name] for one in found]).float().cpu() for name in task.layers}
+    size = _GROUP_ON_GPU if images.is_cuda else _GROUP
+    found = [extract(extractor, group, task.layers) for group in images.split(size)]
+    rows = {name: torch.cat([one[name] for one in found]).float() for name in task.layers}
     for layer, values in rows.items():
         if not torch.isfinite(values).all():
             raise ValueError(f"{extractor.name} gave NaN or infinite {layer} for images of seeds "
@@ -150,7 +158,9 @@ class Shelf:
         if shard.images is not None:
             np.savez_compressed(file := io.BytesIO(), images=shard.images.numpy())
             store.write_bytes(self.pictures(key, seeds), file.getvalue())
-        arrays: dict[str, Any] = {f"rows_{name}": rows.numpy() for name, rows in shard.rows.items()}
+        arrays: dict[str, Any] = {
+            f"rows_{name}": rows.cpu().numpy() for name, rows in shard.rows.items()
+        }
         square = np.nan if shard.square is None else shard.square
         arrays |= {"first": shard.first.numpy(), "nfe": shard.nfe, "seconds": shard.seconds,
                    "square": square, "against": np.array(shard.against)}  # fmt: skip
@@ -232,7 +242,7 @@ def merge(shards: Sequence[Shard], layers: Mapping[str, int], device: str = "cpu
 
     Arguments:
         layers: layer -> single features that are kept of it, the first ones.
-        device: where sums are taken and single features are kept.
+        device: where sums are taken, and where they and the single features are kept.
     """
     features = {
         layer: _summed((one.rows[layer] for one in shards), keep, device)
@@ -253,4 +263,4 @@ def _summed(parts: Iterator[Tensor], keep: int, device: str) -> Features:
         one = Features.of(rows.to(device), left)
         total = total + one if total else one
     assert total is not None
-    return Features(total.n, total.sum.cpu(), total.outer.cpu(), total.bank)
+    return total

@@ -14,7 +14,7 @@ from bench import benchmarks, cli
 from bench.benchmarks import Reading, Trial, fitting, table, time_samplers, untrained
 from bench.benchmarks.untrained import network_of
 from bench.checkpoints import Checkpoint, compiled
-from bench.samplers import DDIM, Heun
+from bench.samplers import DDIM, DPMpp2MSDE, Heun
 
 
 def bench(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -38,7 +38,12 @@ def test_the_command_reads_every_line(
     assert content["batch"] == 4 and content["nfe"] == 5 and content["dtype"] == "float32"
     lines = content["lines"]
     assert [line["by"] for line in lines] == ["network"] + ["bench"] * 9 + ["diffusers"] * 4
-    assert {line["what"] for line in lines} >= {"tiny", "DDIM(eta=0.0)", "Heun()", "DPMpp2MSDE()"}
+    assert {line["what"] for line in lines} >= {
+        "tiny",
+        "DDIM(eta=0.0)",
+        "Heun()",
+        repr(DPMpp2MSDE()),
+    }
     for line in lines:
         assert line["what"] in printed
         assert line["calls"] == 5 and len(line["seconds"]) == 2

@@ -104,6 +104,17 @@ def test_what_lies_below_the_diagonal_is_ignored() -> None:
     assert repr(CheapestPath(found)) == "CheapestPath(made)"
 
 
+def test_a_coefficient_of_ones_own() -> None:
+    cost = torch.tensor([[0, 1.0, 1.5], [0, 0, 1.0], [0, 0, 0]])
+    found = Costs("made", torch.tensor([3.0, 2.0, 1.0]), cost)
+    again = CheapestPath(found, coefficient=0.3)
+    assert repr(again) == "CheapestPath(made, coefficient=0.3)"
+    assert again._path(2) == CheapestPath(replace(found, coefficient=0.3))._path(2)
+    assert again.label == "CheapestPath(made, coefficient=0.3)"
+    with pytest.raises(ValueError, match="coefficient"):
+        CheapestPath(found, coefficient=-1.0)
+
+
 # KLUB: for data N(0, c^2) the change of x0_hat is that of m = c^2 sigma^2 / (c^2 + sigma^2)
 
 
@@ -452,7 +463,7 @@ def test_measures_are_listed_on_one_line(
     assert crs(monkeypatch, "list", "measures") == 0
     assert capsys.readouterr().out == (
         "measures: DataPrediction, Entropy, FeatureFrechet, GITS, GaussianW2, KLUB, "
-        "NoisePrediction, OfSchedule, ScoreDifference, Uniform\n"
+        "NoisePrediction, OfSchedule, RescaledEntropy, ScoreDifference, Uniform\n"
     )
 
 

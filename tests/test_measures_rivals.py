@@ -6,7 +6,7 @@ import torch
 from oracles import Gaussian
 
 from bench import measures
-from bench.measures import Entropy, ScoreDifference
+from bench.measures import Entropy, RescaledEntropy, ScoreDifference
 from bench.process import VP
 from bench.schedules import ConstantRate
 
@@ -45,3 +45,12 @@ def test_entropy_of_a_gaussian(c: float) -> None:
     grid = ConstantRate(found, 1.0)(10, PROCESS)[:-1]
     entropy = (c * grid / (c**2 + grid**2).sqrt()).log().diff()
     torch.testing.assert_close(entropy, entropy.mean().expand(9), rtol=0.05, atol=0)
+
+
+def test_rescaled_entropy_is_sigma_times_the_rate_of_entropy() -> None:
+    oracle, images = setting(0.25)
+    plain = measures.measure(oracle, Entropy(), images, levels=21)
+    found = measures.measure(oracle, RescaledEntropy(), images, levels=21)
+    assert found.name == "v_entropy_rescaled"
+    torch.testing.assert_close(found.v, plain.v * plain.sigma)
+    torch.testing.assert_close(found.replicates, plain.replicates * plain.sigma)

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,11 @@ from test_layers import Layered, adm_file
 from bench import checkpoints, generate, measures, plan, run, store
 from bench.metrics import InceptionScore
 from bench.metrics.banks import Rows
-from bench.plan import Bench, cells
+from bench.plan import Bench, cells, outline
 from bench.report.frame import Results
 from bench.samplers import DDIM
-from bench.schedules import ConstantRate, Karras, Native
-from bench.types import Block, Cell, Converged, Experiment, Rate, Scoring, Tuned
+from bench.schedules import AlignYourSteps, Beta, ConstantRate, Karras, Native
+from bench.types import Block, Cell, Converged, Experiment, Rate, Schedule, Scoring, Tuned
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +83,66 @@ def test_tuned_line_takes_the_lowest_fd_on_the_tuning_seeds(whole: Path) -> None
         assert choice["schedule"] == min(tries, key=tries.__getitem__)
     tuned = {row["key"] for row in rows if row["role"] == "tune"}
     assert not tuned & {row["key"] for row in rows if row["role"] == "score"}
+
+
+def ranged(**changes: Any) -> Experiment:
+    """Karras of three rho, tuned for NFE 2 to 3 and for NFE 4 to 9 apart."""
+    lines = {"rho": Tuned((Karras(1.0), Karras(3.0), Karras(7.0))), "native": Native()}
+    given: dict[str, Any] = {
+        "tuning": Block("tuning", range(4), (2, 4)), "ranges": ((2, 3), (4, 9)),
+        "blocks": (Block("1", range(4, 8), (3, 9)), Block("1", range(4, 8), (5,), ("rho",))),
+    } | changes  # fmt: skip
+    return Experiment("ranged", "x", "tiny", lines, (DDIM(),), **given)
+
+
+def test_a_line_is_tuned_for_each_range_of_nfe() -> None:
+    found = ranged()
+    assert [found.range_of(nfe) for nfe in (2, 3, 4, 9)] == [(2, 3), (2, 3), (4, 9), (4, 9)]
+    assert ranged(ranges=()).range_of(9) == (3, 9)
+    with pytest.raises(ValueError, match="NFE 9 must be in one of the ranges"):
+        ranged(ranges=((2, 3), (4, 8)))
+    with pytest.raises(ValueError, match="no tuning NFE is in 4 to 9"):
+        ranged(tuning=Block("tuning", range(4), (2,)))
+
+
+def test_each_range_has_its_own_winner(models: Path, tmp_path: Path) -> None:
+    """The FD is invented: rho = 1 is best at NFE 2, rho = 7 at NFE 4."""
+    reference = str(models / "small" / "reference.npz")
+    how = Scoring(features="tiny:Pooled", reference=reference, bank=4, metrics=("fd",))
+    plan = ranged(scoring=how)
+    bench = cells.open_bench(plan, tmp_path, models)
+    tries = cells.tuning(bench)
+    identity = bench.judge.identity(bench.judge.columns["fd"])
+    best = {2: 1.0, 4: 7.0}
+    for one in tries:
+        fd = 1.0 if one.cell.schedule == Karras(best[one.cell.nfe]) else 2.0
+        scores = {store.score_key(one.key, identity): {"value": fd}}
+        store.save_record(tmp_path, {"key": one.key, "scores": scores}, None)
+    chosen = cells.choose(bench, tries)
+    made = cells.scored(bench, chosen, {})
+    found = [(one.row["line"], one.cell.nfe, one.cell.schedule) for one in made]
+    assert found == [
+        ("rho", 3, Karras(1.0)), ("rho", 9, Karras(7.0)), ("rho", 5, Karras(7.0)),
+        ("native", 3, Native()), ("native", 9, Native()),
+    ]  # fmt: skip
+    said = outline(bench, [], chosen)["chosen"]
+    assert [(one["nfe"], one["schedule"], one["edge"]) for one in said] == [
+        ("2 to 3", "Karras(rho=1)", True), ("4 to 9", "Karras(rho=7)", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tries", "winner", "edge"),
+    [
+        ((Karras(1.0), Karras(3.0), Karras(7.0)), Karras(3.0), False),
+        ((Karras(1.0), Karras(3.0), Karras(7.0)), Karras(1.0), True),
+        ((Beta(0.4, 0.4), Beta(0.6, 0.6), Beta(1.0, 1.0)), Beta(1.0, 1.0), True),
+        ((AlignYourSteps("sd15"), AlignYourSteps("sdxl")), AlignYourSteps("sd15"), False),
+        ((Native(), Karras(3.0)), Native(), False),
+    ],
+)
+def test_edge_of_the_tries(tries: tuple[Schedule, ...], winner: Schedule, edge: bool) -> None:
+    assert Tuned(tries).at_edge(winner) is edge
 
 
 @pytest.mark.usefixtures("no_sampling")
@@ -337,6 +398,17 @@ def test_key_depends_on_what_decides_the_images(models: Path, tmp_path: Path) ->
     grid = cells.grid_of(cell, bench.models["tiny"].process)
     known = cells.image_identity(cell, grid, bench.models["tiny"], "float32")
     assert not {"batch", "shard", "metrics", "features", "reference"} & known.keys()
+
+
+def test_grids_that_end_above_0_have_keys_of_their_own(models: Path, tmp_path: Path) -> None:
+    """Samplers lower their order there since `lower_order_final`; their grids to 0 did not change,
+    so that records of these keep their keys."""
+    bench = opened(models, tmp_path)
+    cell = Cell("tiny", Karras(), DDIM(), 5, range(4))
+    grid = cells.grid_of(cell, bench.models["tiny"].process)
+    keys = [cells.image_identity(cell, one, bench.models["tiny"], "float32")["keys"]
+            for one in (grid, grid[:-1])]  # fmt: skip
+    assert keys == [2, 3]
 
 
 def test_key_does_not_depend_on_the_last_bits_of_a_grid(

@@ -1,8 +1,11 @@
 """Orders of convergence on exact denoisers, and agreement with the papers and with diffusers."""
 
 import functools
+import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    IPNDMScheduler,
     UniPCMultistepScheduler,
 )
 from oracles import Gaussian, Mixture
@@ -36,6 +40,7 @@ from bench.samplers import (
     UniPC,
     multistep,
 )
+from bench.samplers.order import Multistep
 from bench.schedules import Karras, LogSNR
 from bench.types import Noise, Sampler, steps_for
 
@@ -160,14 +165,18 @@ def exact(oracle: Gaussian, high: float, low: float) -> Tensor:
 
 @pytest.mark.parametrize("sampler", [s for s in SAMPLERS if ORDERS[s].measured > 2], ids=repr)
 def test_high_order_of_convergence(sampler: Sampler) -> None:
-    """The errors of four problems are summed. The error of a single problem can change its sign."""
+    """The errors of four problems are summed. The error of a single problem can change its sign.
+
+    One last step of first order, as by default in UniPC, would hide the order of all others.
+    """
     high, low, errors = 10.0, 0.1, []
+    whole = replace(sampler, lower_order_final="never")
     for steps in (256, 512):
         total = 0.0
         for oracle in (Gaussian(0.3), Mixture(0.3)):
             for schedule in (LogSNR(), Karras()):
                 grid = graded(schedule(steps + 1, VE(low, high))[:-1])
-                made = sampler(oracle.denoiser(), start(oracle, high), grid, no_noise)
+                made = whole(oracle.denoiser(), start(oracle, high), grid, no_noise)
                 total += float((made - exact(oracle, high, low)).square().mean().sqrt())
         errors.append(total)
     assert abs(math.log2(errors[0] / errors[1]) - ORDERS[sampler].measured) < 0.15, errors
@@ -349,7 +358,8 @@ def test_dpmpp2m_uses_the_last_step_by_the_ratio_of_log_steps() -> None:
     """One step by hand: x0, linear in lambda, is extrapolated to the midpoint of the step."""
     grid = torch.tensor([8.0, 2.0, 1.0], dtype=torch.float64)
     x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    made = DPMpp2M()(lambda x, sigma: torch.full_like(x, -math.log(sigma)), x, grid, no_noise)
+    sampler = DPMpp2M(lower_order_final="never")
+    made = sampler(lambda x, sigma: torch.full_like(x, -math.log(sigma)), x, grid, no_noise)
     first = 0.25 * 1 + 0.75 * -math.log(8)
     d = -math.log(2) + (math.log(2) / (2 * math.log(4))) * (math.log(8) - math.log(2))
     assert math.isclose(float(made), 0.5 * first + 0.5 * d, rel_tol=1e-12)
@@ -361,7 +371,7 @@ def custom(scheduler, grid: Tensor):
     steps = len(grid) - 1
     scheduler.set_timesteps(steps)
     scheduler.timesteps = torch.arange(steps, 0, -1).double()  # the timesteps only name the levels
-    scheduler.sigmas = grid.float()
+    scheduler.sigmas = grid.to(torch.get_default_dtype())
     return scheduler
 
 
@@ -379,62 +389,122 @@ def walk(scheduler, oracle: Gaussian, grid: Tensor, scaled: bool, noise: Noise |
     return x.double()
 
 
-THEIRS = {
-    DPMpp2M(): (DPMSolverMultistepScheduler, {"solver_order": 2, "lower_order_final": False}),
-    DPMpp3M(): (DPMSolverMultistepScheduler, {"solver_order": 3, "lower_order_final": False}),
-    UniPC(1): (UniPCMultistepScheduler, {"solver_order": 1}),
-    UniPC(2): (UniPCMultistepScheduler, {"solver_order": 2}),
-    UniPC(3): (UniPCMultistepScheduler, {"solver_order": 3}),
-}
+DPM, UNIPC = DPMSolverMultistepScheduler, UniPCMultistepScheduler
+THEIRS: dict[Multistep, tuple[Any, dict[str, Any]]] = {
+    DPMpp2M(): (DPM, {"solver_order": 2}),
+    DPMpp3M(): (DPM, {"solver_order": 3}),
+    DPMpp2MSDE(): (DPM, {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}),
+    **{UniPC(order): (UNIPC, {"solver_order": order}) for order in (1, 2, 3)},
+    **{UniPC(order, "bh1"): (UNIPC, {"solver_order": order, "solver_type": "bh1"})
+       for order in (1, 2, 3)},
+    **{DEIS(order): (DEISMultistepScheduler, {"solver_order": order}) for order in (1, 2, 3)},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("steps", [3, 6, 12])
-@pytest.mark.parametrize("sampler", THEIRS, ids=repr)
-def test_it_is_that_of_diffusers(sampler: Sampler, steps: int) -> None:
-    oracle, grid = Mixture(), Karras()(steps, Mixture().process)
+def defined(sampler: Multistep, lowers: bool, to_zero: bool) -> bool:
+    """Whether diffusers has such a step to 0: others divide infinity by infinity there."""
+    return not to_zero or THEIRS[sampler][0] is DPM or (lowers and "bh2" in repr(sampler))
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """diffusers in float64: its DPM-Solver++ rounds the state to `torch.float32` in each step."""
+    torch.set_default_dtype(torch.float64)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "float32", torch.float64)
+        yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' DEIS, in numpy
+@pytest.mark.parametrize(
+    ("sampler", "lowers", "to_zero"),
+    [case for case in itertools.product(THEIRS, (True, False), (True, False)) if defined(*case)],
+    ids=str,
+)
+def test_it_is_that_of_diffusers(sampler: Multistep, lowers: bool, to_zero: bool) -> None:
+    """Both settings of diffusers' `lower_order_final`, at 5 to 20 steps, in float64."""
     kind, options = THEIRS[sampler]
-    theirs = kind(prediction_type="sample", final_sigmas_type="zero", **options)
-    want = walk(custom(theirs, grid), oracle, grid, scaled=True)
-    made = sampler(oracle.denoiser(), start(oracle, float(grid[0])), grid, no_noise)
-    torch.testing.assert_close(made, want, rtol=0, atol=1e-5)
+    if kind is not DEISMultistepScheduler:  # it always ends at sigma_min
+        options = options | {"final_sigmas_type": "zero" if to_zero else "sigma_min"}
+    ours = sampler if lowers else replace(sampler, lower_order_final="never")
+    for steps in range(5, 21):
+        oracle = Mixture()
+        grid = (
+            Karras()(steps, oracle.process) if to_zero else Karras()(steps + 1, VE(0.02, 80))[:-1]
+        )
+        theirs = custom(kind(prediction_type="sample", lower_order_final=lowers, **options), grid)
+        noise = draws() if sampler.stochastic else None
+        want = walk(theirs, oracle, grid, True, noise) / alpha(grid[-1]).sqrt()
+        made = ours(oracle.denoiser(), start(oracle, float(grid[0])), grid, draws())
+        torch.testing.assert_close(made, want, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_unipc_bh1_is_that_of_diffusers(order: int) -> None:
-    """The grid ends at sigma_min: at 0 diffusers multiplies infinity by 0."""
-    oracle, grid = Mixture(), Karras()(9, Mixture().process)[:-1]
-    theirs = UniPCMultistepScheduler(
-        solver_order=order, solver_type="bh1", prediction_type="sample", lower_order_final=False
-    )
-    want = walk(custom(theirs, grid), oracle, grid, scaled=True)
-    made = UniPC(order, "bh1")(oracle.denoiser(), start(oracle, float(grid[0])), grid, no_noise)
-    want = want / alpha(grid[-1]).sqrt()
-    torch.testing.assert_close(made, want, rtol=0, atol=1e-5)
+@pytest.mark.usefixtures("double")
+def test_ipndm_is_that_of_diffusers() -> None:
+    """It lowers no order, not even in the step to 0, where ours returns x0."""
+    for steps in range(5, 21):
+        oracle, grid = Mixture(), Karras()(steps + 1, Mixture().process)[:-1]
+        theirs = IPNDMScheduler()
+        theirs.set_timesteps(steps)
+        theirs.alphas = alpha(grid).sqrt()
+        theirs.betas = grid * theirs.alphas
+        x = start(oracle, float(grid[0])) * theirs.alphas[0]
+        for t, sigma, a in zip(theirs.timesteps, grid, theirs.alphas, strict=False):
+            x0 = oracle.denoiser()(x / a, float(sigma))
+            eps = (x / a - x0) / sigma
+            x = theirs.step(a * eps - a * sigma * x0, t, x).prev_sample  # it takes v
+        made = IPNDM()(oracle.denoiser(), start(oracle, float(grid[0])), grid, no_noise)
+        torch.testing.assert_close(made, x / theirs.alphas[-1], rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("order", [2, 3])
-def test_deis_is_that_of_diffusers(order: int) -> None:
-    oracle, grid = Mixture(), Karras()(8, Mixture().process)[:-1]
-    theirs = DEISMultistepScheduler(
-        solver_order=order, prediction_type="sample", lower_order_final=False
-    )
-    theirs = custom(theirs, grid)
-    made = DEIS(order)(oracle.denoiser(), start(oracle, float(grid[0])), grid, no_noise)
-    want = walk(theirs, oracle, grid, scaled=True) / alpha(grid[-1]).sqrt()
-    torch.testing.assert_close(made, want, rtol=0, atol=3e-4)  # diffusers has sigmas in float32
+@pytest.mark.parametrize(
+    ("rule", "steps", "to_zero", "want"),
+    [
+        ("below15", 14, True, [1, 2, *[3] * 10, 2, 1]),
+        ("below15", 14, False, [1, 2, *[3] * 10, 2, 1]),
+        ("below15", 15, True, [1, 2, *[3] * 12, 1]),
+        ("below15", 15, False, [1, 2, *[3] * 13]),
+        ("always", 15, False, [1, 2, *[3] * 11, 2, 1]),
+        ("never", 6, True, [1, 2, 3, 3, 3, 1]),
+        ("never", 6, False, [1, 2, 3, 3, 3, 3]),
+        ("below15", 3, False, [1, 2, 1]),
+        ("below15", 2, False, [1, 1]),
+        ("never", 1, True, [1]),
+    ],
+)
+def test_the_order_of_each_step(rule: Any, steps: int, to_zero: bool, want: list[int]) -> None:
+    grid = Karras()(steps + 1 - to_zero, Mixture().process)[: steps + 1]
+    for sampler in (DPMpp3M(lower_order_final=rule), UniPC(lower_order_final=rule)):
+        assert [order for *_, order in sampler._ordered(grid, 3)] == want
 
 
-def test_the_sde_is_that_of_diffusers() -> None:
-    oracle, grid = Mixture(), Karras()(10, Mixture().process)
-    theirs = custom(
-        DPMSolverMultistepScheduler(
-            algorithm_type="sde-dpmsolver++", prediction_type="sample", lower_order_final=False
-        ),
-        grid,
-    )
-    want = walk(theirs, oracle, grid, True, draws())
-    made = DPMpp2MSDE()(oracle.denoiser(), start(oracle, float(grid[0])), grid, draws())
-    torch.testing.assert_close(made, want, rtol=0, atol=1e-5)
+@pytest.mark.parametrize("sampler", [s for s in EVERY if isinstance(s, Multistep)], ids=repr)
+def test_runs_of_15_steps_and_more_differ_by_always_alone(sampler: Multistep) -> None:
+    oracle = Mixture()
+    for steps, different in ((14, "never"), (15, "always")):
+        grid = Karras()(steps + 1, oracle.process)[:-1]
+        x = start(oracle, float(grid[0]))
+        made = {rule: replace(sampler, lower_order_final=rule)(oracle.denoiser(), x, grid, draws())
+                for rule in ("below15", "always", "never")}  # fmt: skip
+        odd = made.pop(different)
+        first, second = made.values()
+        assert torch.equal(first, second)
+        assert torch.equal(odd, first) is (getattr(sampler, "order", 2) == 1)
+
+
+def test_the_defaults_are_those_of_the_published_codes() -> None:
+    rules = {type(s).__name__: s.lower_order_final for s in EVERY if isinstance(s, Multistep)}
+    assert rules == {
+        "DPMpp2M": "below15", "DPMpp3M": "below15", "DPMpp2MSDE": "below15", "DEIS": "below15",
+        "UniPC": "always", "IPNDM": "never",
+    }  # fmt: skip
+    versions = {kind.__name__: kind.version for kind in names.public(samplers).values()}
+    assert {name for name, version in versions.items() if version > 1} == {"DPMpp3M", "DEIS"}
+    label = UniPC(3, lower_order_final="never").label
+    assert label == "UniPC(order=3, lower_order_final=never)"
+    assert names.build(label, samplers) == UniPC(3, lower_order_final="never")
 
 
 def test_euler_and_heun_are_those_of_diffusers() -> None:
@@ -454,11 +524,12 @@ def test_euler_and_heun_are_those_of_diffusers() -> None:
     torch.testing.assert_close(made, x.double(), rtol=0, atol=1e-5)
 
 
-def test_variable_ipndm_is_rho_deis() -> None:
+@pytest.mark.parametrize("rule", ["below15", "always", "never"])
+def test_variable_ipndm_is_rho_deis(rule: Any) -> None:
     oracle, grid = Mixture(), Karras()(9, Mixture().process)
     x = start(oracle, 80.0)
-    one = IPNDM(3, "variable")(oracle.denoiser(), x, grid, no_noise)
-    assert torch.equal(one, DEIS(3, "rho")(oracle.denoiser(), x, grid, no_noise))
+    one = IPNDM(3, "variable", rule)(oracle.denoiser(), x, grid, no_noise)
+    assert torch.equal(one, DEIS(3, "rho", rule)(oracle.denoiser(), x, grid, no_noise))
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
@@ -474,7 +545,7 @@ def test_adams_bashforth_weights_on_equal_steps(number: int) -> None:
         lambda: DDIM(eta=2), lambda: DDPM("lower"), lambda: UniPC(4), lambda: UniPC(2, "bh3"),
         lambda: DEIS(5), lambda: DEIS(2, "t"), lambda: IPNDM(0), lambda: IPNDM(2, "even"),
         lambda: EDMStochastic(churn=-1), lambda: EDMStochastic(s_min=2, s_max=1),
-        lambda: DPMpp3M("mine"),
+        lambda: DPMpp3M("mine"), lambda: DPMpp2M("below10"), lambda: IPNDM(lower_order_final=True),
     ],
 )  # fmt: skip
 def test_bad_parameters_are_refused_when_built(make) -> None:

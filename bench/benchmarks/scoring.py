@@ -65,7 +65,7 @@ def score_lines(
     return lines
 
 
-def _features(n: int, dim: int, seed: int) -> Tensor:
+def features_like(n: int, dim: int, seed: int) -> Tensor:
     """Features like an extractor's, float32 [n, dim]: not negative, of low effective dimension."""
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(64, dim, generator=generator) / 8
@@ -76,7 +76,7 @@ def _features(n: int, dim: int, seed: int) -> Tensor:
 
 def _frechet(device: str, n: int, dim: int, folder: Path) -> dict[str, Work]:
     """The distance between given statistics, always on the CPU."""
-    a, b = (Features.of(_features(max(n, 2 * dim), dim, seed), 0) for seed in (0, 1))
+    a, b = (Features.of(features_like(max(n, 2 * dim), dim, seed), 0) for seed in (0, 1))
     one, two = ((x.mean.numpy(), x.cov.numpy()) for x in (a, b))
     works: dict[str, Work] = {"crs-bench": lambda: frechet_distance(*one, *two)}
     if _has("torch_fidelity"):
@@ -102,7 +102,7 @@ def _by_sqrtm(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: np.ndarr
 
 
 def _neighbours(device: str, n: int, dim: int, folder: Path) -> dict[str, Work]:
-    fake, real = (_features(n, dim, seed).to(device) for seed in (0, 1))
+    fake, real = (features_like(n, dim, seed).to(device) for seed in (0, 1))
     # clones, because results for a bank are cached
     works: dict[str, Work] = {
         "crs-bench": lambda: precision_recall(fake=fake.clone(), real=real.clone())[0]
@@ -143,12 +143,21 @@ def _inception(device: str, n: int, dim: int, folder: Path) -> dict[str, Work]:
 
 def _pictures(n: int) -> Tensor:
     """uint8 [n, 3, 256, 256]."""
-    with np.load(REFERENCES / "fashion-mnist.images.npz") as file:
-        small = torch.from_numpy(file["images"][np.arange(n) % len(file["images"])]).float()
-    noise = torch.randn(small.shape, generator=torch.Generator().manual_seed(0))
-    small[n // 2 :] += 40 * noise[n // 2 :]  # [n, 1, 28, 28]
-    large = torch.nn.functional.interpolate(small.clamp(0, 255).byte(), 256)
+    small = torch.cat([small_pictures(n)[: n // 2], small_pictures(n, 40.0)[n // 2 :]])
+    large = torch.nn.functional.interpolate(small, 256)
     return large.expand(-1, 3, -1, -1).contiguous()
+
+
+def small_pictures(n: int, noise: float = 0.0) -> Tensor:
+    """Images of the test set of Fashion-MNIST, with noise of so many grey levels.
+
+    Returns:
+        uint8 [n, 1, 28, 28].
+    """
+    with np.load(REFERENCES / "fashion-mnist.images.npz") as file:
+        clean = torch.from_numpy(file["images"][np.arange(n) % len(file["images"])]).float()
+    draw = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    return (clean + noise * draw).clamp(0, 255).byte()
 
 
 def _found(made: Tensor | float) -> float:

@@ -128,3 +128,36 @@ def bench_metrics(
         content = {"device": device_name(where), "versions": versions(), "images": images,
                    "dim": dim, "lines": [dataclasses.asdict(line) for line in lines]}  # fmt: skip
         typer.echo(store.write_json(json, content))
+
+
+@app.command("cell")
+def bench_cell(
+    images: Annotated[int, typer.Option(help="images in the cell")] = 10_000,
+    dims: Annotated[
+        str, typer.Option(help="dimensions; 1280 are of effnet-lite0, others are random features")
+    ] = "1280,2048",
+    replicates: Annotated[int, typer.Option(help="replicates of the bootstrap")] = 10,
+    repeats: Annotated[int, typer.Option(help="runs after a warm-up; the fastest one counts")] = 2,
+    json: Annotated[Path | None, typer.Option(help="JSON file for all readings")] = None,
+    device: Device = "auto",
+) -> None:
+    """Time each part of scoring a cell, on a GPU and on the CPU, and compare the results.
+
+    The exit status is 1 if a part does not agree. The CPU extracts features of 1/20 of the images,
+    and its time is scaled.
+    """
+    import dataclasses
+
+    from bench import benchmarks, store
+    from bench.machine import device_name, versions
+
+    where, sizes = device_of(device), tuple(numbers(dims, "--dims"))
+    parts = benchmarks.cell_parts(where, images, sizes, replicates, repeats)
+    typer.echo(f"{device_name(where)}; {images} images\n{benchmarks.cell_table(parts)}")
+    if json:
+        about = {"device": device_name(where), "cpu": device_name("cpu"), "versions": versions()}
+        content = {"images": images, "parts": [dataclasses.asdict(part) for part in parts]}
+        typer.echo(store.write_json(json, about | content))
+    if wrong := [part.what for part in parts if not part.agrees]:
+        typer.echo(f"the GPU and the CPU do not agree: {'; '.join(wrong)}", err=True)
+        raise typer.Exit(1)

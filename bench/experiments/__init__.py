@@ -6,7 +6,6 @@ A user's own experiment is a function in a module of their own: `crs-bench run m
 from bench.experiments.fashion_mnist import (
     ablation,
     fmnist,
-    fmnist_224,
     fmnist_latent,
     quick,
     samplers,
@@ -22,6 +21,6 @@ from bench.experiments.published import (
 )
 
 __all__ = [
-    "Plan", "ablation", "cifar10_edm", "fmnist", "fmnist_224", "fmnist_latent", "imagenet_256_dit",
+    "Plan", "ablation", "cifar10_edm", "fmnist", "fmnist_latent", "imagenet_256_dit",
     "lsun_bedroom_256", "lsun_church_256_ldm", "lsun_horse_256", "quick", "samplers", "training",
 ]  # fmt: skip

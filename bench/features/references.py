@@ -47,6 +47,12 @@ class Reference:
     bank: Tensor = field(repr=False)
     layers: Mapping[str, "Reference"] = field(default_factory=dict, repr=False)
 
+    def to(self, device: str) -> "Reference":
+        """The same on a torch device."""
+        layers = {name: one.to(device) for name, one in self.layers.items()}
+        mean, cov, bank = (x.to(device) for x in (self.mean, self.cov, self.bank))
+        return replace(self, mean=mean, cov=cov, bank=bank, layers=layers)
+
     @property
     def by_layer(self) -> dict[str, "Reference"]:
         """Layer -> its statistics. Those of "features" are the reference itself."""

@@ -63,6 +63,11 @@ class Features:
         bank = torch.cat([self.bank, other.bank])
         return Features(self.n + other.n, self.sum + other.sum, self.outer + other.outer, bank)
 
+    def to(self, device: str) -> "Features":
+        """The same on a torch device."""
+        moved = (x.to(device) for x in (self.sum, self.outer, self.bank))
+        return Features(self.n, *moved)
+
     @property
     def mean(self) -> Tensor:
         """Mean vector, float64 [dim]."""

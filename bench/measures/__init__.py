@@ -8,7 +8,7 @@ between any two levels costs. `schedules.CheapestPath` finds the levels whose st
 A measure is a frozen dataclass that derives from `bench.Measure` (rates) or `bench.CostMeasure`
 (costs). `measure` runs it, `save` and `load` keep what it found.
 
-    predictions  DataPrediction, NoisePrediction, ScoreDifference, Entropy
+    predictions  DataPrediction, NoisePrediction, ScoreDifference, Entropy, RescaledEntropy
     frechet      FeatureFrechet: features of the diffused data
     closed       GaussianW2, Uniform, OfSchedule: no network; `mix` adds rates
     steps        GITS, KLUB: costs of single steps
@@ -34,14 +34,14 @@ from bench.measures.predictions import (
     DataPrediction,
     Entropy,
     NoisePrediction,
+    RescaledEntropy,
     ScoreDifference,
 )
 from bench.measures.steps import GITS, KLUB
 
 __all__ = [
     "FIRST_SEED", "GITS", "KLUB", "DataPrediction", "Entropy", "FeatureFrechet", "GaussianW2",
-    "NoisePrediction", "OfSchedule", "ScoreDifference", "Uniform", "check_free", "find",
-    "load",
-    "load_costs", "load_rate", "measure", "measured", "mix", "of_schedule", "path_of", "planned",
-    "save",
+    "NoisePrediction", "OfSchedule", "RescaledEntropy", "ScoreDifference", "Uniform",
+    "check_free", "find", "load", "load_costs", "load_rate",
+    "measure", "measured", "mix", "of_schedule", "path_of", "planned", "save",
 ]  # fmt: skip

@@ -145,11 +145,12 @@ class ScoreDifference(Measure):
 class Entropy(Measure):
     """v_entropy: the rate of entropic time (arXiv 2504.13612), equal steps of the entropy H(x0|x).
 
-    dH/dsigma = E|x0 - x0_hat|^2 / sigma^3 for each pixel, by the I-MMSE relation. The formula was
-    derived here and not seen in the paper. The schedule is `ConstantRate(v_entropy, xi=1)`.
+    dH/dsigma = E|x0 - x0_hat|^2 / sigma^3 for each pixel. The schedule is
+    `ConstantRate(v_entropy, xi=1)`.
     """
 
     name: ClassVar[str] = "v_entropy"
+    power: ClassVar[int] = 3  # of sigma, which the squared error is divided by
 
     def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate:
         denoise, errors = model.denoiser(), []
@@ -157,6 +158,18 @@ class Entropy(Measure):
             found = [(denoise(x0 + sigma * eps, sigma) - x0).double().square().mean((1, 2, 3))
                      for sigma in sigmas.tolist()]  # fmt: skip
             errors.append(torch.stack(found, 1).cpu())  # [n, k]
-        error = torch.cat(errors)
-        rows = resampled(len(error), REPLICATES) @ error / len(error) / sigmas**3
-        return Rate(self.name, sigmas, error.mean(0) / sigmas**3, {}, rows)
+        error, scale = torch.cat(errors), sigmas**self.power
+        rows = resampled(len(error), REPLICATES) @ error / len(error) / scale
+        return Rate(self.name, sigmas, error.mean(0) / scale, {}, rows)
+
+
+@dataclass(frozen=True)
+class RescaledEntropy(Entropy):
+    """v_entropy_rescaled: the rate of rescaled entropic time, which its authors use for images.
+
+    It is sigma dH/dsigma (arXiv 2504.13612), with H as of `Entropy`. The factor sigma was read in
+    public code that implements the paper. The schedule is `ConstantRate(v_entropy_rescaled, xi=1)`.
+    """
+
+    name: ClassVar[str] = "v_entropy_rescaled"
+    power: ClassVar[int] = 2

@@ -6,6 +6,7 @@ from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from scipy.linalg import lapack
 from torch import Tensor
@@ -95,14 +96,15 @@ class Gaussian:
     def distance(self, other: "Gaussian") -> float:
         """Squared Frechet distance; see `frechet_distance`."""
         if self.mean.shape != other.mean.shape:
-            raise ValueError(
-                f"mu1 has {len(self.mean)} dimensions and mu2 {len(other.mean)}; use the same "
-                "extractor for both"
-            )
+            raise _other_dimensions(len(self.mean), len(other.mean))
         shift = float(np.square(self.mean - other.mean).sum())
         traces = float(np.trace(self.cov) + np.trace(other.cov))
         value = shift + traces - 2 * _trace_root(self.root, other.root)
         return max(value, 0.0)  # equal covariances can give -1e-12
+
+
+def _other_dimensions(one: int, two: int) -> ValueError:
+    return ValueError(f"mu1 has {one} dimensions and mu2 {two}; use the same extractor for both")
 
 
 def _trace_root(root1: np.ndarray, root2: np.ndarray) -> float:
@@ -140,6 +142,64 @@ def _singular_values(inner: np.ndarray, root1: np.ndarray, root2: np.ndarray) ->
     return np.sqrt(squares) if abs(off) < 1e-6 else None  # 1e-6 keeps distances within 1e-11
 
 
+class GPUGaussian:
+    """A `Gaussian` on the device of its tensors, in float64, by the same formula.
+
+    NumPy stays in charge on a CPU: it is faster there, and shipped records have its last bits.
+    """
+
+    def __init__(self, mean: Tensor, cov: Tensor, which: str = ""):
+        """
+        Arguments:
+            mean: [dim]. cov: [dim, dim], symmetric, both on one device.
+            which: as of `Gaussian`.
+
+        Raises:
+            ValueError: as `Gaussian` and its root.
+        """
+        if mean.is_complex() or cov.is_complex() or cov.shape != (*mean.shape, *mean.shape):
+            Gaussian(mean, cov, which)  # says what is wrong
+        self.mean, given = mean.to(cov.device, torch.float64), cov.double()
+        self.cov = (given + given.T) / 2
+        self.trace = self.cov.trace()
+        self.root, failed = torch.linalg.cholesky_ex(self.cov)
+        diagonal = self.cov.diagonal()
+        rounding = len(self.cov) * torch.finfo(torch.float64).eps * diagonal.amax()
+        regular = (self.root.diagonal().square() > 1e3 * rounding).all() & (failed == 0)
+        alike = (given - given.T).abs().amax() <= _ROUNDING * given.abs().amax()
+        # one read, which also ends the work on all tensors: threads with other streams use them
+        if not bool(regular & alike & torch.isfinite(self.root).all() & self.mean.isfinite().all()):
+            # no pivots on a GPU: a singular covariance gets the root, or the error, of the CPU
+            self.root = torch.from_numpy(Gaussian(mean, given, which).root).to(cov.device)
+
+    def distance(self, other: "GPUGaussian") -> float:
+        """Squared Frechet distance; see `frechet_distance`."""
+        if self.mean.shape != other.mean.shape:
+            raise _other_dimensions(len(self.mean), len(other.mean))
+        shift = (self.mean - other.mean).square().sum()
+        rest = shift + self.trace + other.trace
+        return max(float(rest - 2 * _trace_root_on_gpu(self.root, other.root)), 0.0)
+
+
+def _trace_root_on_gpu(root1: Tensor, root2: Tensor) -> Tensor:
+    """`_trace_root` by eigenvalues, which a GPU finds much sooner than singular values.
+
+    Where the check of `_singular_values` fails or does not apply, they are those of the symmetric
+    [[0, M], [M^T, 0]] with M = L1^T L2, which has each singular value of M twice, with both signs
+    (Golub and Van Loan 2013, sec. 8.6.1). Nothing is squared, so that nothing is lost.
+    """
+    inner = root1.T @ root2  # [rank1, rank2]
+    rank1, rank2 = inner.shape
+    if rank1 == rank2 == len(root1):
+        squares = torch.linalg.eigvalsh(inner.T @ inner)
+        product = root1.diagonal().log().sum() + root2.diagonal().log().sum()
+        if bool((squares.log().sum() - 2 * product).abs() < 1e-6):  # not where one is NaN
+            return squares.sqrt().sum()
+    both = inner.new_zeros(rank1 + rank2, rank1 + rank2)
+    both[rank1:, :rank1] = inner.T  # the lower triangle alone is read
+    return torch.linalg.eigvalsh(both).abs().sum() / 2
+
+
 def frechet_distance(
     mu1: Tensor | ArrayLike,
     cov1: Tensor | ArrayLike,
@@ -149,7 +209,8 @@ def frechet_distance(
     """Squared Frechet (Wasserstein-2) distance between N(mu1, cov1) and N(mu2, cov2).
 
     |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)  (Dowson and Landau 1982; FID is Heusel et
-    al. 2017, eq. 6). It is computed in float64 on the CPU. Float32 would be wrong by 1e-4 to 3e-2.
+    al. 2017, eq. 6). It is computed in float64, on a GPU if the covariances are there, otherwise on
+    the CPU. The two agree to 1e-9. Float32 would be wrong by 1e-4 to 3e-2.
 
     Arguments:
         mu1, mu2: [dim], of any float type.
@@ -158,6 +219,9 @@ def frechet_distance(
     Raises:
         ValueError: NaN or infinite entries, or shapes that do not fit.
     """
+    if isinstance(cov1, Tensor) and isinstance(cov2, Tensor) and cov1.is_cuda and cov2.is_cuda:
+        one, two = torch.as_tensor(mu1), torch.as_tensor(mu2)
+        return GPUGaussian(one, cov1, "1").distance(GPUGaussian(two, cov2, "2"))
     return Gaussian(mu1, cov1, "1").distance(Gaussian(mu2, cov2, "2"))
 
 
@@ -171,7 +235,7 @@ class FrechetDistance(Metric):
     name: ClassVar[str] = "fd"
 
     def __call__(self, *, fake: FeatureStatistics, real: FeatureStatistics) -> Score:
-        return Score(gaussian_of(fake).distance(gaussian_of(real)))
+        return Score(distance_of(fake, real))
 
 
 @dataclass(frozen=True)
@@ -189,11 +253,26 @@ class SFID(FrechetDistance):
         return "spatial"
 
 
-_GAUSSIANS: WeakKeyDictionary[FeatureStatistics, Gaussian] = WeakKeyDictionary()
+_GAUSSIANS: WeakKeyDictionary[FeatureStatistics, Gaussian | GPUGaussian] = WeakKeyDictionary()
 
 
-def gaussian_of(features: FeatureStatistics) -> Gaussian:
-    """The Gaussian of a set of features. It is kept as long as the set exists."""
+def gaussian_of(features: FeatureStatistics) -> Gaussian | GPUGaussian:
+    """The Gaussian of a set of features, where the features are. It is kept as long as the set."""
     if features not in _GAUSSIANS:
-        _GAUSSIANS[features] = Gaussian(features.mean, features.cov)
+        mean, cov = features.mean, features.cov
+        _GAUSSIANS[features] = (GPUGaussian if cov.is_cuda else Gaussian)(mean, cov)
     return _GAUSSIANS[features]
+
+
+def distance_of(fake: FeatureStatistics, real: FeatureStatistics) -> float:
+    """Squared Frechet distance of two sets of features, on the device that both are on.
+
+    Raises:
+        ValueError: what `Gaussian` refuses, or sets on different devices.
+    """
+    one, two = gaussian_of(fake), gaussian_of(real)
+    if isinstance(one, Gaussian) and isinstance(two, Gaussian):
+        return one.distance(two)
+    if isinstance(one, GPUGaussian) and isinstance(two, GPUGaussian):
+        return one.distance(two)
+    raise ValueError("one set of features is on a GPU and the other is not; move both to one")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from bench.metrics.banks import Rows, check_banks
-from bench.metrics.frechet import gaussian_of
+from bench.metrics.frechet import distance_of
 from bench.types import FeatureStatistics, Metric, Score
 
 
@@ -49,12 +49,11 @@ class FIDInfinity(Metric):
         check_banks(fake.bank, fake.bank)
         sizes = self._sizes(*fake.bank.shape)
         draw = torch.Generator().manual_seed(self.seed)
-        target = gaussian_of(real)
         parts = (
             Rows(fake.bank[torch.randperm(len(fake.bank), generator=draw)[:size]])
             for size in sizes.tolist()
         )
-        return sizes, np.array([gaussian_of(part).distance(target) for part in parts])
+        return sizes, np.array([distance_of(part, real) for part in parts])
 
     def _sizes(self, n: int, dim: int) -> np.ndarray:
         sizes = np.linspace(self.smallest * n, n, self.points).round().astype(np.int64)

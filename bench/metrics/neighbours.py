@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from bench.machine import settled
 from bench.metrics.banks import check_banks
 from bench.metrics.points import Points, bounds_of, centre_of, measured
 from bench.metrics.radii import radii_of
@@ -205,7 +206,7 @@ def _share_of(queries: FeatureStatistics, manifold: FeatureStatistics, k: int) -
     """
     known = _RADII.setdefault(manifold, {})
     if k not in known:
-        known[k] = radii_of(manifold.bank, k)
+        known[k] = settled(radii_of(manifold.bank, k))
     centre = centre_of(manifold.bank)
     points = Points.of(manifold.bank, centre)
     return _share(Points.of(queries.bank, centre), points, known[k])

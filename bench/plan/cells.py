@@ -26,8 +26,11 @@ from bench.types import (
     label_of,
 )
 
-Chosen = dict[tuple[str, Sampler], Schedule]  # (line, sampler) -> the winner of a tuned line
+# (line, sampler, range of NFEs) -> the winner of a tuned line
+Chosen = dict[tuple[str, Sampler, tuple[int, int]], Schedule]
 KEYS = 2  # raise it when the same cell gives other images: every key changes
+# the same, of grids that end above 0: multistep samplers did not lower their order there before
+KEYS_ABOVE_0 = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +155,7 @@ def image_identity(cell: Cell, grid: Tensor, model: Model, dtype: str) -> dict[s
     The grid has nine digits: libraries differ in its last bits between machines.
     """
     return {
-        "keys": KEYS,
+        "keys": KEYS if grid[-1] == 0 else KEYS_ABOVE_0,
         "model": model.digest,
         "grid": [f"{sigma:.9g}" for sigma in grid.tolist()],
         "sampler": cell.sampler.spec(),
@@ -216,12 +219,13 @@ def tuning(bench: Bench) -> list[Planned]:
 
 
 def choose(bench: Bench, cells: Sequence[Planned]) -> Chosen:
-    """The winner of each tuned line for each sampler: lowest geometric mean FD over its NFEs."""
+    """The winner of each tuned line for each sampler and range: lowest geometric mean FD."""
     records = store.load_records(bench.folder)
     identity = bench.judge.identity(bench.judge.columns["fd"]) if cells else ""
-    means: dict[tuple[str, Sampler], dict[Schedule, float]] = {}
+    means: dict[tuple[str, Sampler, tuple[int, int]], dict[Schedule, float]] = {}
     for one in cells:
-        tries = means.setdefault((one.row["line"], one.cell.sampler), {})
+        where = bench.experiment.range_of(one.cell.nfe)
+        tries = means.setdefault((one.row["line"], one.cell.sampler, where), {})
         fd = records[one.key]["scores"][store.score_key(one.key, identity)]["value"]
         tries[one.cell.schedule] = tries.get(one.cell.schedule, 0.0) + math.log(fd)
     return {which: min(tries, key=lambda one: tries[one]) for which, tries in means.items()}
@@ -248,27 +252,25 @@ def scored(
     bench: Bench, chosen: Chosen, anchors: dict[tuple[str, Block], Planned]
 ) -> list[Planned]:
     """Every cell of the tables; a tuned line that has no winner yet is left out."""
-    experiment, cells = bench.experiment, []
-    for line in experiment.lines:
-        for sampler in experiment.samplers:
-            schedule = experiment.on(line).schedule
-            if isinstance(schedule, Tuned):
-                if (line, sampler) not in chosen:
-                    continue
-                schedule = chosen[line, sampler]
-            cells += _of_line(bench, line, sampler, schedule, anchors)
-    return cells
+    experiment = bench.experiment
+    return [
+        one
+        for line in experiment.lines
+        for sampler in experiment.samplers
+        for one in _of_line(bench, line, sampler, chosen, anchors)
+    ]
 
 
 def _of_line(
     bench: Bench,
     line: str,
     sampler: Sampler,
-    schedule: Schedule,
+    chosen: Chosen,
     anchors: dict[tuple[str, Block], Planned],
 ) -> list[Planned]:
-    """The cells of one line under one sampler."""
-    experiment, model = bench.experiment, bench.experiment.on(line).model
+    """The cells of one line under one sampler. Those of a tuned line need its winner."""
+    experiment, on = bench.experiment, bench.experiment.on(line)
+    model = on.model
     blocks = [block for block in experiment.blocks if not block.lines or line in block.lines]
     cells = []
     for block in blocks:
@@ -276,6 +278,11 @@ def _of_line(
         anchor = None if sampler.stochastic else anchors.get((model, block))
         shown = {min(block.nfes), max(block.nfes)} if block is blocks[0] else set()
         for nfe in block.nfes:
+            schedule: Schedule | Tuned | None = on.schedule
+            if isinstance(schedule, Tuned):
+                schedule = chosen.get((line, sampler, experiment.range_of(nfe)))
+            if schedule is None:
+                continue
             cell = Cell(model, schedule, sampler, nfe, block.seeds, experiment.guidance)
             row = {"line": line, "role": "score", "block": block.name}
             strip = bench.scoring.strip if nfe in shown else 0

@@ -10,7 +10,7 @@ import torch
 from bench.plan.cells import Bench, Chosen, Planned
 from bench.schedules import ConstantRate
 from bench.store import digest
-from bench.types import Metric, Rate, Tuned
+from bench.types import Metric, Rate, Sampler, Schedule, Tuned
 
 
 def outline(bench: Bench, cells: Sequence[Planned], chosen: Chosen) -> dict[str, Any]:
@@ -55,12 +55,16 @@ def _line(bench: Bench, line: str) -> dict[str, Any]:
     return {"identity": digest(content), "label": label, "model": on.model, **content}
 
 
-def _choice(bench: Bench, line: str, sampler: Any, schedule: Any) -> dict[str, Any]:
-    """What a tuned line was chosen to be, under one sampler."""
-    block = bench.experiment.tuning
+def _choice(
+    bench: Bench, line: str, sampler: Sampler, nfes: tuple[int, int], schedule: Schedule
+) -> dict[str, Any]:
+    """What a tuned line was chosen to be, under one sampler, in one range of NFEs."""
+    block, tuned = bench.experiment.tuning, bench.experiment.on(line).schedule
     return {
-        "line": line, "sampler": sampler.label, "schedule": schedule.label,
-        "tries": len(bench.experiment.tries(line)), "block": block.name if block else "",
+        "line": line, "sampler": sampler.label, "nfe": f"{nfes[0]} to {nfes[1]}",
+        "schedule": schedule.label, "tries": len(bench.experiment.tries(line)),
+        "edge": isinstance(tuned, Tuned) and tuned.at_edge(schedule),
+        "block": block.name if block else "",
     }  # fmt: skip
 
 

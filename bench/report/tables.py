@@ -194,11 +194,17 @@ def _legend(blocks: int) -> str:
 
 
 def _choices(results: Results) -> str:
-    columns = {"line": "line", "sampler": "sampler", "schedule": "chosen", "tries": "tries",
-               "block": "on block"}  # fmt: skip
-    rows = pd.DataFrame(results.plan["chosen"])[list(columns)].rename(columns=columns)
-    rows["chosen"] = "`" + rows["chosen"] + "`"
-    return rows.to_markdown(index=False, disable_numparse=True)
+    columns = {"line": "line", "sampler": "sampler", "nfe": "NFE", "schedule": "chosen",
+               "tries": "tries", "block": "on block"}  # fmt: skip
+    rows = pd.DataFrame(results.plan["chosen"])
+    edge = rows.get("edge", pd.Series(False, rows.index)).astype(bool)
+    rows = rows.reindex(columns=list(columns)).dropna(axis=1, how="all").rename(columns=columns)
+    rows["chosen"] = "`" + rows["chosen"] + "`" + edge.map({True: " (edge)", False: ""})
+    table = rows.to_markdown(index=False, disable_numparse=True)
+    return f"{table}\n\n{_EDGE}" if edge.any() else table
+
+
+_EDGE = "(edge): the first or last value that was tried. A value beyond it might be better."
 
 
 def _number(

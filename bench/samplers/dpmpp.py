@@ -7,12 +7,14 @@ through x0 at several levels.
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from bench.samplers.order import LowerOrderFinal, Multistep
 from bench.types import Denoiser, Noise, Sampler
 
 
@@ -22,20 +24,26 @@ def _log_step(sigma: float, sigma_next: float) -> float:
 
 
 @dataclass(frozen=True)
-class DPMpp2M(Sampler):
+class DPMpp2M(Multistep):
     """DPM-Solver++(2M) (Lu et al. 2022b, Algorithm 2): multistep, of second order.
 
     It calls the denoiser once a step. h_last and x0_last belong to the step before. With
     r = h_last / h and d = x0 + (x0 - x0_last) / (2 r),
-    x_next = (sigma_next / sigma) x - expm1(-h) d. The first step is of first order.
+    x_next = (sigma_next / sigma) x - expm1(-h) d. In a step of first order d = x0.
+
+    Arguments:
+        lower_order_final: see `Multistep`. It changes nothing on a grid that ends at 0: the step
+            to 0 has order 1 always.
     """
 
+    lower_order_final: LowerOrderFinal = "below15"
+
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
-        x0_last, h_last = None, 0.0
-        for sigma, sigma_next in pairwise(grid.tolist()):
+        x0_last, h_last = x, math.inf  # not used: the first step has order 1
+        for sigma, sigma_next, order in self._ordered(grid, 2):
             x0 = d = denoise(x, sigma)
             h = _log_step(sigma, sigma_next)
-            if x0_last is not None and h < math.inf:
+            if order > 1:
                 d = x0 + (h / (2 * h_last)) * (x0 - x0_last)
             x = (sigma_next / sigma) * x - math.expm1(-h) * d
             x0_last, h_last = x0, h
@@ -43,37 +51,40 @@ class DPMpp2M(Sampler):
 
 
 @dataclass(frozen=True)
-class DPMpp3M(Sampler):
+class DPMpp3M(Multistep):
     """DPM-Solver++(3M) (Lu et al. 2022b, section 4.2): multistep through x0 at three levels.
 
-    It calls the denoiser once a step. The first step is of first order. The second step is that of
-    `DPMpp2M`.
+    It calls the denoiser once a step. A step of second order is that of `DPMpp2M`.
 
     Arguments:
         weights: "published" weights are those of the authors' code, of k-diffusion and of
             diffusers. Their quadratic term has half the weight that Taylor's theorem asks for.
             Tests therefore measure order 2, with a small constant. "taylor" has the full weight.
             Tests measure order 3.
+        lower_order_final: see `Multistep`.
     """
 
+    version: ClassVar[int] = 2  # 1 had no `lower_order_final`: it was "never"
     weights: Literal["published", "taylor"] = "published"
+    lower_order_final: LowerOrderFinal = "below15"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.weights not in ("published", "taylor"):
             raise ValueError(f"DPMpp3M: unknown weights {self.weights!r}; known: published, taylor")
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         past: deque[tuple[Tensor, float]] = deque(maxlen=2)  # (x0, h of its step), newest first
-        for sigma, sigma_next in pairwise(grid.tolist()):
+        for sigma, sigma_next, order in self._ordered(grid, 3):
             x0, h = denoise(x, sigma), _log_step(sigma, sigma_next)
             x = (sigma_next / sigma) * x - math.expm1(-h) * x0
-            if past and h < math.inf:
-                x = x + self._correction(x0, h, past)
+            if order > 1:
+                x = x + self._correction(x0, h, list(past)[: order - 1])
             past.appendleft((x0, h))
         return x
 
-    def _correction(self, x0: Tensor, h: float, past: deque[tuple[Tensor, float]]) -> Tensor:
-        """The terms of second and third order, from divided differences of x0."""
+    def _correction(self, x0: Tensor, h: float, past: Sequence[tuple[Tensor, float]]) -> Tensor:
+        """The terms above first order, from divided differences of x0. past: newest first."""
         x1, r1 = past[0][0], past[0][1] / h
         slope = (x0 - x1) / r1  # h dx0/dlambda
         if len(past) == 1:
@@ -112,23 +123,27 @@ class DPMpp2S(Sampler):
 
 
 @dataclass(frozen=True)
-class DPMpp2MSDE(Sampler):
+class DPMpp2MSDE(Multistep):
     """SDE-DPM-Solver++(2M) (Lu et al. 2022b, Eq. 18 and section 5): stochastic multistep.
 
     It calls the denoiser once a step. With d as in `DPMpp2M` and z standard normal,
     x_next = (sigma_next / sigma) e^-h x + (1 - e^-2h) d + sigma_next sqrt(1 - e^-2h) z.
+
+    Arguments:
+        lower_order_final: as of `DPMpp2M`.
     """
 
     stochastic: ClassVar[bool] = True
+    lower_order_final: LowerOrderFinal = "below15"
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
-        x0_last, h_last = None, 0.0
-        for sigma, sigma_next in pairwise(grid.tolist()):
+        x0_last, h_last = x, math.inf  # not used: the first step has order 1
+        for sigma, sigma_next, order in self._ordered(grid, 2):
             x0 = d = denoise(x, sigma)
             if sigma_next == 0:
                 return x0
             h = _log_step(sigma, sigma_next)
-            if x0_last is not None:
+            if order > 1:
                 d = x0 + (h / (2 * h_last)) * (x0 - x0_last)
             keep, spread = sigma_next / sigma * math.exp(-h), -math.expm1(-2 * h)
             x = keep * x + spread * d + sigma_next * math.sqrt(spread) * noise()

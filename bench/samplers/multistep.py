@@ -1,7 +1,7 @@
 """Adams-Bashforth methods for noise prediction: dx/dsigma = d with d = (x - x0) / sigma."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
+from bench.samplers.order import LowerOrderFinal, Multistep
 from bench.types import Denoiser, Noise, Sampler
 
 _UNIFORM = {
@@ -18,7 +19,8 @@ _UNIFORM = {
     3: (23 / 12, -16 / 12, 5 / 12),
     4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 }  # order -> weights of Adams-Bashforth on equal steps, newest first
-_Past = deque[tuple[float, Tensor]]  # (sigma, d), newest first
+_Past = Sequence[tuple[float, Tensor]]  # (sigma, d), newest first
+_Steps = Iterable[tuple[float, float, int]]  # (sigma, sigma_next, order)
 _Weigh = Callable[[list[float], float, float], list[float]]  # nodes, start, end -> weights
 
 
@@ -60,75 +62,82 @@ def _equal_steps(nodes: list[float], start: float, end: float) -> list[float]:
 
 def _combine(weights: list[float], past: _Past) -> Tensor:
     total = weights[0] * past[0][1]
-    for weight, (_, d) in zip(weights[1:], list(past)[1:], strict=True):
+    for weight, (_, d) in zip(weights[1:], past[1:], strict=True):
         total = total + weight * d
     return total
 
 
-def _walk(denoise: Denoiser, x: Tensor, grid: Tensor, order: int, weigh: _Weigh) -> Tensor:
-    """Adams-Bashforth: a step uses the last `order` slopes d. The first steps have fewer."""
-    past: _Past = deque(maxlen=order)
-    for sigma, sigma_next in pairwise(grid.tolist()):
+def _walk(denoise: Denoiser, x: Tensor, steps: _Steps, weigh: _Weigh) -> Tensor:
+    """Adams-Bashforth: a step of order k uses the last k slopes d."""
+    past: deque[tuple[float, Tensor]] = deque(maxlen=len(_UNIFORM))
+    for sigma, sigma_next, order in steps:
         x0 = denoise(x, sigma)
         if sigma_next == 0:
             return x0
         past.appendleft((sigma, (x - x0) / sigma))
-        x = x + _combine(weigh([node for node, _ in past], sigma, sigma_next), past)
+        used = list(past)[:order]
+        x = x + _combine(weigh([node for node, _ in used], sigma, sigma_next), used)
     return x
 
 
 @dataclass(frozen=True)
-class DEIS(Sampler):
+class DEIS(Multistep):
     """tAB-DEIS (Zhang and Chen 2023, Algorithm 1 with Eq. 15): exponential multistep integrator.
 
     It calls the denoiser once a step. A polynomial through d at the last `order` levels gives d
-    within the step. The step integrates that polynomial exactly. The first steps have fewer levels
-    and lower orders.
+    within the step. The step integrates that polynomial exactly.
 
     Arguments:
         order: number of levels, 1 to 4.
         variable: "logrho": polynomials in log sigma, as in diffusers. "rho": polynomials in sigma,
             which the paper calls rhoAB.
+        lower_order_final: see `Multistep`.
     """
 
+    version: ClassVar[int] = 2  # 1 had no `lower_order_final`: it was "never"
     order: int = 3
     variable: Literal["logrho", "rho"] = "logrho"
+    lower_order_final: LowerOrderFinal = "below15"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_order("DEIS", self.order)
         if self.variable not in ("logrho", "rho"):
             raise ValueError(f"DEIS: unknown variable {self.variable!r}; known: logrho, rho")
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         weigh = partial(_weights, log=self.variable == "logrho")
-        return _walk(denoise, x, grid, self.order, weigh)
+        return _walk(denoise, x, self._ordered(grid, self.order), weigh)
 
 
 @dataclass(frozen=True)
-class IPNDM(Sampler):
+class IPNDM(Multistep):
     """iPNDM (Zhang and Chen 2023, section 3; Liu et al. 2022): Adams-Bashforth multistep.
 
-    It calls the denoiser once a step. The first steps have lower orders. PNDM starts with
-    Runge-Kutta steps instead.
+    It calls the denoiser once a step. The first steps have lower orders, where PNDM has
+    Runge-Kutta steps.
 
     Arguments:
         order: number of slopes d that a step uses, 1 to 4.
         steps: "uniform": the weights of equal steps on every grid, as published. On uneven grids
             orders 3 and 4 converge with order 2. "variable": the weights of the actual grid
             (iPNDM_v). It is then the same method as `DEIS(variable="rho")`.
+        lower_order_final: see `Multistep`. No published code lowers the order of iPNDM.
     """
 
     order: int = 4
     steps: Literal["uniform", "variable"] = "uniform"
+    lower_order_final: LowerOrderFinal = "never"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_order("IPNDM", self.order)
         if self.steps not in ("uniform", "variable"):
             raise ValueError(f"IPNDM: unknown steps {self.steps!r}; known: uniform, variable")
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
         weigh = _equal_steps if self.steps == "uniform" else partial(_weights, log=False)
-        return _walk(denoise, x, grid, self.order, weigh)
+        return _walk(denoise, x, self._ordered(grid, self.order), weigh)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,8 @@ class PNDM(Sampler):
     """PNDM (Liu et al. 2022, Algorithm 2, "F-PNDM"): Runge-Kutta start, then Adams-Bashforth.
 
     The first three steps are pseudo Runge-Kutta steps, with four denoiser calls each. All later
-    steps are Adams-Bashforth of fourth order with the weights of equal steps, one call each.
+    steps are Adams-Bashforth of fourth order with the weights of equal steps, one call each. The
+    order does not fall at the end, except in the step to 0: no published code lowers it.
 
     In the sigma frame the paper's transfer function is x + (sigma_next - sigma) d. The midpoint of
     a Runge-Kutta step is the middle in sigma. The paper has the middle in timesteps, which a
@@ -155,7 +165,7 @@ class PNDM(Sampler):
         return steps + 3 * min(self.warmup, full)
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
-        past: _Past = deque(maxlen=4)
+        past: deque[tuple[float, Tensor]] = deque(maxlen=4)
 
         def slope(x: Tensor, sigma: float) -> Tensor:
             return (x - denoise(x, sigma)) / sigma
@@ -171,5 +181,5 @@ class PNDM(Sampler):
                 d4 = slope(x + h * d3, sigma_next)
                 x = x + h / 6 * (d + 2 * d2 + 2 * d3 + d4)
             else:
-                x = x + h * _combine(list(_UNIFORM[4]), past)
+                x = x + h * _combine(list(_UNIFORM[4]), list(past))
         return x

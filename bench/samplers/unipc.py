@@ -3,19 +3,19 @@
 import math
 from collections import deque
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
-from bench.types import Denoiser, Noise, Sampler
+from bench.samplers.order import LowerOrderFinal, Multistep
+from bench.types import Denoiser, Noise
 
 _Past = deque[tuple[float, Tensor]]  # (lambda, x0), newest first
 
 
 @dataclass(frozen=True)
-class UniPC(Sampler):
+class UniPC(Multistep):
     """UniPC-p (Zhao et al. 2023, Algorithms 1 and 2): multistep predictor-corrector.
 
     It works on data prediction and calls the denoiser once a step. The predictor UniP-p gives the
@@ -23,37 +23,37 @@ class UniPC(Sampler):
     result to correct the state. The next UniP-p uses the same result again, so the corrector needs
     no call. The corrector raises the order of convergence to p + 1.
 
-    The order starts at 1 and grows to p. On a grid that ends at 0 it falls again in the last steps,
-    as in the authors' code.
-
     Arguments:
         order: p, 1 to 3.
         variant: the function B(h). "bh1" is h and "bh2" is e^h - 1, in the paper's sign of h.
+        lower_order_final: see `Multistep`. The authors' code, diffusers and diff-sampler lower the
+            order of UniPC in runs of every length.
     """
 
     order: int = 2
     variant: Literal["bh1", "bh2"] = "bh2"
+    lower_order_final: LowerOrderFinal = "always"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.order not in (1, 2, 3):
             raise ValueError(f"UniPC needs an order of 1, 2 or 3, not {self.order}")
         if self.variant not in ("bh1", "bh2"):
             raise ValueError(f"UniPC: unknown variant {self.variant!r}; known: bh1, bh2")
 
     def __call__(self, denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Tensor:
-        sigmas = grid.tolist()
-        steps, to_zero = len(sigmas) - 1, sigmas[-1] == 0
         past: _Past = deque(maxlen=self.order)
-        before, order = x, 0  # the corrected state at the level before, and the order used there
-        for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        # sigma, order and the corrected state of the step before
+        sigma_last, order_last, x_last = math.inf, 0, x
+        for sigma, sigma_next, order in self._ordered(grid, self.order):
             x0 = denoise(x, sigma)
-            if i > 0:
-                x = self._step(before, sigmas[i - 1], sigma, past, order, x0)
+            if past:
+                x = self._step(x_last, sigma_last, sigma, past, order_last, x0)
             past.appendleft((-math.log(sigma), x0))
             if sigma_next == 0:
                 return x0
-            order = min(self.order, i + 1, steps - i if to_zero else self.order)
-            before, x = x, self._step(x, sigma, sigma_next, past, order, None)
+            sigma_last, order_last, x_last = sigma, order, x
+            x = self._step(x, sigma, sigma_next, past, order, None)
         return x
 
     def _step(

@@ -25,9 +25,12 @@ class CheapestPath(Schedule):
 
     Arguments:
         costs: measured costs of single steps between levels.
+        coefficient: g, at least 0. None: the costs' own, which GITS sets to 1.15. Its paper tries
+            0.8 to 1.2.
     """
 
     costs: Costs
+    coefficient: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.costs, Costs):
@@ -35,9 +38,12 @@ class CheapestPath(Schedule):
                 f"CheapestPath needs measured Costs, not {self.costs!r}; measure them with: "
                 "crs-bench measure MODEL --measure GITS"
             )
+        if self.coefficient is not None and not 0 <= self.coefficient < math.inf:
+            raise ValueError(f"CheapestPath needs a coefficient >= 0, not {self.coefficient}")
 
     def __repr__(self) -> str:
-        return f"CheapestPath({self.costs!r})"
+        given = "" if self.coefficient is None else f", coefficient={self.coefficient:g}"
+        return f"CheapestPath({self.costs!r}{given})"
 
     @property
     def measured(self) -> tuple[Costs]:
@@ -72,9 +78,10 @@ class CheapestPath(Schedule):
         n = len(self.costs.sigma)
         cost = np.where(np.triu(np.ones((n, n), bool), 1), self.costs.cost.numpy(), np.inf)
         value = cost[:, -1]  # V_1
+        g = self.costs.coefficient if self.coefficient is None else self.coefficient
         choices = []
         for _ in range(intervals - 1):
-            whole = cost + self.costs.coefficient * value[None, :]
+            whole = cost + g * value[None, :]
             choices.append(whole.argmin(1))  # of equal costs the first
             value = whole.min(1)
         path = [0]

@@ -64,9 +64,12 @@ def grid_of(cell: Cell, process: NoiseProcess) -> Tensor:
 
 @dataclass(frozen=True)
 class Tuned(Described):
-    """A schedule that is chosen among `tries`, for each sampler, on seeds that no table scores.
+    """A schedule that is chosen among `tries`, for each sampler and each range of NFEs.
 
-    The winner has the lowest geometric mean of the Frechet distance over the tuning NFEs.
+    It is chosen on seeds that no table scores. The winner has the lowest geometric mean of the
+    Frechet distance over the tuning NFEs of the range (`Experiment.ranges`).
+
+    tries: if they are values of one parameter, in its order.
     """
 
     tries: tuple[Schedule, ...]
@@ -74,6 +77,20 @@ class Tuned(Described):
     def __post_init__(self) -> None:
         if not self.tries or not all(isinstance(one, Schedule) for one in self.tries):
             raise ValueError(f"Tuned needs a tuple of schedules to choose from, not {self.tries!r}")
+
+    def at_edge(self, winner: Schedule) -> bool:
+        """Whether the winner is the first or the last value that was tried of one parameter.
+
+        A value beyond it might then be better. False if the tries do not differ in numbers alone.
+        """
+        if len({type(one) for one in self.tries}) > 1:
+            return False
+        fields = [one.spec()["fields"] for one in self.tries]
+        differing = {name for each in fields for name in each
+                     if any(each.get(name) != other.get(name) for other in fields)}  # fmt: skip
+        values = [vars(one)[name] for one in self.tries for name in differing]
+        numbers = all(isinstance(value, int | float) for value in values)
+        return numbers and winner in (self.tries[0], self.tries[-1])
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,8 @@ class Scoring:
     bank: single features that metrics read, of either set, at most.
     dtype: of the network while it samples.
     batch: images at once; results do not depend on it.
-    shard: seeds that are made and kept together; a stopped run loses one shard at most.
+    shard: seeds that are made and kept together; a stopped run loses the one that it makes, and
+        one that it is writing.
     keep: whose features stay on disk when they have their scores: of all cells, of scored cells
         (not those of tuning), or of none. New metrics of kept cells need no sampling.
     converged: None: no distance to the model's own converged samples.
@@ -139,6 +157,8 @@ class Scoring:
 class Block:
     """Seeds that are scored at some NFEs. Blocks share no seed, with tuning neither.
 
+    Blocks of one name and the same seeds are one block, which has other NFEs for other lines.
+
     lines: the lines that are run on it; () stands for all.
     """
 
@@ -154,6 +174,8 @@ class Experiment:
 
     model: what `bench.load` takes: a name, a path, or `module:name` of a model in Python.
     lines: name in tables -> a schedule, several to choose from, or one on another model.
+    ranges: (first, last) NFE of each range that tuned lines are chosen for separately; (): one
+        range of all NFEs.
     guidance: the scale of classifier-free guidance of every cell, for class-conditional models.
     published: the data set of `published.csv` whose numbers stand beside ours.
     """
@@ -165,6 +187,7 @@ class Experiment:
     samplers: tuple[Sampler, ...]
     blocks: tuple[Block, ...]
     tuning: Block | None = None
+    ranges: tuple[tuple[int, int], ...] = ()
     scoring: Scoring = field(default_factory=Scoring)
     note: str = ""
     guidance: float | None = None
@@ -182,15 +205,36 @@ class Experiment:
             if not isinstance(sampler, Sampler):
                 raise ValueError(f"experiment {self.name}: {sampler!r} is no sampler: derive its "
                                  "class from bench.Sampler")  # fmt: skip
-        blocks = [*self.blocks, *([self.tuning] if self.tuning else [])]
-        spans = sorted((b.seeds.start, b.seeds.stop) for b in blocks)
+        named = {(one.name, one.seeds.start, one.seeds.stop) for one in self.blocks}
+        spans = [(start, stop) for _, start, stop in named]
+        if self.tuning:
+            spans.append((self.tuning.seeds.start, self.tuning.seeds.stop))
+        spans.sort()
         if any(stop > start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False)):
             raise ValueError(f"experiment {self.name}: seed blocks overlap: {spans}")
-        strangers = {line for block in blocks for line in block.lines} - self.lines.keys()
+        strangers = {line for block in self.blocks for line in block.lines} - self.lines.keys()
         if strangers:
             raise ValueError(f"experiment {self.name}: blocks name no lines: {sorted(strangers)}")
         if self.tuning is None and any(self.tries(line) for line in self.lines):
             raise ValueError(f"experiment {self.name} has tuned lines but no tuning block")
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        """ValueError where an NFE is in no range or in two, or a range is tuned at no NFE."""
+        tuned = self.tuning.nfes if self.tuning else ()
+        for nfe in sorted({*tuned, *(nfe for block in self.blocks for nfe in block.nfes)}):
+            if self.ranges and sum(low <= nfe <= high for low, high in self.ranges) != 1:
+                raise ValueError(f"experiment {self.name}: NFE {nfe} must be in one of the ranges "
+                                 f"{self.ranges}")  # fmt: skip
+        for low, high in self.ranges if self.tuning else ():
+            if not any(low <= nfe <= high for nfe in tuned):
+                raise ValueError(f"experiment {self.name}: no tuning NFE is in {low} to {high}")
+
+    def range_of(self, nfe: int) -> tuple[int, int]:
+        """The range of NFEs that a number of evaluations is tuned in."""
+        everything = [one for block in self.blocks for one in block.nfes]
+        ranges = self.ranges or ((min(everything), max(everything)),)
+        return next((one for one in ranges if one[0] <= nfe <= one[1]), ranges[0])
 
     def on(self, line: str) -> On:
         """The model and schedule of a line."""
