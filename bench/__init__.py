@@ -30,6 +30,7 @@ rooms:
     rescore      further metrics from the features on disk
     store        keys, records and plans on disk
     report       records -> tables and figures
+    page         records of all experiments -> one HTML file
     training     trains a denoiser under any schedule
     studies      compares training laws over training seeds
     benchmarks   what the bench itself costs
@@ -50,6 +51,7 @@ _ROOMS = (
 _ALIASES = {"rates": "measures", "costs": "measures"}  # earlier names of a room
 _NAMES = {
     "load": "bench.checkpoints",
+    "wrap": "bench.checkpoints",
     "sample": "bench.generate",
     "score": "bench.judge",
     **dict.fromkeys(

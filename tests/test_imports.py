@@ -16,7 +16,7 @@ ROOMS = {
     "types", "process", "schedules", "measures", "samplers", "checkpoints", "data", "generate",
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
     "cli", "__main__", "fetch", "judge", "curves", "benchmarks", "zoo", "plan",
-    "records", "shards", "engines", "machine", "rescore", "studies", "progress", "price",
+    "records", "shards", "engines", "machine", "rescore", "studies", "progress", "price", "page",
 }  # fmt: skip
 
 # room -> the rooms that it may import
@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "names": {"types"},
     "fetch": {"store"},
     "report": {"store"},
+    "page": {"store", "report"},
     "schedules": {"types", "process", "noise", "curves", "store"},
     "samplers": {"types", "process", "noise"},
     "metrics": {"types", "process", "noise"},
@@ -153,7 +154,7 @@ def test_report_imports_no_torch() -> None:
     torch_based = {"torch", "torchvision", "torch_fidelity", "cleanfid", "timm", "diffusers"}
     wrong = [
         f"{where(path, line)} {name}"
-        for room in ("report", "store")
+        for room in ("report", "store", "page")
         for path in PRESENT.get(room, [])
         for line, name in imports(path)
         if name.split(".")[0] in torch_based or name == "safetensors.torch"

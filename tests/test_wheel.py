@@ -119,12 +119,32 @@ def test_the_wheel_carries_models_references_and_published_numbers(wheel: Path) 
     assert {name for name in held if name.endswith(".py")} == source
 
 
+def test_the_metadata_lead_to_paper_and_citation(wheel: Path) -> None:
+    held = contents(wheel)
+    info = f"crs_bench-{stated()['version']}.dist-info"
+    text = held[f"{info}/METADATA"].decode()
+    for line in ("Project-URL: Paper, https://arxiv.org/abs/2411.12188",
+                 "Author: The crs-bench authors", "## Licence and citation"):  # fmt: skip
+        assert line in text.splitlines(), line
+    assert text.count("\nClassifier: ") == 10
+    licences = held[f"{info}/licenses/bench/page/assets/vendor/LICENSES.txt"].decode()
+    for name in ("d3 7", "Observable Plot", "Tabulator", "isoformat", "interval-tree-1d"):
+        assert name in licences
+    cited = held["bench/docs/CITATION.cff"]
+    assert cited == (ROOT / "CITATION.cff").read_bytes()
+    page = held["bench/docs/citation.md"].decode()
+    version = f"version: {stated()['version']}"
+    assert version in cited.decode().splitlines()
+    assert f"version = {{{stated()['version']}}}" in page and "eprint        = {2411.12188}" in page
+
+
 def test_the_wheel_carries_nothing_else(wheel: Path) -> None:
     held = contents(wheel)
     info = f"crs_bench-{stated()['version']}.dist-info"
     assert {name.split("/")[0] for name in held} == {"bench", info}
     kinds = {Path(name).suffix for name in held if name.startswith("bench/")}
-    assert kinds == {".py", ".npz", ".json", ".safetensors", ".csv", ".md", ".cff"}
+    page = {".html", ".css", ".js", ".txt"}
+    assert kinds == {".py", ".npz", ".json", ".safetensors", ".csv", ".md", ".cff", *page}
     assert not [name for name in held if "/." in name or "__pycache__" in name]
 
 

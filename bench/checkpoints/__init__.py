@@ -7,10 +7,14 @@ from bench.checkpoints.model import (
     Checkpoint,
     codec_for,
     compiled,
+    find_card,
+    identity,
     load,
     load_codec,
     open_network,
+    placed,
     save,
+    wrap,
 )
 from bench.checkpoints.pipelines import read_card
 from bench.checkpoints.places import Models, models_of
@@ -18,6 +22,7 @@ from bench.checkpoints.unet2d import network
 
 __all__ = [
     "Card", "Checkpoint", "Family", "Forward", "Models", "Output", "Shape", "codec_for", "compiled",
-    "find_family", "for_sampling", "forward", "load", "load_codec", "models_of", "network",
-    "open_network", "process_card", "read_card", "read_codec", "save", "write_card",
+    "find_card", "find_family", "for_sampling", "forward", "identity", "load", "load_codec",
+    "models_of", "network", "open_network", "placed", "process_card", "read_card", "read_codec",
+    "save", "wrap", "write_card",
 ]  # fmt: skip

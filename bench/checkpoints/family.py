@@ -18,7 +18,12 @@ from bench.process import Process
 
 Shape = tuple[int, int, int]
 
-_ALWAYS_HERE = ("unet2d", "dit2d", "oracle")  # modules of this room; all others are of bench.zoo
+_ALWAYS_HERE = (
+    "unet2d",
+    "dit2d",
+    "oracle",
+    "wrapped",
+)  # modules of this room; all others are of bench.zoo
 
 
 @dataclass(frozen=True)

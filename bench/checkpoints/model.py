@@ -1,5 +1,6 @@
 """The loader: a model folder becomes a `Model` with one denoiser, whatever its network predicts."""
 
+import copy
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,9 +14,16 @@ from bench import process as processes
 from bench.checkpoints.card import Card, CodecCard, complaint, read_codec, write_card
 from bench.checkpoints.codecs import Codec, Latents, Pixels, autoencoder, in_chunks
 from bench.checkpoints.family import Shape, find_family, for_sampling
-from bench.checkpoints.pipelines import read_card
-from bench.checkpoints.places import Models, models_of
+from bench.checkpoints.pipelines import bare, read_card
+from bench.checkpoints.places import Models, is_object, models_of
 from bench.checkpoints.weights import WEIGHTS, read_strict, write_half
+from bench.checkpoints.wrapped import (
+    Adapter,
+    check_gives,
+    found_object,
+    process_card,
+    wrapped_card,
+)
 from bench.process import VE, Process
 from bench.store import digest
 from bench.types import Denoiser, Model, VarianceDenoiser
@@ -168,7 +176,8 @@ def load(
     """Open a model for sampling. Weights are safetensors and are read strictly.
 
     Arguments:
-        name: a name in `models`, a path to a model folder or a diffusers pipeline, or a hub id.
+        name: a name in `models`, a path to a model folder or a diffusers pipeline, a hub id, or
+            `module:name` of a model that `wrap` made (or of a function that returns one).
         device: a name that torch knows.
         dtype: float32, float16 or bfloat16.
         models: the folder that holds one folder a model.
@@ -180,8 +189,14 @@ def load(
     """
     if dtype not in ("float32", "float16", "bfloat16"):
         raise ValueError(f"unknown dtype {dtype!r}; known: float32, float16, bfloat16")
+    if is_object(name):
+        return placed(found_object(str(name)), device, dtype)
     home = models_of(models).folder(name)
-    card = read_card(home)
+    return _opened(home, read_card(home), device, dtype)
+
+
+def _opened(home: Path, card: Card, device: str, dtype: str) -> Checkpoint:
+    """The model of a folder."""
     net, shape = open_network(home, card)
     kind = getattr(torch, dtype)
     codec = (
@@ -194,9 +209,80 @@ def load(
     if isinstance(codec, Latents):
         _check_cast(f"the codec of {card.name}", codec.net, dtype)
     return Checkpoint(
-        card.name, digest(_identity(card)), card.process.build(), shape, device, card,
+        card.name, identity(card), card.process.build(), shape, device, card,
         for_sampling(net, device), kind, codec,
     )  # fmt: skip
+
+
+def wrap(
+    net: nn.Module | str | Path,
+    *,
+    process: Process,
+    prediction: processes.Prediction,
+    shape: Shape | None = None,
+    name: str = "",
+    classes: int = 0,
+    null_class: bool = False,
+    clip: bool = True,
+    version: int = 1,
+) -> Checkpoint:
+    """Make a model of a PyTorch network of your own, for images of -1 to 1.
+
+    The network is called as net(x, timestep), or net(x, timestep, labels) if it has classes. x is
+    float [n, c, h, w]: the noisy image, as the process scales it. timestep is float32 [n]: the
+    process's own, 0 to 999 for VP, ln(sigma) / 4 for VE. It gives a tensor like x, a tuple that
+    begins with one, or an output of diffusers.
+
+    The digest that records keep holds the weights, the class's name and `version`, but not the
+    code.
+
+    Arguments:
+        net: the network; or a folder of diffusers that holds a network without a scheduler.
+        process: `bench.process.VP` or `VE`, as it was trained.
+        prediction: eps, v, x0 or edm.
+        shape: channels, height and width. Of a folder its config says them.
+        name: what tables call it; default: the name of the class, or of the folder.
+        classes: number of classes; 0: unconditional.
+        null_class: class number `classes` means no class.
+        clip: clip E[x0|x] to -1 to 1.
+        version: raise it when the code of the network computes something else.
+    Returns:
+        The model on the CPU, in float32. A run copies it to its own device and dtype.
+    Raises:
+        ValueError: an argument that does not fit, or a network that cannot be called so.
+    """
+    if isinstance(net, str | Path):
+        home = Path(net)
+        card = bare(home, process_card(process), prediction, clip)
+        return _opened(home, card.model_copy(update={"name": name or card.name}), "cpu", "float32")
+    if shape is None:
+        raise ValueError("wrap needs shape=(channels, height, width) of one image")
+    card = wrapped_card(
+        net, process=process, prediction=prediction, shape=shape, name=name, classes=classes,
+        null_class=null_class, clip=clip, version=version,
+    )  # fmt: skip
+    own = for_sampling(Adapter(copy.deepcopy(net)).float(), "cpu")
+    check_gives(own, card, shape)
+    return Checkpoint(
+        card.name, identity(card), process, shape, "cpu", card, own, torch.float32, Pixels(shape)
+    )
+
+
+def placed(model: Model, device: str, dtype: str) -> Checkpoint:
+    """A copy of a model in Python, on a device and in a dtype.
+
+    Raises:
+        ValueError: no model that `wrap` made, or weights that do not fit the dtype.
+    """
+    if not isinstance(model, Checkpoint) or isinstance(model.codec, Latents):
+        raise ValueError(f"{model.name} is no model of bench.wrap, so it cannot be copied to "
+                         f"{device} in {dtype}; wrap it, or give a model folder")  # fmt: skip
+    kind = getattr(torch, dtype)
+    if (model.device, model.dtype) == (device, kind):
+        return model
+    net = find_family(model.card.family).cast(copy.deepcopy(model.net), kind)
+    _check_cast(model.name, net, dtype)
+    return replace(model, net=for_sampling(net, device), device=device, dtype=kind)
 
 
 def _check_cast(name: str, net: nn.Module, dtype: str) -> None:
@@ -205,6 +291,13 @@ def _check_cast(name: str, net: nn.Module, dtype: str) -> None:
         if value.dtype in (torch.float16, torch.bfloat16) and not torch.isfinite(value).all():
             raise ValueError(f"{name}: {key} does not fit {dtype}: it becomes infinite; use "
                              "--dtype bfloat16 or float32")  # fmt: skip
+
+
+def find_card(name: str | Path, models: Models) -> Card:
+    """The card of a model by any name that `load` takes. The weights are not read."""
+    if is_object(name):
+        return placed(found_object(str(name)), "cpu", "float32").card
+    return read_card(models.folder(name))
 
 
 def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
@@ -236,8 +329,8 @@ def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
     return net, shape
 
 
-def _identity(card: Card) -> dict[str, Any]:
-    """The parts of a card that decide the model's images. The digest is made from them."""
+def identity(card: Card) -> str:
+    """The digest of a model: of the parts of its card that decide the model's images."""
     what = {"weights": card.weights_sha256, "network": card.network, "clip": card.clip}
     what |= {"process": card.process.model_dump(exclude_none=True), "prediction": card.prediction}
     if card.learned_variance:
@@ -248,7 +341,7 @@ def _identity(card: Card) -> dict[str, Any]:
         what |= {"quantiser": card.quantiser}
     if card.codec:
         what |= {"codec": card.codec.model_dump(exclude={"file", "training"})}
-    return what
+    return digest(what)
 
 
 def load_codec(home: Path, card: CodecCard, device: str, dtype: torch.dtype) -> Latents:

@@ -20,8 +20,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.checkpoints import card as cards
-from bench.checkpoints.card import Card, CodecCard, Data, VPCard, complaint
+from bench.checkpoints.card import Card, CodecCard, Data, VECard, VPCard, complaint
 from bench.checkpoints.files import content_of, read_json
 from bench.checkpoints.weights import one_digest
 
@@ -168,6 +170,27 @@ def drafted(home: Path) -> Card:
         "licence": "unknown", "weights_sha256": "",
         "training": {"pipeline": kind, "diffusers": config.get("_diffusers_version")},
     } | network)  # fmt: skip
+
+
+def bare(home: Path, process: VPCard | VECard, prediction: str, clip: bool) -> Card:
+    """Make the card of a folder that holds a network of diffusers and no scheduler.
+
+    Arguments:
+        home: a folder with config.json and the weights, as `save_pretrained` writes.
+        process, prediction, clip: what a scheduler would say.
+    Raises:
+        ValueError: no such folder, or the network is not supported.
+    """
+    network = _network(home, _config(home / "config.json"))
+    file = _weights(home, ".")
+    try:
+        return Card.model_validate({
+            "name": _name(home), "file": file, "process": process, "prediction": prediction,
+            "clip": clip, "data": _NO_DATA, "licence": "unknown", "training": {},
+            "weights_sha256": weights_sha256(home, file),
+        } | network)  # fmt: skip
+    except ValidationError as error:
+        raise ValueError(f"{home}: {complaint(error)}") from error
 
 
 def _weights(home: Path, part: str) -> str:

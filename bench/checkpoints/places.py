@@ -1,6 +1,7 @@
 """Where models lie: --models, ./models, the user's data folder, then the shipped models."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,16 @@ def data_folder() -> Path:
 def _is_inside(home: Path) -> bool:
     """Whether a folder lies in the package, where nothing is written."""
     return home.resolve().is_relative_to(_PACKAGE)
+
+
+def is_object(name: str | Path) -> bool:
+    """Whether a name has the form module:name, and is no path that exists."""
+    return bool(re.fullmatch(r"[^:]+:[A-Za-z_]\w*", str(name))) and not Path(name).exists()
+
+
+def _folder_name(name: str | Path) -> str:
+    """`mylab:model` -> `mylab.model`, the folder of its measurements."""
+    return re.sub(r"[^\w.-]", ".", str(name))
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ class Models:
         Raises:
             ValueError: none of these. The message has the nearest known name.
         """
+        if is_object(name):
+            raise ValueError(f"{name} is a model in Python, so it has no folder")
         for path in (Path(name), *(place / name for place in self.places)):
             if (path / "card.json").is_file() or is_pipeline(path):
                 return path
@@ -80,6 +93,8 @@ class Models:
         The model's own folder is the first. That of a model in the package is the last, because
         new measurements of it lie elsewhere (`writable`).
         """
+        if is_object(name):
+            return [place / _folder_name(name) for place in (self.target, *self.places)]
         home = self.folder(name)
         if _is_inside(home):
             return [place / home.name for place in self.places]
@@ -89,8 +104,10 @@ class Models:
         """The folder for new measurements of a model.
 
         It is the model's own. Of a model in the package it is the folder of the same name in the
-        user's data folder.
+        user's data folder. Of `module:name` it is `module.name` among new models.
         """
+        if is_object(name):
+            return self.target / _folder_name(name)
         home = self.folder(name)
         return data_folder() / "models" / home.name if _is_inside(home) else home
 

@@ -15,8 +15,8 @@ REFERENCE = "reference"
 _TITLE = "The public classes and functions, from their docstrings."
 _ORDER = (
     "concepts", "own-model", "own-schedule", "own-sampler", "own-measure", "own-metric", "own-data",
-    "published-checkpoints", "scoring", "protocol", "results", "cost", "cluster",
-    "damage", "changelog",
+    "published-checkpoints", "scoring", "protocol", "results", "page", "cost", "cluster",
+    "damage", "changelog", "citation",
 )  # fmt: skip
 _ROOMS = ("schedules", "samplers", "measures", "metrics", "features", "checkpoints", "training")
 

@@ -1,7 +1,9 @@
-"""The verbs of experiments: run, compare, rescore, report and pack."""
+"""The verbs of experiments: run, compare, rescore, report, page and pack."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from bench.cli.options import (
     Results,
     Seeds,
     app,
+    check_output,
     device_of,
     forms_of,
     homes_of,
@@ -268,6 +271,45 @@ def report_(
         made = report(_folder_of(experiment, results))
     for path in made:
         typer.echo(path)
+
+
+@app.command("page")
+def page_(
+    results: Results = Path("results"),
+    out: Annotated[
+        Path | None, typer.Option(help="the HTML file; default: page.html in --results")
+    ] = None,
+    models: Models = None,
+) -> None:
+    """Write one HTML file that shows all experiments. It works offline, from disk.
+
+    The page reads space and training law of a model from its folder, if the folder is there.
+    """
+    from bench import checkpoints, page
+
+    path = check_output(out or results / "page.html")
+    _, left_out = page.write(results, path, _about(checkpoints.models_of(models)))
+    typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    if left_out:
+        typer.echo(f"{left_out} sample strips are left out: they do not fit in "
+                   f"{page.MOST_STRIPS / 1e6:.0f} MB", err=True)  # fmt: skip
+
+
+def _about(models: Any) -> Callable[[str, str], dict[str, str]]:
+    """A function of a model's name and digest: its space, and the law of its training."""
+    from bench import checkpoints, page
+
+    @lru_cache
+    def about(name: str, digest: str) -> dict[str, str]:
+        if name not in models.names():
+            return page.UNKNOWN
+        card = checkpoints.read_card(models.folder(name))
+        if checkpoints.identity(card) != digest:  # another model of the same name
+            return page.UNKNOWN
+        law = str(card.training.get("law", "not stated"))
+        return {"space": "latent" if card.codec else "pixel", "law": law}
+
+    return about
 
 
 def _folder_of(experiment: str, results: Path) -> Path:

@@ -321,28 +321,40 @@ def schedule_(
     ],
     nfe: Annotated[int, typer.Option(help="number of steps")] = 10,
     json: JSON = False,
+    format: Annotated[
+        str, typer.Option(help="print levels as diffusers, k-diffusion or comfyui takes them")
+    ] = "",
     rates_of: RatesOf = "",
     models: Models = None,
 ) -> None:
-    """Print the grid of a schedule: sigma, alpha, lambda and the model's timestep."""
+    """Print the grid of a schedule: sigma, alpha, lambda and the model's timestep.
+
+    With --format, print the levels for another program.
+    """
     import torch
 
-    from bench import checkpoints
+    from bench import checkpoints, schedules
     from bench.process import alpha
 
+    if json and format:
+        raise ValueError("--json and --format exclude each other; leave one out")
     where = checkpoints.models_of(models)
-    card = checkpoints.read_card(where.folder(model))
-    process = card.process.build()
+    process = checkpoints.find_card(model, where).process.build()
     grid = schedule_of(schedule, homes_of(where, rates_of, model))(nfe, process)
+    if format:
+        levels, note = schedules.export(format, grid, process)
+        typer.echo(levels)
+        typer.echo(note, err=True)
+        return
     columns = {
         "sigma": grid, "alpha": alpha(grid), "lambda": -torch.log(grid),
         "timestep": process.timestep(grid.clamp(min=process.sigma_min)),
     }  # fmt: skip
     if json:
-        levels = {
+        listed = {
             k: [v if v < float("inf") else None for v in c.tolist()] for k, c in columns.items()
         }
-        print_json({"model": model, "schedule": schedule, **levels})
+        print_json({"model": model, "schedule": schedule, **listed})
         return
     typer.echo("  ".join(f"{name:>12}" for name in columns))
     for row in zip(*(column.tolist() for column in columns.values()), strict=True):

@@ -16,7 +16,9 @@ Results = Annotated[
 Models = Annotated[
     Path | None, typer.Option(help="folder of models, with one folder for each model")
 ]
-ModelName = Annotated[str, typer.Argument(help="name in --models, path, or Hugging Face id")]
+ModelName = Annotated[
+    str, typer.Argument(help="name in --models, path, Hugging Face id, or module:name of your own")
+]
 Seeds = Annotated[str, typer.Option(help="one seed (7), or first-last (0-9999)")]
 JSON = Annotated[bool, typer.Option("--json", help="print JSON")]
 Data = Annotated[

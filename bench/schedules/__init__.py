@@ -27,6 +27,7 @@ from bench.schedules.closed import (
     TimeUniform,
 )
 from bench.schedules.constant_rate import ConstantRate, Coordinate
+from bench.schedules.export import export
 from bench.schedules.given import AlignYourSteps, Between, Levels, Snapped, load
 from bench.schedules.optimised import DMNonUniform
 
@@ -53,5 +54,6 @@ __all__ = [
     "Sigmoid",
     "Snapped",
     "TimeUniform",
+    "export",
     "load",
 ]

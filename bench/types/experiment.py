@@ -173,6 +173,7 @@ class Block:
 class Experiment:
     """A named list of choices: every line, sampler, block and NFE of the block is a cell.
 
+    model: what `bench.load` takes: a name, a path, or `module:name` of a model in Python.
     lines: name in tables -> a schedule, several to choose from, or one on another model.
     baselines: the lines that all others are compared with. None: lines on the experiment's own
         model that use no measured rate. A method of others that uses a rate must be named here.
@@ -198,6 +199,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for line in self.lines:
+            if not isinstance(model := self.on(line).model, str):
+                raise ValueError(f"experiment {self.name}: model must be a name, not a "
+                                 f"{type(model).__name__}; write module:name")  # fmt: skip
             if not isinstance(found := self.on(line).schedule, Schedule | Tuned):
                 raise ValueError(f"experiment {self.name}: line {line!r} is {found!r}, which is no "
                                  "schedule: derive its class from bench.Schedule")  # fmt: skip
