@@ -22,6 +22,8 @@ from bench.samplers import DDIM
 from bench.schedules import ConstantRate, Karras, Native
 from bench.types import Block, Cell, Converged, Experiment, Rate, Scoring, Tuned
 
+pytestmark = pytest.mark.xdist_group("run")  # of `whole`
+
 
 @pytest.fixture(scope="session")
 def models(tiny_models: Path) -> Path:
