@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -57,22 +58,24 @@ def spread() -> Iterator[None]:
     """While it holds, `side_by_side` uses all cores of the CPU, and every other call has one core.
 
     Operations of small networks are short. Cores that share one operation mostly wait for each
-    other. No result depends on the number of cores.
+    other. No image depends on the number of cores.
     """
     global _cores
+    _keep_memory()
     threads = torch.get_num_threads()
     if _cores or threads == 1:
         yield
         return
-    _keep_memory()
-    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        torch.set_num_threads(1)
-        _cores = _Cores(threads, pool)
-        try:
+    torch.set_num_threads(1)  # of the calling thread, and of threads that start later
+    try:
+        # each thread sets it again: a first call may come before torch has read it
+        workers = ThreadPoolExecutor(threads, "core", torch.set_num_threads, (1,))
+        with threadpool_limits(1), workers as pool:
+            _cores = _Cores(threads, pool)
             yield
-        finally:
-            _cores = None
-            torch.set_num_threads(threads)
+    finally:
+        _cores = None
+        torch.set_num_threads(threads)
 
 
 def side_by_side(call: Callable[..., Any], parts: Iterable[Any]) -> list[Any]:
@@ -91,13 +94,16 @@ def side_by_side(call: Callable[..., Any], parts: Iterable[Any]) -> list[Any]:
     return list(_cores.pool.map(alike, parts))
 
 
+@cache
 def _keep_memory() -> None:
     """Tell glibc to keep freed memory for the next tensor, rather than give it to the system.
+
+    This holds until the process ends.
 
     Pages that come back from the system are filled with zeros, which takes 10 % of the time.
     """
     if platform.libc_ver()[0] == "glibc":
-        for option, value in ((-1, 1 << 30), (-2, 1 << 26), (-3, 1 << 25)):
-            ctypes.CDLL(None).mallopt(
-                option, value
-            )  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        mallopt(-2, 1 << 26)  # M_TOP_PAD
+        mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD
