@@ -7,7 +7,6 @@ laws. Zeros are raised to a floor. Levels where v is infinite are left out. Smoo
 import math
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from bench.types import Rate
 
@@ -26,6 +25,8 @@ def log_rate(rate: Rate, log_sigma: np.ndarray, floor: float, smooth: float) -> 
     Raises:
         ValueError: the rate is zero everywhere.
     """
+    from scipy.interpolate import PchipInterpolator  # a second to import
+
     level, v = np.log(rate.sigma.numpy()), rate.v.numpy()
     finite = np.isfinite(v)
     if not (v > 0).any():

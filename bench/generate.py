@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.machine import spread
 from bench.noise import normal
 from bench.types import (
     Cell,
@@ -174,7 +175,7 @@ def images(
         padded = torch.cat([wanted, everything[: batch - len(wanted)]]).to(model.device)
         denoise = counted(_denoiser(model, padded, guidance))
         noise = _noise(padded, model.shape)
-        with torch.inference_mode():
+        with torch.inference_mode(), spread():
             x = sampler(denoise, float(grid[0]) * noise(), grid, noise)
         if denoise.calls != (evals := sampler.evals(grid)):
             raise RuntimeError(f"{sampler!r} made {denoise.calls} calls, but its evals(grid) is "

@@ -276,4 +276,4 @@ def _make(kind: type, positional: list[Any], named: dict[str, Any]) -> Any:
 
 
 def _type_name(hint: Any) -> str:
-    return str(getattr(hint, "__name__", hint))
+    return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -299,7 +299,7 @@ def test_statistics_in_clean_fids_own_folder_are_references(
         device=cpu, verbose=False,
     )  # fmt: skip
     mu, sigma = fid.get_reference_statistics("toy", "na", split="custom")
-    want = fid.frechet_distance(theirs.mean(0), np.cov(theirs, rowvar=False), mu, sigma)
+    want = metrics.frechet_distance(theirs.mean(0), np.cov(theirs, rowvar=False), mu, sigma)
     assert found == pytest.approx(want, rel=1e-4)
     with pytest.raises(ValueError, match="has statistics for clean, not effnet-lite0"):
         features.load_reference(name, features.EffNetLite0())

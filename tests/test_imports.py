@@ -36,13 +36,13 @@ ALLOWED: dict[str, set[str]] = {
     "schedules": {"types", "process", "noise", "curves", "store"},
     "samplers": {"types", "process", "noise"},
     "metrics": {"types", "process", "noise"},
-    "features": {"types", "process", "data", "store"},
+    "features": {"types", "process", "data", "machine", "store"},
     "measures": {
         "types", "curves", "features", "metrics", "noise", "samplers", "schedules", "store",
     },
-    "checkpoints": {"types", "process", "names", "store"},
+    "checkpoints": {"types", "process", "machine", "names", "store"},
     "zoo": {"types", "process", "names", "store", "checkpoints"},
-    "generate": {"types", "noise"},
+    "generate": {"types", "machine", "noise"},
     # the spine: each may import those above it
     "judge": {"data", "types", "features", "metrics", "names", "store"},
     "shards": {"types", "generate", "features", "store"},
@@ -225,6 +225,32 @@ def tracked_files() -> list[Path]:
         for path in ROOT.rglob("*")
         if path.is_file() and not built.search(path.relative_to(ROOT).as_posix())
     ]
+
+
+HEAVY = {"diffusers", "torchvision", "pandas", "matplotlib", "triton", "scipy", "timm"}
+
+
+@pytest.mark.parametrize(
+    ("words", "never"),
+    [
+        ("--help", HEAVY | {"torch", "numpy"}),
+        ("docs", HEAVY | {"torch", "numpy"}),
+        ("list", HEAVY),
+        ("schedule fmnist-pixel --schedule Karras", HEAVY),
+        ("schedule fmnist-pixel --schedule ConstantRate(v_x)", HEAVY - {"scipy"}),
+    ],
+)
+def test_a_verb_imports_only_what_it_uses(words: str, never: set[str]) -> None:
+    code = (
+        "import sys; from bench import cli\n"
+        "try: cli.main()\n"
+        "finally: print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not never & set(done.stderr.split())
 
 
 def test_no_machine_specific_paths() -> None:

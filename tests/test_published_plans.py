@@ -32,7 +32,7 @@ def horse(tmp_path: Path) -> Path:
     features = numbers.standard_normal((40, 2048)).clip(0)
     np.savez(
         tmp_path / "batch.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False),
-        arr_0=numbers.integers(0, 256, (300, 16, 16, 3), dtype=np.uint8),
+        arr_0=numbers.integers(0, 256, (24, 16, 16, 3), dtype=np.uint8),
     )  # fmt: skip
     return tmp_path
 
@@ -48,17 +48,17 @@ def test_two_commands_make_the_table(
     monkeypatch.setattr("bench.experiments.published.MEASURED_ON", 4)
     add = ("add", horse / "lsun_horse.pt", "--family", "adm", "--preset", horse / "small.json")
     assert crs(monkeypatch, *add, "--name", "lsun-horse", "--models", models) == 0
-    run = ("run", "lsun-horse-256", "--reference", horse / "batch.npz", "--images", 6, "--nfe", 3)
+    run = ("run", "lsun-horse-256", "--reference", horse / "batch.npz", "--images", 4, "--nfe", 3)
     run += ("--features", f"inception-v3-compat(weights='{inception_file}')", "--device", "cpu")
     run += ("--models", models, "--results", results)
     assert crs(monkeypatch, *run) == 0
-    folder = results / "lsun-horse-256-part-6-3"
+    folder = results / "lsun-horse-256-part-4-3"
     records = store.load_records(folder)
     assert len(records) == 5 * 4  # lines, samplers
     for record in records.values():
         scores = {score["name"]: score for score in record["scores"].values()}
         assert scores.keys() == {"fd", "precision", "recall"}
-        assert scores["recall"]["n"] == 6 and scores["recall"]["bank"] == 300
+        assert scores["recall"]["n"] == 4 and scores["recall"]["bank"] == 24
     rate = json.loads((models / "lsun-horse" / "measures" / "v_x.json").read_text())
     assert rate["provenance"]["images"] == 4
     table = (folder / "table.md").read_text()

@@ -124,7 +124,7 @@ def _inception(device: str, n: int, dim: int, folder: Path) -> dict[str, Work]:
     """
     if not _has("torch_fidelity"):
         raise ValueError("the task inception needs torch-fidelity: pip install torch-fidelity")
-    count = n if device.startswith("cuda") else max(16, n // 20)
+    count = n if device.startswith("cuda") else max(8, n // 20)
     images = _pictures(count).to(device)
     file = str(random_inception(folder / "inception.pth"))
     theirs = _theirs(file).to(device)

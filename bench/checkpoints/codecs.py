@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.checkpoints.card import CodecCard, Quantiser
+from bench.machine import side_by_side
 
 CPU_CHUNK = 32  # images a forward pass on a CPU
 
@@ -30,7 +31,7 @@ def in_chunks(of: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     full = [torch.cat([x, x[:1].expand(-n % CPU_CHUNK, *x.shape[1:])]) for x in inputs]
     full = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in full]
     parts = zip(*(x.split(CPU_CHUNK) for x in full), strict=True)
-    return torch.cat([of(*part) for part in parts])[:n]
+    return torch.cat(side_by_side(lambda part: of(*part), parts))[:n]
 
 
 def _floats(images: Tensor) -> Tensor:

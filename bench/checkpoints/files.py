@@ -213,8 +213,8 @@ def check_finite(where: object, weights: dict[str, Tensor]) -> None:
 
 def unwritable(folder: Path, error: Exception, way: str) -> ValueError:
     """The error that says why a folder cannot be written."""
-    number = getattr(error, "errno", None)
-    why = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+    number, said = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
+    why = (said or str(error)).splitlines()[0]
     if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in why:
         return ValueError(f"{folder} cannot be written: no space is left on its disk ({why}); "
                           f"make room, or {way}")  # fmt: skip

@@ -39,9 +39,7 @@ def study(
 
     made = _study(name)
     made = replace(made, steps=steps or made.steps, seeds=seeds or made.seeds)
-    left = studies.run(
-        made, data, state, results, device_of(device), compile, only or ()
-    )
+    left = studies.run(made, data, state, results, device_of(device), compile, only or ())
     if left:
         typer.echo(f"{len(left)} trainings have no record yet: {', '.join(left)}", err=True)
     if (results / made.name / "records").is_dir():

@@ -71,7 +71,7 @@ def quick(models: Models) -> Experiment:
             Block("1", range(500), (5, 10, 20), tuple(lines)),
             Block("latent", range(500, 750), (5, 10), tuple(latent)),
         ),
-        scoring=Scoring(bank=2_000, batch=64),
+        scoring=Scoring(bank=2_000, batch=256),
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.machine import side_by_side
+
 
 @contextmanager
 def _convolutions(precision: str) -> Iterator[None]:
@@ -40,7 +42,7 @@ def in_batches(
     """
     while True:
         try:
-            return [call(part.to(device)) for part in images.split(batch)]
+            return side_by_side(lambda part: call(part.to(device)), images.split(batch))
         except torch.cuda.OutOfMemoryError:
             if batch == 1:
                 raise

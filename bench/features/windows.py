@@ -8,6 +8,7 @@ H100 takes 0.68 s in TF32 and 0.37 s in float16 for the whole Inception and 8192
 torch.compile may generate similar kernels, and was not measured in comparison.
 """
 
+import functools
 import importlib
 from contextlib import nullcontext
 from math import ceil
@@ -16,11 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-try:
-    _kernel: Any = importlib.import_module("bench.features.kernel")
-except ImportError:  # only torch for CUDA includes Triton
-    _kernel = None
 
 _BLOCK = 1024  # output values of one program of the kernel
 
@@ -68,7 +64,16 @@ def depthwise_relu6(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Ten
 def _takes(x: Tensor) -> bool:
     """Whether the kernel can take x: on CUDA, with a multiple of 16 channels."""
     cuda = x.is_cuda and torch.version.cuda is not None
-    return _kernel is not None and cuda and x.shape[1] % 16 == 0 and x.numel() < 2**31
+    return cuda and x.shape[1] % 16 == 0 and x.numel() < 2**31 and _kernel() is not None
+
+
+@functools.cache
+def _kernel() -> Any:
+    """The module with the kernel; None without Triton, which only torch for CUDA includes."""
+    try:
+        return importlib.import_module("bench.features.kernel")
+    except ImportError:
+        return None
 
 
 def _over_windows(
@@ -81,7 +86,7 @@ def _over_windows(
     channels = min(c & -c, 128)  # of a program: Triton needs a power of two; it must divide c
     pixels, count = _BLOCK // channels, n * sizes[0] * sizes[1]
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        _kernel.over_windows[(ceil(count / pixels), c // channels)](
+        _kernel().over_windows[(ceil(count / pixels), c // channels)](
             x, x if weight is None else weight, x if bias is None else bias, y,
             count, h, w, *sizes, c, stride, *before,
             KIND=kind, SIZE=size, PIXELS=pixels, CHANNELS=channels,

@@ -8,7 +8,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.linalg import lapack
 from torch import Tensor
 
 from bench.types import FeatureStatistics, Metric, Score
@@ -78,6 +77,8 @@ class Gaussian:
                 return root
         except np.linalg.LinAlgError:  # not positive definite: fewer images than dimensions
             pass
+        from scipy.linalg import lapack  # a second to import
+
         self._check_eigenvalues()
         factor, pivots, rank, _ = lapack.dpstrf(self.cov, lower=1)
         root = np.empty((len(self.cov), rank))

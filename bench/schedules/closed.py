@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from scipy.special import expit, logit
 from torch import Tensor
 
 from bench.schedules.ends import times, with_ends
@@ -274,6 +273,8 @@ class Sigmoid(Schedule):
             )
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        from scipy.special import expit, logit  # half a second to import
+
         top, bottom = expit(self.end / self.tau), expit(self.start / self.tau)
         high, low = (
             logit(top - (top - bottom) / (1 + sigma**2))

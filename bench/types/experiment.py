@@ -136,7 +136,7 @@ class Scoring:
     metrics: tuple[str, ...] = ("fd", "precision", "recall")
     bank: int = 10_000
     dtype: str = "float32"
-    batch: int = 100
+    batch: int = 128
     shard: int = 1_000
     keep: Keep = "scored"
     converged: Converged | None = None

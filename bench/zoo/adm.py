@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bench.checkpoints.card import Card, VPCard
 from bench.checkpoints.family import Output, Shape
 from bench.zoo.base import Converted, Flags, Preset, PublishedFamily
-from bench.zoo.layers import UNetBlocks, timestep_embedding
+from bench.zoo.layers import UNetBlocks, time_network, timestep_embedding
 
 _ADDRESS = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
 
@@ -161,9 +161,7 @@ class ADMNet(nn.Module):
         super().__init__()
         self.flags = flags
         width, embedding = flags.num_channels, 4 * flags.num_channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
+        self.time_embed = time_network(width)
         if flags.num_classes:
             self.label_emb = nn.Embedding(flags.num_classes, embedding)
         blocks, first = _blocks(flags), flags.widths[0]

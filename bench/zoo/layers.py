@@ -16,6 +16,11 @@ def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], 1)
 
 
+def time_network(width: int) -> nn.Sequential:
+    """The layers after `timestep_embedding`: [n, width] -> [n, 4 width]."""
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
+
+
 @dataclass(frozen=True)
 class UNetBlocks:
     """The blocks of a U-Net, in the order of guided-diffusion and latent-diffusion.

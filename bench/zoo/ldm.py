@@ -28,7 +28,7 @@ from bench.checkpoints.family import Output, Shape
 from bench.process import VP
 from bench.zoo.adm import ADMFlags
 from bench.zoo.base import Converted, Flags, Preset, PublishedFamily
-from bench.zoo.layers import UNetBlocks, timestep_embedding
+from bench.zoo.layers import UNetBlocks, time_network, timestep_embedding
 
 _ADDRESS = "https://ommer-lab.com/files/latent-diffusion/"
 _UNET, _EMA, _STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
@@ -234,9 +234,7 @@ class LDMNet(nn.Module):
         super().__init__()
         self.flags = flags
         width, embedding = flags.model_channels, 4 * flags.model_channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
+        self.time_embed = time_network(width)
         if flags.n_classes:
             self.class_embed = nn.Embedding(flags.n_classes, flags.context_dim)
         blocks, entry = _blocks(flags), nn.Conv2d(flags.in_channels, width, 3, padding=1)
