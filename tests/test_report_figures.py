@@ -17,7 +17,7 @@ from bench.report import levels, published, report, scores
 from bench.report.crossing import crossing
 from bench.report.drawing import looks
 from bench.report.frame import MANY_LINES, Results
-from bench.report.lines import COOL, WARM, constant_rate, uses_rate
+from bench.report.lines import COOL, WARM, is_baseline, uses_rate
 from bench.report.sweep import sweep
 from bench.schedules import ConstantRate, Karras, Native, Snapped
 from bench.types import Rate, Tuned
@@ -193,8 +193,20 @@ def test_many_lines_are_a_sweep_and_few_are_not(tmp_path: Path) -> None:
     assert "score-vs-nfe.png" in few and "sweep.png" not in few
     made = report(save(tmp_path / "many", [*many(), *many(3, n=900)]))
     names = {path.name for path in made if path.suffix == ".png"}
-    rest = {f"{one}-900.png" for one in ("score-vs-nfe", "precision-recall", "grids")}
+    rest = {f"{one}{tail}.png" for one in ("score-vs-nfe", "precision-recall", "grids")
+            for tail in ("", "-900")}  # fmt: skip
     assert names == {"sweep.png", "rates.png"} | rest
+
+
+def test_the_curves_of_many_lines_are_those_of_the_best(tmp_path: Path) -> None:
+    """Line i of 30 is the better, the larger i. Lines 28 and 29 are no baselines."""
+    found = results(tmp_path / "x", many(30))
+    names = [f"CRS(v_x, {i})" for i in range(30)]
+    for i, name in enumerate(names):
+        found.plan["lines"][name]["baseline"] = i < 28
+    few = found.few("m", 500)
+    assert set(few.scored("m", 500).line) == {names[0], *names[25:]}
+    assert len(found.scored("m", 500).line.unique()) == 30
 
 
 def test_the_plan_says_which_of_a_users_metrics_want_to_be_high(tmp_path: Path) -> None:
@@ -286,8 +298,8 @@ def test_sweeps_and_bands_are_the_same_to_the_byte(tmp_path: Path) -> None:
      (Karras(7.0), False), (Tuned((Karras(3.0), Karras(5.0))), False)],
     ids=repr,
 )  # fmt: skip
-def test_lines_of_constant_rate(schedule: Any, is_one: bool) -> None:
-    assert constant_rate({"schedule": schedule.spec()}) is is_one
+def test_lines_with_a_constant_rate_are_no_baselines(schedule: Any, is_one: bool) -> None:
+    assert is_baseline({"schedule": schedule.spec()}) is not is_one
     assert uses_rate(schedule.spec(), "v_x") is is_one
     assert not uses_rate(schedule.spec(), "v")
 

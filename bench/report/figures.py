@@ -51,6 +51,8 @@ def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
             yield f"grids{tail}", levels.grids(results, model, n)
         elif results.sweeps(model, n):
             yield f"sweep{tail}", sweep(results, model, n)
+            for name, figure in _of_few_lines(results.few(model, n), model, n):
+                yield name + tail, figure
         else:
             for name, figure in _of_few_lines(results, model, n):
                 yield name + tail, figure
@@ -62,7 +64,7 @@ def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
 
 
 def _of_few_lines(results: Results, model: str, n: int) -> Iterator[tuple[str, Figure]]:
-    """The figures of a group that has few schedule lines."""
+    """The figures of a group whose schedule lines are few, or those of some of its lines."""
     yield "score-vs-nfe", scores.quality(results, model, n)
     errors = scores.errors(results, model, n)
     if errors is not None:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench import store
 from bench.report.intervals import half_width, ties
-from bench.report.lines import constant_rate
+from bench.report.lines import is_baseline
 
 MANY_LINES = 16  # a group with more schedule lines is sorted, and drawn as a coloured table
 _NAMES = {
@@ -181,6 +181,23 @@ class Results:
         order = self.behind(model, n, sampler).mean(axis=1).sort_values(kind="stable")
         return means.unstack().sort_index(axis=1).loc[order.index]
 
+    def few(self, model: str, n: int) -> "Results":
+        """The same without most schedule lines of a group, for curves that can be told apart.
+
+        It keeps the first line of the plan and, by mean place over all samplers in `ranked`, the
+        three best baselines and the two best other lines.
+        """
+        samplers = dict.fromkeys(self.scored(model, n).sampler)
+        places = pd.concat([pd.Series(range(len(table)), table.index) for table in
+                            (self.ranked(model, n, one) for one in samplers)])  # fmt: skip
+        order = list(places.groupby(level=0).mean().sort_values(kind="stable").index)
+        first, rivals = next(iter(self.plan["lines"])), list(filter(self.baseline, order))
+        kept = {first, *[line for line in rivals if line != first][:3],
+                *[line for line in order if line not in rivals][:2]}  # fmt: skip
+        rows = [row for row in self.plan["rows"]
+                if row["role"] != "score" or row["line"] in kept]  # fmt: skip
+        return Results({**self.plan, "rows": rows}, self.records, self.published)
+
     def behind(self, model: str, n: int, sampler: str) -> pd.DataFrame:
         """Log of the ratio of FD to the FD of the best line, on the same seeds.
 
@@ -293,12 +310,8 @@ class Results:
         return float(np.mean([found[block] for block in blocks])) if {*blocks} <= {*found} else None
 
     def baseline(self, line: str) -> bool:
-        """Whether a line is one that others are compared with.
-
-        Plans of an older version do not say so. There it is a line without a constant rate.
-        """
-        content = self.plan["lines"][line]
-        return bool(content.get("baseline", not constant_rate(content)))
+        """Whether a line is one that others are compared with."""
+        return is_baseline(self.plan["lines"][line])
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,8 @@
 """How a schedule line is drawn: one colour and one marker for a line, in every figure.
 
 Both follow from the line's schedule (`plan.json`, "lines"). They do not depend on the line's place
-in an experiment, nor on the model. Constant-rate lines are solid and have warm colours. All other
-lines are dashed and have cool colours (after Okabe and Ito).
+in an experiment, nor on the model. Baselines are dashed and have cool colours. All other lines are
+solid and have warm colours (after Okabe and Ito).
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,9 +38,13 @@ def parts_of(spec: Any) -> Iterator[dict[str, Any]]:
             yield from parts_of(value)
 
 
-def constant_rate(line: dict[str, Any]) -> bool:
-    """Whether the schedule of a line of a plan contains `ConstantRate`."""
-    return any(part["class"] == "ConstantRate" for part in parts_of(line["schedule"]))
+def is_baseline(line: dict[str, Any]) -> bool:
+    """Whether a line of a plan is one that others are compared with.
+
+    Plans of an older version do not say so. There it is a line without `ConstantRate`.
+    """
+    rated = any(part["class"] == "ConstantRate" for part in parts_of(line["schedule"]))
+    return bool(line.get("baseline", not rated))
 
 
 def uses_rate(spec: dict[str, Any], name: str) -> bool:
@@ -64,8 +68,8 @@ def looks(lines: dict[str, dict[str, Any]], shown: Iterable[str]) -> dict[str, L
     """Name of a line -> its look.
 
     The schedule of a line gives its preferred colour and marker, so that it looks the same in
-    experiments on several models. If an earlier line of the same
-    plan has that colour or marker, the line gets the next free one.
+    experiments on several models. If an earlier line of the same plan has that colour or marker,
+    the line gets the next free one.
 
     Arguments:
         lines: "lines" of a plan.
@@ -74,7 +78,7 @@ def looks(lines: dict[str, dict[str, Any]], shown: Iterable[str]) -> dict[str, L
     found: dict[str, Look] = {}
     for name in shown:
         line = lines[name]
-        ours, number = constant_rate(line), int(store.digest(_kind(line)), 16)
+        ours, number = not is_baseline(line), int(store.digest(_kind(line)), 16)
         palette = WARM if ours else COOL
         first = _FIRST.get(line["schedule"]["class"], number % len(palette))
         used = [look.color for look in found.values()]

@@ -59,6 +59,16 @@ class Facts:
         """The lines that others are compared with, in plan order."""
         return tuple(line for line in self.lines if self.results.baseline(line))
 
+    @property
+    def done(self) -> tuple[int, int]:
+        """How many scored cells have a record, and how many there are."""
+        keys = {row["key"] for row in self.results.plan["rows"] if row["role"] == "score"}
+        return len(keys & self.results.records.keys()), len(keys)
+
+    def own(self, column: pd.Series) -> int:
+        """The sum of a column of the summary over the lines that are no baselines."""
+        return int(column[[line for line in column.index if line not in self.baselines]].sum())
+
     def of(self, n: int) -> "Facts":
         """The facts of the group with this number of images."""
         return Facts(self.results, n)
@@ -83,20 +93,37 @@ class Facts:
     def leads(
         self, line: str, sampler: str, metric: str = "fd", among: tuple[str, ...] = ()
     ) -> str:
-        """The NFEs at which a line is the best, of all lines or of itself and some."""
+        """The NFEs at which a line is the best, of all lines or of itself and some.
+
+        Without `among`, NFEs at which some lines were not run do not count.
+        """
         among = (line, *among) if among else ()
-        every = [nfe for nfe in self.nfes(sampler) if line in self._means(sampler, nfe, metric)]
+        every = [nfe for nfe in self.nfes(sampler) if line in self._means(sampler, nfe, metric)
+                 and (among or nfe in self.complete(sampler))]  # fmt: skip
         return where([n for n in every if self.first(sampler, n, metric, among) == line], every)
 
     def told(self, line: str, sampler: str, sign: int = -1) -> str:
         """The NFEs at which the interval of the difference to the best baseline leaves 0 out.
 
+        NFEs at which some lines were not run do not count.
         sign: -1: the line has the lower FD. 1: it has the higher FD.
         """
         found = self._differences.sort_values("nfe")
         found = found[(found.line == line) & (found.sampler == sampler)]
+        found = found[found.nfe.isin(self.complete(sampler))]
         sure = found[sign * found.difference - found.half > 0]
         return where([int(nfe) for nfe in sure.nfe], [int(nfe) for nfe in found.nfe])
+
+    def complete(self, sampler: str) -> list[int]:
+        """The NFEs of a sampler at which every line was run, from low to high."""
+        return [nfe for nfe in self.nfes(sampler)
+                if len(self._means(sampler, nfe, "fd")) == len(self.lines)]  # fmt: skip
+
+    def place(self, line: str, sampler: str) -> int:
+        """The place of a line by geometric mean FD over the NFEs at which every line was run."""
+        every = [self._means(sampler, nfe, "fd") for nfe in self.complete(sampler)]
+        means = np.log(pd.concat(every, axis=1)).mean(axis=1).sort_values()
+        return list(means.index).index(line) + 1
 
     def tuned(self, line: str, sampler: str) -> str:
         """The value that a tuned line was given under a sampler: `0.5`.

@@ -9,7 +9,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from bench.report.frame import Results, label
-from bench.report.lines import constant_rate
 
 _COLORS = colormaps["YlOrRd"]
 _RATIOS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3)  # ticks of the colour bar
@@ -31,7 +30,7 @@ def sweep(results: Results, model: str, n: int) -> Figure:
     top = color_range(most)
     figure, panels = _subplots(tables)
     for (sampler, table), axes, ratio, few in zip(pairs, panels, behind, fewer, strict=True):
-        ours = [constant_rate(results.plan["lines"][line]) for line in table.index]
+        ours = [not results.baseline(line) for line in table.index]
         _panel(axes, table, ratio, top, few.to_numpy(), ours)
         axes.set_title(f"{sampler}, NFE", fontsize=9)
     color_bar(figure, panels, top, most, "times the best of the column")
@@ -39,7 +38,7 @@ def sweep(results: Results, model: str, n: int) -> Figure:
     figure.suptitle(
         f"{label('fd', results.features)} of {results.subject(model, n)}, sorted by geometric "
         "mean, the lowest first;\nbold numbers: the best of a column; "
-        f"bold names: lines without a constant rate{some}",
+        f"bold names: baselines{some}",
         fontsize=10,
     )
     return figure
@@ -69,13 +68,13 @@ def _panel(
         ratio: log of the ratio to the best FD of the column, as `table` [lines, NFEs].
         top: upper end of the colours.
         few: whether a cell has fewer seed blocks than others of its column [lines, NFEs].
-        ours: whether a line has a constant rate.
+        ours: whether a line is no baseline.
     """
     heat(axes, table, ratio, top, (ratio == 0).to_numpy(), few)
     axes.set_xticks(range(table.shape[1]), [str(nfe) for nfe in table.columns], fontsize=7)
     axes.set_yticks(range(len(table)), list(table.index), fontsize=7, parse_math=False)
-    for text, constant in zip(axes.get_yticklabels(), ours, strict=True):
-        text.set_fontweight("normal" if constant else "bold")
+    for text, own in zip(axes.get_yticklabels(), ours, strict=True):
+        text.set_fontweight("normal" if own else "bold")
 
 
 def heat(
