@@ -1,7 +1,9 @@
-"""The documentation: `crs-bench docs`. The pages are the Markdown files of `bench/docs`."""
+"""The documentation: `crs-bench docs`. The pages are the files of `bench/docs`: Markdown, and a
+notebook."""
 
 import importlib
 import inspect
+import json
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -14,8 +16,8 @@ from bench.cli.options import app
 REFERENCE = "reference"
 _TITLE = "The public classes and functions, from their docstrings."
 _ORDER = (
-    "concepts", "own-model", "own-schedule", "own-sampler", "own-measure", "own-metric", "own-data",
-    "published-checkpoints", "scoring", "protocol", "results", "page", "cost", "cluster",
+    "tour", "concepts", "own-model", "own-schedule", "own-sampler", "own-measure", "own-metric", "own-data",
+    "published-checkpoints", "scoring", "protocol", "results", "paper", "page", "cost", "cluster",
     "damage", "changelog", "citation",
 )  # fmt: skip
 _ROOMS = ("schedules", "samplers", "measures", "metrics", "features", "checkpoints", "training")
@@ -43,13 +45,23 @@ def docs(
 def pages() -> dict[str, str]:
     """Name -> text of each page that is a file, in reading order."""
     folder: Traversable = files("bench") / "docs"
-    found = {
-        file.name.removesuffix(".md"): file.read_text(encoding="utf-8")
-        for file in folder.iterdir()
-        if file.name.endswith(".md")
-    }
+    found = dict[str, str]()
+    for file in folder.iterdir():
+        name, _, kind = file.name.partition(".")
+        if kind in ("md", "ipynb"):
+            text = file.read_text(encoding="utf-8")
+            found[name] = text if kind == "md" else _markdown(text)
     order = {name: at for at, name in enumerate(_ORDER)}
     return dict(sorted(found.items(), key=lambda one: (order.get(one[0], len(order)), one[0])))
+
+
+def _markdown(notebook: str) -> str:
+    """The cells of a notebook as Markdown."""
+    parts = []
+    for cell in json.loads(notebook)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def summary(text: str) -> str:

@@ -7,6 +7,7 @@ number. Write no number into a template by hand: a test finds it. A sentence tha
 wrong stands beside `{{ so(CONDITION, "what it claims") }}`.
 """
 
+import re
 import textwrap
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from bench import store
-from bench.report import summary
+from bench.report import published, summary
 from bench.report.frame import Results
-from bench.report.intervals import LEAST, LEVEL
+from bench.report.intervals import LEAST, LEVEL, half_width
 from bench.report.layout import markdown_table, shown
 from bench.report.tables import number
 
@@ -62,8 +63,31 @@ class Facts:
     @property
     def done(self) -> tuple[int, int]:
         """How many scored cells have a record, and how many there are."""
-        keys = {row["key"] for row in self.results.plan["rows"] if row["role"] == "score"}
-        return len(keys & self.results.records.keys()), len(keys)
+        return self._recorded("score")
+
+    @property
+    def tried(self) -> tuple[int, int]:
+        """The same of the cells of tuned lines on the tuning seeds."""
+        return self._recorded("tune")
+
+    @property
+    def missing(self) -> list[int]:
+        """The NFEs of scored cells without a record, from low to high."""
+        return sorted({row["nfe"] for row in self.results.plan["rows"] if row["role"] == "score"
+                       and row["key"] not in self.results.records})  # fmt: skip
+
+    @property
+    def sharded(self) -> tuple[int, int]:
+        """How many records of the plan were made in shards, and how many records there are."""
+        return sum(one["shard"] is not None for one in self.results.done), len(self.results.done)
+
+    @property
+    def machines(self) -> str:
+        """The devices, precisions and PyTorch versions of the records."""
+        return listed(sorted({
+            f"{one['device']}, {one['cell']['dtype']}, torch {one['versions']['torch']}"
+            for one in self.results.done
+        }))  # fmt: skip
 
     def own(self, column: pd.Series) -> int:
         """The sum of a column of the summary over the lines that are no baselines."""
@@ -113,6 +137,23 @@ class Facts:
         found = found[found.nfe.isin(self.complete(sampler))]
         sure = found[sign * found.difference - found.half > 0]
         return where([int(nfe) for nfe in sure.nfe], [int(nfe) for nfe in found.nfe])
+
+    def against(
+        self, line: str, rival: str, sampler: str, sign: int = -1, metric: str = "fd"
+    ) -> str:
+        """The NFEs at which the interval of the difference to another line leaves 0 out.
+
+        NFEs at which one of the two has too few blocks do not count.
+        sign: -1: the line has the lower score. 1: it has the higher one.
+        """
+        every, sure = [], []
+        for nfe in self.nfes(sampler):
+            found = self._values(sampler, nfe, metric).reindex([line, rival])
+            pairs = (found.loc[line] - found.loc[rival]).dropna().to_numpy()
+            if (half := half_width(pairs)) is not None:
+                every.append(nfe)
+                sure += [nfe] if sign * pairs.mean() > half else []
+        return where(sure, every) if every else "no interval"
 
     def complete(self, sampler: str) -> list[int]:
         """The NFEs of a sampler at which every line was run, from low to high."""
@@ -194,6 +235,10 @@ class Facts:
         found = summary.differences(self.results)
         return found[(found.model == self.model) & (found.n == self.n)]
 
+    def _recorded(self, role: str) -> tuple[int, int]:
+        keys = {row["key"] for row in self.results.plan["rows"] if row["role"] == role}
+        return len(keys & self.results.records.keys()), len(keys)
+
     @property
     def _name(self) -> str:
         return f"the experiment {self.results.plan['experiment']} ({self.n:,} images a cell)"
@@ -232,15 +277,15 @@ def where(some: list[int], every: list[int]) -> str:
 def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
     """Jinja with the facts of all experiments in `root / "results"`, and the list of false claims.
 
-    An experiment has its own name, with _ in place of -: `fmnist_latent`.
+    An experiment has its own name, with _ in place of -: `fmnist_latent`. `experiments` has all of
+    them. `folders` has the names of all folders. `published(data set, model)` is a row of
+    published.csv.
     """
-    folders = [one for one in sorted((root / "results").glob("*/")) if store.has_plan(one)]
+    folders = sorted((root / "results").glob("*/"))
     facts = {
-        folder.name.replace("-", "_"): Facts(
-            Results(store.load_plan(folder), store.load_records(folder))
-        )
-        for folder in folders
-    }
+        folder.name: Facts(Results(store.load_plan(folder), store.load_records(folder)))
+        for folder in folders if store.has_plan(folder)
+    }  # fmt: skip
     false: list[str] = []
 
     def so(holds: bool, claim: str) -> str:
@@ -252,13 +297,26 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
         loader=jinja2.FileSystemLoader(DOCS), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    made.globals |= {**facts, "so": so, "listed": listed, "LEVEL": f"{100 * LEVEL:g} %",
-                     "LEAST": LEAST, "NEAR": summary.NEAR}  # fmt: skip
+    made.globals |= {name.replace("-", "_"): one for name, one in facts.items()}
+    made.globals |= {"experiments": facts, "folders": [folder.name for folder in folders],
+                     "published": _published, "so": so, "listed": listed,
+                     "LEVEL": f"{100 * LEVEL:g} %", "LEAST": LEAST, "NEAR": summary.NEAR}  # fmt: skip
     return made, false
 
 
+def _published(dataset: str, model: str) -> dict[str, str]:
+    return next(row for row in published.read(ROOT / "results" / dataset, dataset)
+                if row["model"] == model)  # fmt: skip
+
+
 def wrapped(text: str, width: int = 100) -> str:
-    """Markdown with paragraphs and list items filled. Tables, headings and images stay."""
+    """Markdown with paragraphs and list items filled. Tables, headings, images and code stay."""
+    parts = re.split(r"(^```.*?^```\n)", text, flags=re.DOTALL | re.MULTILINE)
+    found = [part if part.startswith("```") else _filled(part, width) for part in parts]
+    return "\n".join(part for part in found if part.strip())
+
+
+def _filled(text: str, width: int) -> str:
     out: list[str] = []
     for line in text.splitlines():
         if not line.strip() and out and not out[-1].strip():
@@ -285,14 +343,16 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
         ValueError: a claim does not hold, or a number is not there. The message names all claims.
     """
     made, false = environment(root)
-    results = wrapped(made.get_template("results.md.j2").render())
-    part = wrapped(made.get_template("readme-results.md.j2").render())
+    written = {
+        template.removesuffix(".j2"): wrapped(made.get_template(template).render())
+        for template in made.list_templates(extensions=["j2"])
+    }
     if false:
         raise ValueError("the records say otherwise; change the templates: " + "; ".join(false))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     before, rest = readme.split(START)
-    whole = f"{before}{START}{part}{END}{rest.partition(END)[2]}"
-    return {ROOT / "README.md": whole, DOCS / "results.md": results}
+    whole = f"{before}{START}{written.pop('readme-results.md')}{END}{rest.partition(END)[2]}"
+    return {ROOT / "README.md": whole} | {DOCS / name: text for name, text in written.items()}
 
 
 if __name__ == "__main__":
