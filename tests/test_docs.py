@@ -175,9 +175,10 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_readme_is_short() -> None:
-    """At most 150 lines of 100 characters."""
+    """At most 150 lines of 100 characters. Only tables are wider."""
     lines = PAGES["README"].read_text().splitlines()
-    assert len(lines) <= 150 and max(map(len, lines)) <= 100
+    assert len(lines) <= 150
+    assert not [line for line in lines if len(line) > 100 and not line.startswith("|")]
 
 
 def test_docs_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,6 +60,25 @@ def test_facts_are_those_of_the_tables(facts: pages.Facts) -> None:
     assert "**9.00** ± 2.48" in facts.table(["CRS(v_x)"], [5])
 
 
+def test_two_lines_are_compared_in_pairs(facts: pages.Facts) -> None:
+    assert facts.against("CRS(v_x)", "native", "DDIM") == "NFE 5 and 10"
+    assert facts.against("CRS(v_x)", "native", "DDIM", 1) == "NFE 8"
+    assert facts.against("CRS(v_x)", "Karras", "DDIM") == "no interval"  # it was not run
+
+
+def test_records_are_counted(facts: pages.Facts) -> None:
+    assert facts.done == (18, 18) and facts.tried == (0, 0) and facts.missing == []
+    whole = facts.results
+    gone = {row["key"] for row in whole.plan["rows"] if row["role"] == "score" and row["nfe"] == 8}
+    fewer = {key: one for key, one in whole.records.items() if key not in gone}
+    left = pages.Facts(Results(whole.plan, fewer))
+    assert left.done == (12, 18) and left.missing == [8]
+    assert left.against("CRS(v_x)", "native", "DDIM") == "every NFE from 5 to 10"
+    some = {key: {**one, "shard": 4 if at < 5 else None}
+            for at, (key, one) in enumerate(fewer.items())}  # fmt: skip
+    assert pages.Facts(Results(whole.plan, some)).sharded == (5, 12)
+
+
 def test_what_is_not_there_is_named(facts: pages.Facts) -> None:
     for ask, words in (
         (lambda: facts.value("Karras", "DDIM", 5), "toy .* has no fd of 'Karras', DDIM, NFE 5"),

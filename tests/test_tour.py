@@ -45,4 +45,5 @@ def test_the_notebook_is_a_page(tour: nbformat.NotebookNode) -> None:
     text = pages()["tour"]
     assert text.startswith("# Tour\n")
     for cell in tour.cells:
-        assert (f"```python\n{cell.source}\n```" if cell.cell_type == "code" else cell.source) in text
+        code = cell.cell_type == "code"
+        assert (f"```python\n{cell.source}\n```" if code else cell.source) in text

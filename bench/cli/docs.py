@@ -16,9 +16,9 @@ from bench.cli.options import app
 REFERENCE = "reference"
 _TITLE = "The public classes and functions, from their docstrings."
 _ORDER = (
-    "tour", "concepts", "own-model", "own-schedule", "own-sampler", "own-measure", "own-metric", "own-data",
-    "published-checkpoints", "scoring", "protocol", "results", "paper", "page", "cost", "cluster",
-    "damage", "changelog", "citation",
+    "tour", "concepts", "own-model", "own-schedule", "own-sampler", "own-measure", "own-metric",
+    "own-data", "published-checkpoints", "scoring", "protocol", "results", "paper", "page", "cost",
+    "cluster", "damage", "changelog", "citation",
 )  # fmt: skip
 _ROOMS = ("schedules", "samplers", "measures", "metrics", "features", "checkpoints", "training")
 

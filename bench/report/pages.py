@@ -300,7 +300,8 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
     made.globals |= {name.replace("-", "_"): one for name, one in facts.items()}
     made.globals |= {"experiments": facts, "folders": [folder.name for folder in folders],
                      "published": _published, "so": so, "listed": listed,
-                     "LEVEL": f"{100 * LEVEL:g} %", "LEAST": LEAST, "NEAR": summary.NEAR}  # fmt: skip
+                     "LEVEL": f"{100 * LEVEL:g} %", "LEAST": LEAST,
+                     "NEAR": summary.NEAR}  # fmt: skip
     return made, false
 
 
