@@ -9,11 +9,11 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from bench.process import VE
-from bench.types import Denoiser, NoiseProcess
+from bench.types import Denoiser, Model, NoiseProcess
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Model):
     """Data N(0, c^2 I): E[x0|x] = c^2 / (c^2 + sigma^2) x; pixels 0..255 <-> -1..1."""
 
     c: float = 0.5
@@ -22,7 +22,6 @@ class Gaussian:
     device: str = "cpu"
     name: str = "gaussian"
     digest: str = "gaussian"
-    classes: int = 0
 
     def denoiser(self, labels: Tensor | None = None) -> Denoiser:
         """In the dtype of x."""

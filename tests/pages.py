@@ -33,7 +33,7 @@ def _at_224_px(folder: Path) -> None:
     """60 cells of `fmnist`, as if their features were of another size: another protocol."""
     source = ROOT / "results" / "fmnist"
     plan, records = store.load_plan(source), store.load_records(source)
-    lines = ("native", "log-SNR", "Karras(rho=7)", "CRS(v_x, xi=1)", "CRS(v_x, xi tuned)")
+    lines = ("native", "log-SNR", "Karras(rho=7)", "CRS(v_x, xi=1)", "CRS(v_x, xi tuned, angle)")
     plan["rows"] = [row for row in plan["rows"] if row["role"] == "score" and row["line"] in lines
                     and row["n"] == 10_000 and row["nfe"] in (5, 10, 20)]  # fmt: skip
     for key in {row["key"] for row in plan["rows"]}:

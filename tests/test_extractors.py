@@ -399,7 +399,7 @@ def test_list_tells_what_is_usable(
     with pytest.raises(SystemExit) as end:
         cli.main()
     first, *others = capsys.readouterr().out.splitlines()
-    assert end.value.code == 0 and first == "extractors: EffNetLite0, Flatten"
+    assert end.value.code == 0 and first == "extractors: EffNetLite0, EffNetLite2, Flatten"
     dino = [f"DINOv2ViT{size}14" for size in "BGLS"]
     assert [line.split(": ")[1] for line in others] == [
         "Clean",

@@ -35,7 +35,7 @@ def test_rows_have_the_numbers_of_the_tables(folder: Path, content: Content) -> 
         sampler = row["sampler"].rpartition(" = ")[2]
         score = results.column(row["model"], row["n"], sampler, row["nfe"], "fd")[row["line"]]
         assert score is not None
-        assert row["scores"][fd][0] == score.mean and row["scores"][fd][3] == score.blocks == 2
+        assert row["scores"][fd][0] == score.mean and row["scores"][fd][3] == score.blocks == 3
         low, high = row["scores"][fd][1:3]
         assert low < score.mean < high
 

@@ -145,7 +145,7 @@ def test_hover_shows_the_interval(seen: Watched) -> None:
     tab.locator("#against-nfe g[aria-label=dot] circle").nth(1).hover(force=True)
     tab.wait_for_selector("#against-nfe g[aria-label=tip] text")
     said = tab.locator("#against-nfe g[aria-label=tip]").text_content()
-    assert "NFE" in said and "±" in said and " to " in said and "2 blocks" in said
+    assert "NFE" in said and "±" in said and " to " in said and "3 blocks" in said
     for figure in ("precision-recall", "grids", "rates"):
         assert tab.locator(f"#{figure} svg path").count() > 3, figure
 

@@ -143,7 +143,7 @@ def test_the_wheel_carries_nothing_else(wheel: Path) -> None:
     info = f"crs_bench-{stated()['version']}.dist-info"
     assert {name.split("/")[0] for name in held} == {"bench", info}
     kinds = {Path(name).suffix for name in held if name.startswith("bench/")}
-    page = {".html", ".css", ".js", ".txt"}
+    page = {".html", ".css", ".js", ".txt", ".ipynb"}
     assert kinds == {".py", ".npz", ".json", ".safetensors", ".csv", ".md", ".cff", *page}
     assert not [name for name in held if "/." in name or "__pycache__" in name]
 

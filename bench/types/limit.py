@@ -53,6 +53,7 @@ class Limit:
             experiment, name=self._name(experiment.name, lines if self.lines else ()),
             lines={line: experiment.lines[line] for line in lines},
             blocks=tuple(map(self._cut, blocks)), tuning=tuning, ranges=ranges, scoring=scoring,
+            baselines=tuple(line for line in lines if experiment.baseline(line)),
         )  # fmt: skip
 
     def _lines(self, blocks: Iterable[Block], lines: tuple[str, ...]) -> list[Block]:
