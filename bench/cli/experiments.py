@@ -392,6 +392,7 @@ def _experiments_in(results: Path) -> list[str]:
 
 
 def folder_of(experiment: str, results: Path) -> Path:
+    """The results folder of an experiment. ValueError: there is none."""
     from bench import names
 
     known = _experiments_in(results)

@@ -53,9 +53,8 @@ def _key_of(text: str, found: dict[str, Any]) -> str:
     """The key that starts with a text. ValueError: none does, or several do."""
     keys = [key for key in found if key.startswith(text)] if text else []
     if len(keys) != 1:
-        what = f"{len(keys)} records have keys" if keys else "no record has a key"
-        raise ValueError(f"{what} that start with {text!r}; crs-bench records EXPERIMENT lists "
-                         "the keys")  # fmt: skip
+        what = f"{len(keys)} keys of records start" if keys else "no key of a record starts"
+        raise ValueError(f"{what} with {text!r}; crs-bench records EXPERIMENT lists the keys")
     return keys[0]
 
 

@@ -17,12 +17,7 @@ from bench.report.study import report_study
 __all__ = ["Choice", "draw_law", "draw_losses", "report", "report_study", "table"]
 
 
-def table(
-    folder: Path,
-    choice: Choice = Choice(),
-    other: Path | None = None,
-    line: str = "",  # noqa: B008
-) -> Table:
+def table(folder: Path, choice: Choice, other: Path | None = None, line: str = "") -> Table:
     """One table of chosen lines, samplers, NFEs and metrics of an experiment.
 
     Arguments:

@@ -70,7 +70,7 @@ def _model(results: Results, n: int) -> str:
 class Table:
     """A table that can be written as Markdown, CSV or LaTeX.
 
-    frame: one row for each cell: sampler, line, metric, nfe, value, half (of the t interval), blocks
+    frame: a row for each cell: sampler, line, metric, nfe, value, half (of the t interval), blocks
         and bold; of scores also beyond, of differences also p and p_holm.
     features: name of the extractor.
     signed: whether values are differences.
@@ -225,8 +225,8 @@ def differences(results: Results, choice: Choice, other: Results, line: str = ""
 
 _PAIRED = (
     "Each number is the mean difference, paired by seed block. ± is half the width of its "
-    f"{100 * LEVEL:g} % t interval, which needs {LEAST} blocks. Bold: the interval does not hold 0. "
-    "This is not corrected for the number of differences."
+    f"{100 * LEVEL:g} % t interval, which needs {LEAST} blocks. Bold: the interval does not hold "
+    "0. This is not corrected for the number of differences."
 )
 
 

@@ -250,11 +250,11 @@ LATEX_NEEDS = "% needs \\usepackage{booktabs,graphicx}"
 LATEX_MARKS: tuple[Callable[[str], str], str, str] = (
     r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$",
 )  # fmt: skip
-_FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
+_FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
 def latex_float(frame: pd.DataFrame, caption: str, name: str) -> str:
-    """A table of LaTeX texts as one float, which is at most as wide as the text."""
+    """A table of LaTeX texts as one float, which is at most as wide as the text or the column."""
     style = frame.style.format_index(_symbols, escape="latex")
     style = style.format_index(_symbols, escape="latex", axis=1)
     text = style.to_latex(
