@@ -15,7 +15,7 @@ REFERENCE = "reference"
 _TITLE = "The public classes and functions, from their docstrings."
 _ORDER = (
     "concepts", "own-model", "own-schedule", "own-sampler", "own-measure", "own-metric", "own-data",
-    "published-checkpoints", "scoring", "protocol", "results", "page", "cost", "cluster",
+    "published-checkpoints", "scoring", "protocol", "results", "tables", "page", "cost", "cluster",
     "damage", "changelog", "citation",
 )  # fmt: skip
 _ROOMS = ("schedules", "samplers", "measures", "metrics", "features", "checkpoints", "training")
