@@ -17,6 +17,7 @@ from test_report import T2, blocks, cell, save
 
 from bench import run, store, talk
 from bench.cli import experiments
+from bench.progress import Progress
 
 LINES = {
     "native": (30.0, 31.0, 32.0),
@@ -256,6 +257,12 @@ def test_a_run_tells_of_each_cell_and_ends_with_the_table(
     assert f"Tables: {tmp_path / 'tiny' / 'table.md'}" in out and "crs-bench page" in out
     assert run.run(tiny.pooled(tiny_models), tmp_path, tiny_models)
     assert "cells left" not in capsys.readouterr().err  # nothing was made
+
+
+def test_beside_a_bar_no_cell_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    row, record = cell("native", 5, "1", 3.0)
+    talk.cell(row, record, Progress(disable=False, file=io.StringIO()))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_end_of_a_run_names_what_is_missing(tmp_path: Path) -> None:

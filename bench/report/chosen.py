@@ -186,8 +186,9 @@ def _subject(results: Results, found: Choice) -> str:
         score["reference"] for row in results.plan["rows"]
         for score in results.scores(row).values() if "reference" in score
     )  # fmt: skip
+    against = f", reference {', '.join(references)}" if references else ""
     return (f"{names} of {results.subject(_model(results, found.n), found.n)}; features "
-            f"{results.features}, reference {', '.join(references)}.")  # fmt: skip
+            f"{results.features}{against}.")  # fmt: skip
 
 
 def differences(results: Results, choice: Choice, other: Results, line: str = "") -> Table:
