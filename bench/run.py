@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bench import checkpoints, plan, records, store
+from bench import checkpoints, plan, records, store, talk
 from bench.engines import Crew, Engine, InProcess, Job, Kit, Order, Result
 from bench.machine import beside_sampling, limited, scoring_threads
 from bench.plan import Bench, Planned
@@ -226,3 +226,4 @@ def finish(
     if not records.keeps(bench, one):
         bench.shelf.drop(one.key)
     bar.scored(time.perf_counter() - start)
+    talk.cell(one.row, record, bar)

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Mapping
@@ -137,8 +138,7 @@ def pack_records(folder: Path) -> Path:
     before. A record that is written later replaces the packed one of its key.
     """
     records = load_records(folder)
-    lines = "".join(json.dumps(records[key]) + "\n" for key in sorted(records))
-    path = write_bytes(folder / "records" / _PACK, gzip.compress(lines.encode(), mtime=0))
+    path = _write_pack(folder, records)
     for key in records:
         (folder / "records" / f"{key}.json").unlink(missing_ok=True)
     plan = folder / "plan.json"
@@ -146,6 +146,22 @@ def pack_records(folder: Path) -> Path:
         write_bytes(folder / _PLAN, gzip.compress(plan.read_bytes(), mtime=0))
         plan.unlink()
     return path
+
+
+def _write_pack(folder: Path, records: Mapping[str, Any]) -> Path:
+    lines = "".join(json.dumps(records[key]) + "\n" for key in sorted(records))
+    return write_bytes(folder / "records" / _PACK, gzip.compress(lines.encode(), mtime=0))
+
+
+def delete_record(folder: Path, key: str) -> None:
+    """Delete all of a cell that a folder has: its record, its strip, its shards and its images."""
+    for name in ("shards", "converged"):
+        shutil.rmtree(folder / name / key, ignore_errors=True)
+    packed = dict(_packed(folder))
+    if packed.pop(key, None) is not None:
+        _write_pack(folder, packed)
+    for tail in ("json", "png"):
+        (folder / "records" / f"{key}.{tail}").unlink(missing_ok=True)
 
 
 def load_records(folder: Path) -> dict[str, dict[str, Any]]:

@@ -318,7 +318,7 @@ def test_presets_make_cards_and_are_listed(
     checkpoints.write_card(home, made)
     assert crs(monkeypatch, "list", "models", "--models", models) == 0
     said = capsys.readouterr().out
-    assert "my-horse" in said.partition("\n")[0]
+    assert "  my-horse\n" in said.partition("\npreset")[0]
     assert "preset lsun-horse: present as my-horse\n" in said
     assert "preset lsun-cat: absent; crs-bench fetch lsun-cat, from https://" in said
     assert "lsun_cat.pt; or with lsun_cat.pt on disk: crs-bench add lsun_cat.pt" in said

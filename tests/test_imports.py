@@ -17,6 +17,7 @@ ROOMS = {
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
     "cli", "__main__", "fetch", "judge", "curves", "benchmarks", "zoo", "plan",
     "records", "shards", "engines", "machine", "rescore", "studies", "progress", "price", "page",
+    "talk",
 }  # fmt: skip
 
 # room -> the rooms that it may import
@@ -25,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "noise": set(),
     "machine": set(),
     "progress": set(),
+    "talk": {"progress", "report", "store"},
     "types": {"store"},  # an identity is a digest
     "process": {"types"},
     "curves": {"types"},
@@ -53,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "rescore": {"types", "plan", "records", "shards", "judge", "store", "features"},
     "engines": {"types", "checkpoints", "features", "machine", "schedules", "shards", "store"},
     "run": {"types", "checkpoints", "plan", "records", "shards", "store", "machine", "engines",
-            "progress", "report"},
+            "progress", "report", "talk"},
     "price": {"types", "checkpoints", "plan", "records", "store", "machine", "judge", "features",
               "generate", "samplers", "schedules", "zoo"},
     "training": {"types", "checkpoints", "data", "features", "generate", "measures", "process",

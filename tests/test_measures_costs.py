@@ -459,14 +459,21 @@ def test_from_the_command_line(
     assert "--name NAME" in capsys.readouterr().err
 
 
-def test_measures_are_listed_on_one_line(
+def test_measures_are_listed_with_parameters_and_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     assert crs(monkeypatch, "list", "measures") == 0
-    assert capsys.readouterr().out == (
-        "measures: DataPrediction, Entropy, FeatureFrechet, GITS, GaussianW2, KLUB, "
-        "NoisePrediction, OfSchedule, RescaledEntropy, ScoreDifference, Uniform\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "measures:"
+    names = [line.strip().partition("(")[0] for line in said[1::2]]
+    assert names == [
+        "DataPrediction", "Entropy", "FeatureFrechet", "GITS", "GaussianW2", "KLUB",
+        "NoisePrediction", "OfSchedule", "RescaledEntropy", "ScoreDifference", "Uniform",
+    ]  # fmt: skip
+    assert said[said.index("  Uniform(coordinate=angle)") + 1] == (
+        "      A rate that is constant in a coordinate u: v = |du / dsigma|."
     )
+    assert all(line.startswith("      ") and line.endswith(".") for line in said[2::2])
 
 
 def test_a_grid_of_a_checkpoints_own_clock() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from bench import store
 from bench.report import report, summary
 from bench.report.frame import Results, label
+from bench.report.tidy import parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = {"sigma": [0.1, 1.0, 10.0], "v": [1.0, 0.5, 0.01], "images": 8, "levels": 3}
@@ -62,7 +63,7 @@ def cell(line: str, nfe: int, block: str, fd: float | None, **changes) -> tuple[
     for name, value in (("fd", fd), ("precision", 1 - fd / 100), ("recall", 0.5)):
         scores |= entry(row, name, value, **said)
     asked = {"model": row["model"], "schedule": schedule_of(line), "label": line,
-             "sampler": row["sampler"], "nfe": nfe, "quantiser": "round",
+             "sampler": {"class": row["sampler"], "fields": {}}, "nfe": nfe, "quantiser": "round",
              "dtype": what.get("dtype", "float32")}  # fmt: skip
     return row, {
         "key": row["key"], "cell": asked, "grid": [*np.geomspace(10, 0.1, nfe), 0.0],
@@ -308,22 +309,56 @@ def test_tuning_cells_enter_no_table_and_no_figure(folder: Path, tmp_path: Path)
     assert "| CRS(v_x) | DDIM | `ConstantRate(v_x, xi=0.5)` | 4 | tuning |" in text_of(folder)
 
 
-def test_csv_is_long_and_leaves_what_was_not_run_empty(folder: Path) -> None:
+def test_csv_has_a_row_for_each_score_and_leaves_what_was_not_run_empty(folder: Path) -> None:
     report(folder)
     with open(folder / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 13
-    assert [row["role"] for row in rows].count("tune") == 1
+    assert len(rows) == 13 * 3
+    assert [row["role"] for row in rows].count("tune") == 3
     missing = [row for row in rows if row["line"] == "Karras(rho=7)" and row["nfe"] == "10"]
-    ran = ("nfe_counted", "fd", "precision", "recall", "features", "reference", "device")
-    assert len(missing) == 2 and not any(row[name] for row in missing for name in ran)
+    ran = ("nfe_counted", "value", "features", "reference", "reference_n", "bank", "device",
+           "dtype", "schedule", "schedule_class")  # fmt: skip
+    assert [row["metric"] for row in missing] == ["fd", "precision", "recall"] * 2
+    assert not any(row[name] for row in missing for name in ran) and all(r["key"] for r in missing)
     first = next(row for row in rows if row["role"] == "score")
-    assert [first[name] for name in (*ran, "n", "block")] == [
-        "5", "30.0", "0.7", "0.5", "effnet-lite0", "fashion-mnist", "CPU", "500", "1",
+    assert [first[name] for name in (*ran, "n", "block", "experiment", "baseline")] == [
+        "5", "30.0", "effnet-lite0", "fashion-mnist", "60000", "100", "CPU", "float32", "native",
+        "Native", "500", "1", "toy", "True",
     ]  # fmt: skip
+    rate = next(row for row in rows if row["line"] == "CRS(v_x)" and row["role"] == "score")
+    assert rate["schedule_rate"] == "v_x" and first["schedule_rate"] == ""
+    karras = next(row for row in rows if row["line"] == "Karras(rho=7)" and row["nfe"] == "5")
+    assert karras["schedule_rho"] == "7"  # a default, from the label
     with open(folder / "seconds.csv", newline="") as file:
         took = [row["sample_s"] for row in csv.DictReader(file)]
     assert took.count("2.0") == 11 and took.count("") == 2
+
+
+def test_parameters_are_those_of_all_parts() -> None:
+    rate = {"class": "Rate", "fields": {"name": "v_x", "digest": "0"}}
+    inner = {"class": "ConstantRate", "fields": {"rate": rate, "xi": 0.25}}
+    spec = {"class": "Between", "fields": {"schedule": inner, "sigma_max": 40.0}}
+    label = "Between(ConstantRate(v_x, xi=0.25, coordinate=alpha), sigma_max=40)"
+    assert parameters(spec, label) == {
+        "xi": 0.25, "coordinate": "alpha", "sigma_max": 40.0, "rate": "v_x",
+        "schedule": "ConstantRate",
+    }  # fmt: skip
+    levels = {"class": "Levels", "fields": {"sigmas": [2.0, 1.0, 0.0]}}
+    assert parameters(levels, "Levels(sigmas=(2, 1, 0))") == {"sigmas": "2.0 1.0 0.0"}
+
+
+def test_a_long_page_has_a_table_of_contents(folder: Path, tmp_path: Path) -> None:
+    report(folder)
+    text = (folder / "table.md").read_text()
+    head = "FD-EffNet, m, 500 images a cell (lower is better)"
+    assert f"* [{head}](#fd-effnet-m-500-images-a-cell-lower-is-better)\n" in text
+    heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert re.findall(r"^\* \[(.*)\]\(#[\w-]+\)$", text, re.MULTILINE) == heads
+    (short,) = [cell("a", 5, "1", 3.0)]
+    del short[1]["scores"][store.score_key(short[0]["key"], "precision and its set")]
+    del short[1]["scores"][store.score_key(short[0]["key"], "recall and its set")]
+    report(save(tmp_path / "short", [short]))
+    assert "](#" not in (tmp_path / "short" / "table.md").read_text()
 
 
 def test_latex_is_escaped_and_bold(folder: Path) -> None:

@@ -30,10 +30,18 @@ def rescore(patch: pytest.MonkeyPatch, results: Path, metrics: str, *more: objec
     return crs(patch, "rescore", "tiny", "--metrics", metrics, *how)
 
 
+CELL = ["role", "model", "sampler", "line", "nfe", "block", "key"]
+
+
 def columns(results: Path) -> pd.DataFrame:
-    """Rows of `table.csv` that are in tables."""
+    """A row for each cell of `table.csv` that is in tables, and a column for each metric."""
     found = pd.read_csv(results / "tiny" / "table.csv")
-    return found[found.role != "tune"].reset_index(drop=True)
+    found = found[found.role != "tune"]
+    wide = found.pivot(index=CELL, columns="metric", values=["value", "error", "low", "high"])
+    wide = wide.dropna(axis=1, how="all")
+    wide.columns = [metric if what == "value" else f"{metric}_{what}"
+                    for what, metric in wide.columns]  # fmt: skip
+    return wide.reset_index()
 
 
 def test_metrics_are_added_without_sampling(

@@ -16,6 +16,7 @@ from bench.cli import (
     experiments,
     listing,
     models,
+    records,
     scoring,
     studies,
     training,
@@ -23,8 +24,8 @@ from bench.cli import (
 from bench.cli.options import app
 
 __all__ = [
-    "app", "benchmarks", "docs", "experiments", "listing", "main", "models", "scoring", "studies",
-    "training",
+    "app", "benchmarks", "docs", "experiments", "listing", "main", "models", "records", "scoring",
+    "studies", "training",
 ]  # fmt: skip
 
 

@@ -17,8 +17,8 @@ REFERENCE = "reference"
 _TITLE = "The public classes and functions, from their docstrings."
 _ORDER = (
     "tour", "concepts", "own-model", "own-schedule", "own-sampler", "own-measure", "own-metric",
-    "own-data", "published-checkpoints", "scoring", "protocol", "results", "paper", "page", "cost",
-    "cluster", "damage", "changelog", "citation",
+    "own-data", "published-checkpoints", "scoring", "protocol", "results", "paper", "tables",
+    "page", "cost", "cluster", "damage", "changelog", "citation",
 )  # fmt: skip
 _ROOMS = ("schedules", "samplers", "measures", "metrics", "features", "checkpoints", "training")
 

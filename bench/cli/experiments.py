@@ -1,6 +1,7 @@
 """The verbs of experiments: run, compare, rescore, report, page and pack."""
 
 import importlib.util
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -78,7 +79,6 @@ def run(
 ) -> None:
     """Sample and score the missing cells of an experiment, then write its tables and figures."""
     from bench import checkpoints, experiments
-    from bench.run import run as main_path
     from bench.types import Limit
 
     where, made = checkpoints.models_of(models), _experiment(experiment)
@@ -102,8 +102,7 @@ def run(
     if dry_run:
         typer.echo(_outlook(plan, results, where, device_of(device), prepare, workers))
         return
-    for path in main_path(plan, results, where, device_of(device), prepare, chosen):
-        typer.echo(path)
+    _run(plan, results, where, device_of(device), prepare, chosen)
 
 
 @app.command()
@@ -129,7 +128,6 @@ def compare(
     """
     from bench import checkpoints, names
     from bench import samplers as loops
-    from bench.run import run as main_path
     from bench.types import Block, Experiment, Scoring
 
     where, spread = checkpoints.models_of(models), seeds_of(seeds)
@@ -141,8 +139,17 @@ def compare(
         blocks=(Block("1", range(spread[0], spread[-1] + 1), numbers(nfe, "--nfe")),),
         scoring=Scoring(features, reference, tuple(forms_of(metrics))),
     )  # fmt: skip
-    for path in main_path(plan, results, where, device_of(device)):
-        typer.echo(path)
+    _run(plan, results, where, device_of(device))
+
+
+def _run(plan: Any, results: Path, *how: Any) -> None:
+    """The main path, and what there is to say at its end."""
+    from bench import talk
+    from bench.run import run as main_path
+
+    start = time.monotonic()
+    main_path(plan, results, *how)
+    typer.echo(talk.end(results / plan.name, time.monotonic() - start))
 
 
 def _outlook(plan: Any, results: Path, where: Any, device: str, prepare: Any, workers: int) -> str:
@@ -247,7 +254,7 @@ def rescore_(
     from bench.report import report
     from bench.rescore import listed, rescore
 
-    folder = _folder_of(experiment, results)
+    folder = folder_of(experiment, results)
     done = rescore(folder, forms_of(metrics), device_of(device), bootstrap)
     typer.echo(f"{done.scored} cells scored; {done.had} cells already had these scores", err=True)
     if done.missing:
@@ -261,16 +268,84 @@ def rescore_(
 def report_(
     experiment: Annotated[str, typer.Argument(help="an experiment or a study that was run")],
     results: Results = Path("results"),
+    lines: Annotated[str, typer.Option(help="lines of one table, with commas")] = "",
+    samplers: Annotated[str, typer.Option(help="samplers of one table, with commas")] = "",
+    nfe: Annotated[str, typer.Option(help="NFEs of one table, such as 5,10")] = "",
+    metrics: Annotated[str, typer.Option(help="metrics of one table, such as fd,recall")] = "",
+    images: Annotated[
+        int, typer.Option(min=0, help="images a cell of one table; 0: the first of the plan")
+    ] = 0,
+    against: Annotated[
+        str,
+        typer.Option(
+            help="one table of differences, paired by seeds, to LINE, to another EXPERIMENT, or to "
+            "EXPERIMENT:LINE"
+        ),
+    ] = "",
+    format: Annotated[str, typer.Option(help="of one table: md, csv or tex; default: md")] = "",
+    out: Annotated[Path | None, typer.Option(help="file of one table; default: print it")] = None,
 ) -> None:
-    """Write tables and figures from the records. This samples and scores nothing."""
-    from bench.report import report, report_study
+    """Write tables and figures from the records. This samples and scores nothing.
 
-    if (results / experiment / "study.json").is_file():
-        made = report_study(results / experiment)
+    With --lines, --samplers, --nfe, --metrics, --images, --against, --format or --out, print one
+    table instead, and write nothing else.
+    """
+    from bench import store
+    from bench.report import Choice, report, report_study, table
+
+    one = any((lines, samplers, nfe, metrics, images, against, format, out))
+    if (results / experiment / "study.json").is_file() and not one:
+        _say_paths(report_study(results / experiment))
+        return
+    folder = folder_of(experiment, results)
+    if not one:
+        _say_paths(report(folder))
+        return
+    choice = Choice(
+        tuple(_lines_of(lines, folder)), tuple(forms_of(samplers) if samplers else ()),
+        numbers(nfe, "--nfe") if nfe else (), tuple(forms_of(metrics) if metrics else ()), images,
+    )  # fmt: skip
+    other = _other_of(against, folder) if against else (None, "")
+    text = table(folder, choice, *other).write(format or "md")
+    if out:
+        typer.echo(store.write_text(check_output(out), text))
     else:
-        made = report(_folder_of(experiment, results))
-    for path in made:
+        typer.echo(text, nl=False)
+
+
+def _say_paths(paths: list[Path]) -> None:
+    for path in paths:
         typer.echo(path)
+
+
+def _lines_of(text: str, folder: Path) -> list[str]:
+    """The lines of a text with commas. A line whose name has a comma is found whole."""
+    from bench import store
+
+    known, parts, found = store.load_plan(folder)["lines"], forms_of(text) if text else [], []
+    while parts:
+        size = next((n for n in range(len(parts), 1, -1) if ", ".join(parts[:n]) in known), 1)
+        found.append(", ".join(parts[:size]))
+        parts = parts[size:]
+    return found
+
+
+def _other_of(against: str, folder: Path) -> tuple[Path, str]:
+    """The folder and the line of --against. The line is "" where all lines are meant.
+
+    Raises:
+        ValueError: neither a line of the experiment nor another experiment.
+    """
+    from bench import names, store
+
+    lines, others = store.load_plan(folder)["lines"], _experiments_in(folder.parent)
+    name, _, line = against.partition(":")
+    if against in lines:
+        return folder, against
+    if name not in others or (line and line not in store.load_plan(folder.parent / name)["lines"]):
+        raise ValueError(f"--against {against!r} is neither a line nor another experiment"
+                         f"{names.nearest(against, [*lines, *others])}")  # fmt: skip
+    return folder.parent / name, line
 
 
 @app.command("page")
@@ -312,10 +387,15 @@ def _about(models: Any) -> Callable[[str, str], dict[str, str]]:
     return about
 
 
-def _folder_of(experiment: str, results: Path) -> Path:
+def _experiments_in(results: Path) -> list[str]:
+    return sorted(path.parent.name for path in results.glob("*/plan.json*"))
+
+
+def folder_of(experiment: str, results: Path) -> Path:
+    """The results folder of an experiment. ValueError: there is none."""
     from bench import names
 
-    known = sorted(path.parent.name for path in results.glob("*/plan.json*"))
+    known = _experiments_in(results)
     if experiment not in known:
         raise ValueError(f"no results of {experiment!r} in --results {results}"
                          f"{names.nearest(experiment, known)}")  # fmt: skip
@@ -330,4 +410,4 @@ def pack(
     """Pack an experiment's records into one compressed file, which later runs read."""
     from bench import store
 
-    typer.echo(store.pack_records(_folder_of(experiment, results)))
+    typer.echo(store.pack_records(folder_of(experiment, results)))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 benchmarks = typer.Typer(no_args_is_help=True, help="Time the bench itself on this machine.")
 app.add_typer(benchmarks, name="bench")
 

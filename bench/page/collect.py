@@ -18,16 +18,12 @@ from bench import store
 from bench.report import published
 from bench.report.frame import Results, Score, label
 from bench.report.levels import Curve
-from bench.report.lines import looks, parts_of
+from bench.report.lines import SAMPLERS, looks, parts_of
 
 Row = dict[str, Any]
 About = Callable[[str, str], dict[str, str]]  # (model, digest) -> its space and training law
 
 UNKNOWN = {"space": "unknown", "law": "unknown"}
-SAMPLERS = {  # class -> the name in its paper
-    "DPMpp2M": "DPM-Solver++(2M)", "DPMpp2S": "DPM-Solver++(2S)", "DPMpp3M": "DPM-Solver++(3M)",
-    "DPMpp2MSDE": "SDE-DPM-Solver++(2M)", "DPMSolver2": "DPM-Solver-2", "IPNDM": "iPNDM",
-}  # fmt: skip
 _GREY = "#777777"
 
 

@@ -7,13 +7,53 @@ model folder instead, and `draw_losses` its `loss.csv`.
 from pathlib import Path
 
 from bench import store
-from bench.report import figures, published, tables
+from bench.report import chosen, figures, published, tables
+from bench.report.chosen import Choice, Table
 from bench.report.frame import Results
 from bench.report.law import draw_law
 from bench.report.losses import draw_losses
 from bench.report.study import report_study
 
-__all__ = ["draw_law", "draw_losses", "report", "report_study"]
+__all__ = ["Choice", "draw_law", "draw_losses", "report", "report_study", "table"]
+
+
+def table(folder: Path, choice: Choice, other: Path | None = None, line: str = "") -> Table:
+    """One table of chosen lines, samplers, NFEs and metrics of an experiment.
+
+    Arguments:
+        other: the folder of an experiment whose scores are subtracted, paired by seeds. None: the
+            table has the scores themselves.
+        line: the line of `other` that is subtracted. "": the line of the same name.
+
+    Raises:
+        ValueError: as of `report`; something is chosen that is not there; nothing can be paired.
+    """
+    try:
+        results = _results(folder)
+        if other is None:
+            return chosen.scores(results, choice)
+        return chosen.differences(results, choice, _results(other), line)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{folder}: the plan or a record is damaged ({type(error).__name__}: "
+        f"{store.in_a_line(error)}); fetch the folder again, or delete it and run again"
+    )
+
+
+def _results(folder: Path) -> Results:
+    """The results of a folder. ValueError: nothing was run yet."""
+    plan = store.load_plan(folder)
+    results = Results(plan, store.load_records(folder))
+    if not results.done:
+        name = store.in_a_line(plan["experiment"])
+        raise ValueError(f"nothing of {name} was run yet; first: crs-bench run {name}")
+    return results
 
 
 def report(folder: Path) -> list[Path]:
@@ -42,10 +82,7 @@ def report(folder: Path) -> list[Path]:
     except OSError:  # a disk that cannot be written
         raise
     except Exception as error:  # of content that no run wrote pandas and matplotlib raise anything
-        raise ValueError(
-            f"{folder}: the plan or a record is damaged ({type(error).__name__}: "
-            f"{store.in_a_line(error)}); fetch the folder again, or delete it and run again"
-        ) from error
+        raise _damaged(folder, error) from error
     if not done:
         raise ValueError(f"nothing of {name} was run yet; first: crs-bench run {name}")
     return made

@@ -16,6 +16,11 @@ WARM = ("#D55E00", "#E69F00", "#CC79A7", "#A50F15", "#8C6D00", "#F0027F")
 MARKS = "osD^vP*X"
 _FIRST = {"Native": 0, "LogSNR": 1, "Karras": 2, "Cosine": 3}  # well-known rivals: index in COOL
 
+SAMPLERS = {  # class -> the name in its paper
+    "DPMpp2M": "DPM-Solver++(2M)", "DPMpp2S": "DPM-Solver++(2S)", "DPMpp3M": "DPM-Solver++(3M)",
+    "DPMpp2MSDE": "SDE-DPM-Solver++(2M)", "DPMSolver2": "DPM-Solver-2", "IPNDM": "iPNDM",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Look:

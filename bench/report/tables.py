@@ -1,5 +1,6 @@
 """Tables: Markdown and LaTeX for readers, CSV for programs. A cell that was not run is empty."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from bench.report import published, summary
 from bench.report.frame import MANY_LINES, Results, Score, label
 from bench.report.intervals import LEAST, LEVEL
 from bench.report.layout import Grid, digits, grids, markdown_table, shown
+from bench.report.tidy import tidy
 
 _WHOLE = "Nothing is bold before all cells that are compared with each other were run."
 _LEVEL = f"{100 * LEVEL:g} %"
@@ -29,14 +31,15 @@ _NO_INTERVAL = (
     f"An interval needs {LEAST} seed blocks, so there is none here. Bold: the best value, and "
     f"exact ties with it. {_WHOLE}"
 )
-_CELL = ["model", "sampler", "line", "nfe", "counted", "block", "role", "n"]
+_CELL = ["model", "sampler", "line", "nfe", "block", "role", "n"]
+_MANY_SECTIONS = 4  # a page with more has a table of contents
 
 
 def write(results: Results, folder: Path) -> list[Path]:
     """Write `table.{md,csv,tex}` and `{summary,differences,seconds}.csv`. Returns: their paths."""
     return [
         store.write_text(folder / "table.md", markdown(results)),
-        store.write_text(folder / "table.csv", long_form(results).to_csv(index=False)),
+        store.write_text(folder / "table.csv", tidy(results).to_csv(index=False)),
         store.write_text(folder / "table.tex", latex(results)),
         store.write_text(folder / "summary.csv", summary.whole_table(results).to_csv(index=False)),
         store.write_text(
@@ -46,40 +49,12 @@ def write(results: Results, folder: Path) -> list[Path]:
     ]
 
 
-def long_form(results: Results) -> pd.DataFrame:
-    """One row for each planned cell, with tuning cells. A second run gives the same table."""
-    frame, rows = results.frame, results.plan["rows"]
-    devices = {key: record["device"] for key, record in results.records.items()}
-
-    def first(name: str) -> list[Any]:
-        """An entry of the protocol, from the first score that has it. None: no score has it."""
-        scores = [results.scores(row).values() for row in rows]
-        return [next((one[name] for one in cell if name in one), None) for cell in scores]
-
-    out = frame[[*_CELL, "schedule", *results.metrics]].assign(
-        counted=frame.counted.astype("Int64"), features=first("features"),
-        reference=first("reference"), device=frame.key.map(devices),
-        **{f"{name}_{what}": values for name in results.metrics
-           for what, values in _sureness(results, name).items()},
-    )  # fmt: skip
-    return out.rename(columns={"counted": "nfe_counted"})
-
-
-def _sureness(results: Results, metric: str) -> dict[str, list[float | None]]:
-    """Columns of the standard error and of the 95 % confidence interval, if a score has them."""
-    scores = [results.scores(row).get(metric, {}) for row in results.plan["rows"]]
-    ends = [score.get("interval_95", (None, None)) for score in scores]
-    found = {"error": [score.get("error") for score in scores],
-             "low": [low for low, _ in ends], "high": [high for _, high in ends]}  # fmt: skip
-    return {name: values for name, values in found.items() if any(v is not None for v in values)}
-
-
 def seconds(results: Results) -> pd.DataFrame:
     """Seconds of every cell. They differ from run to run, so `table.csv` does not have them."""
     records = [results.records.get(key) for key in results.frame.key]
     took = {f"{part}_s": [record["seconds"][part] if record else None for record in records]
             for part in ("sample", "score")}  # fmt: skip
-    return results.frame[[*_CELL, "key"]].drop(columns="counted").assign(**took)
+    return results.frame[[*_CELL, "key"]].assign(**took)
 
 
 def _each(values: list[str]) -> str:
@@ -138,7 +113,7 @@ def markdown(results: Results) -> str:
     text = [f"# {plan['title']}", *protocol(results)]
     if plan.get("note"):
         text.append(plan["note"])
-    text.append(_legend(results.blocks))
+    text.append(legend(results.blocks))
     if any(results.sweeps(model, n) for model, n in results.groups()):
         text.append(_SORTED)
     if results.converged:
@@ -156,7 +131,18 @@ def markdown(results: Results) -> str:
     text += published.markdown(results.published, plan.get("published", ""))
     if plan["chosen"]:
         text += ["## What was tuned", _choices(results)]
-    return "\n\n".join(text) + "\n"
+    return "\n\n".join([text[0], *_contents(text), *text[1:]]) + "\n"
+
+
+def _contents(parts: list[str]) -> list[str]:
+    """Links to the sections of a long page, as GitHub names them. Empty: the page is short."""
+    heads = [part.removeprefix("## ") for part in parts if part.startswith("## ")]
+    if len(heads) <= _MANY_SECTIONS:
+        return []
+    anchors = [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads]
+    return [
+        "\n".join(f"* [{head}](#{anchor})" for head, anchor in zip(heads, anchors, strict=True))
+    ]
 
 
 _SORTED = (
@@ -201,7 +187,7 @@ def _converged(results: Results) -> str:
     )
 
 
-def _legend(blocks: int) -> str:
+def legend(blocks: int) -> str:
     """What the marks in a table mean. blocks: the most seed blocks of a cell."""
     return _NO_INTERVAL if blocks < LEAST else f"{_INTERVAL} {_BOLD}"
 
@@ -240,37 +226,53 @@ def _grid_table(grid: Grid, metric: str) -> str:
 
 
 def latex(results: Results) -> str:
-    """The page `table.tex`, for booktabs: a table for each group, metric and sampler (or NFE)."""
-    text = ["% needs \\usepackage{booktabs}"]
+    """The page `table.tex`: a float for each group, metric and sampler (or NFE)."""
+    text, experiment = [LATEX_NEEDS], results.plan["experiment"]
     for model, n in results.groups():
         for metric in results.metrics:
             name = f"{label(metric, results.features)} of {results.models(model, n)}"
             for grid in grids(results, model, n, metric):
                 caption = f"{name}, {grid.subject}, {n:,} images a cell."
-                text.append(_latex_table(grid, metric, caption))
+                text.append(_latex_table(grid, metric, caption, f"{experiment}-{len(text)}"))
     return "\n\n".join(text) + "\n"
 
 
-def _latex_table(grid: Grid, metric: str, caption: str) -> str:
-    marks = [_legend(max((score.blocks for score in grid.scores), default=0))]
+def _latex_table(grid: Grid, metric: str, caption: str, name: str) -> str:
+    marks = [legend(max((score.blocks for score in grid.scores), default=0))]
     marks += [_BEYOND] * any(score.beyond for score in grid.scores)
-    rows = {
-        name: [number(s, metric, r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$") for s in row]
-        for name, row in grid.rows.items()
-    }
+    rows = {name: [number(s, metric, *LATEX_MARKS) for s in row] for name, row in grid.rows.items()}
     corner = "NFE" if grid.corner.endswith("NFE") else grid.corner
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=grid.heads)
-    style = frame.rename_axis(columns=corner).style
-    style = style.format_index(escape="latex").format_index(escape="latex", axis=1)
-    whole = _escape(f"{caption} {' '.join(marks)}")
-    return style.to_latex(
-        hrules=True, column_format=f"l{'r' * len(grid.heads)}", caption=whole,
-        position_float="centering",
-    ).rstrip()  # fmt: skip
+    return latex_float(frame.rename_axis(columns=corner), f"{caption} {' '.join(marks)}", name)
 
 
-def _escape(text: str) -> str:
+LATEX_NEEDS = "% needs \\usepackage{booktabs,graphicx}"
+LATEX_MARKS: tuple[Callable[[str], str], str, str] = (
+    r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$",
+)  # fmt: skip
+_FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+
+
+def latex_float(frame: pd.DataFrame, caption: str, name: str) -> str:
+    """A table of LaTeX texts as one float, which is at most as wide as the text or the column."""
+    style = frame.style.format_index(_symbols, escape="latex")
+    style = style.format_index(_symbols, escape="latex", axis=1)
+    text = style.to_latex(
+        hrules=True, column_format="l" * frame.index.nlevels + "r" * len(frame.columns),
+        caption=escape(caption), label="tab:" + re.sub(r"[^\w.:-]", "-", name),
+        position_float="centering", multirow_align="naive", multicol_align="c",
+    )  # fmt: skip
+    start, end = r"\begin{tabular}", r"\end{tabular}"
+    return text.replace(start, f"{_FIT}\n{start}").replace(end, end + "}").rstrip()
+
+
+def _symbols(head: Any) -> str:
+    """The text of a head, with the letter xi as a symbol."""
+    return re.sub(r"\bxi(=\d+(?:\.\d+)?)?", r"$\\xi\1$", str(head))
+
+
+def escape(text: str) -> str:
     """Escaped text for LaTeX. The marks ± and † become commands."""
     for sign in "_%&#$":
         text = text.replace(sign, f"\\{sign}")
-    return text.replace("±", r"$\pm$").replace("†", r"$^\dagger$")
+    return _symbols(text).replace("±", r"$\pm$").replace("†", r"$^\dagger$")
