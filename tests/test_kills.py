@@ -13,8 +13,6 @@ from test_shards import tables
 
 from bench import store
 
-pytestmark = pytest.mark.xdist_group("nursery")  # it takes long to start
-
 
 def files_in(results: Path) -> dict[Path, int]:
     """The shards and records of a results folder with their times."""

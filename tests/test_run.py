@@ -23,8 +23,6 @@ from bench.samplers import DDIM
 from bench.schedules import AlignYourSteps, Beta, ConstantRate, Karras, Native, Snapped
 from bench.types import Block, Cell, Converged, Experiment, On, Rate, Schedule, Scoring, Tuned
 
-pytestmark = pytest.mark.xdist_group("run")  # of `whole`
-
 
 @pytest.fixture(scope="session")
 def models(tiny_models: Path) -> Path:
