@@ -26,6 +26,7 @@ from bench.checkpoints import card as cards
 from bench.checkpoints.card import Card, CodecCard, Data, VECard, VPCard, complaint
 from bench.checkpoints.files import content_of, read_json
 from bench.checkpoints.weights import one_digest
+from bench.store import first_line
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED = "diffusion_pytorch_model.bin"
@@ -109,7 +110,7 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (OSError, ValueError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise ValueError(
             f"no model {name!r} here, and the hub does not give it ({why.rstrip('.:')}); check the "
             "name and the network, or copy the folder from another machine and give its path"
