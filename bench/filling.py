@@ -102,7 +102,7 @@ class Beside:
         self.scorers, self.writer = ThreadPoolExecutor(count), ThreadPoolExecutor(1)
         self.most = sys.maxsize if apart else count
         self.scores: list[Future[None]] = []
-        self.saved: Future[None] | None = None  # the last that is written
+        self.saved = self.writer.submit(lambda: None)  # the last that is written
 
     def __enter__(self) -> Self:
         return self
@@ -110,8 +110,8 @@ class Beside:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
+                self.saved.result()
                 self.most = 0
-                self._written(self.saved)
                 self.settle()
         finally:
             self.scorers.shutdown()
@@ -119,18 +119,17 @@ class Beside:
 
     def write(self, call: Callable[..., None], *given: Any) -> None:
         """Write a shard, after all earlier ones are written."""
-        self._written(self.saved)
+        self.saved.result()
         self.saved = self.writer.submit(call, *given)
 
     def score(self, call: Callable[..., None], *given: Any) -> None:
         """Score a cell, after all its shards are written."""
-        saved = self.saved
 
-        def scored() -> None:
-            self._written(saved)
+        def scored(saved: Future[None]) -> None:
+            saved.result()
             call(*given)
 
-        self.scores.append(self.scorers.submit(scored))
+        self.scores.append(self.scorers.submit(scored, self.saved))
 
     def settle(self) -> None:
         """Wait until no more cells wait for their scores than may."""
@@ -140,11 +139,6 @@ class Beside:
             if future.done():
                 future.result()
         self.scores = [future for future in self.scores if not future.done()]
-
-    @staticmethod
-    def _written(saved: Future[None] | None) -> None:
-        if saved:
-            saved.result()
 
 
 def expect(bench: Bench, bar: Progress, cells: Sequence[Planned]) -> None:
