@@ -21,7 +21,7 @@ from bench.checkpoints.wrapped import (
     Adapter,
     check_gives,
     found_object,
-    process_card,
+    given_process,
     wrapped_card,
 )
 from bench.process import VE, Process
@@ -249,7 +249,7 @@ def wrap(
     """
     if isinstance(net, str | Path):
         home = Path(net)
-        card = bare(home, process_card(process), prediction, clip)
+        card = bare(home, given_process(process), prediction, clip)
         return _opened(home, card.model_copy(update={"name": name or card.name}), "cpu", "float32")
     if shape is None:
         raise ValueError("wrap needs shape=(channels, height, width) of one image")

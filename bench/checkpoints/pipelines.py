@@ -84,17 +84,12 @@ def is_hub_id(name: str | Path) -> bool:
 
 
 def fetched(name: str, *more: str) -> Path:
-    """Fetch a hub id to huggingface_hub's own cache.
+    """Fetch a hub id to huggingface_hub's own cache, and give its folder there.
 
     The configs come first, because they may be refused. Then come the weights that they name.
+    more: patterns of other files to fetch.
 
-    Arguments:
-        name: the hub id.
-        more: patterns of other files to fetch.
-    Returns:
-        The folder in the cache.
-    Raises:
-        ValueError: there is no such id, or it is not in the cache and there is no network.
+    ValueError: there is no such id, or it is not in the cache and there is no network.
     """
     home = _snapshot(name, [*_CONFIGS, *(f"*/{config}" for config in _CONFIGS[1:])])
     card = drafted(home)
