@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from bench.checkpoints.files import check_finite, content_of, shards, unwritable
-from bench.store import file_digest, first_line, some
+from bench.store import file_digest, first_line, in_a_line, some
 
 WEIGHTS = "model.safetensors"
 _OLD = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
@@ -25,17 +26,27 @@ def current(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def joined(index: Path) -> dict[str, Tensor]:
-    """Read the tensors of all shards of safetensors that an index lists.
+def loaded(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. ValueError: it is none, or is damaged."""
+    try:
+        return load_file(path)
+    except Exception as error:  # of a damaged file safetensors and torch raise nearly anything
+        raise ValueError(f"{path} is not a safetensors file, or is damaged: {first_line(error)}; "
+                         "fetch it again") from error  # fmt: skip
 
-    ValueError: a shard is missing, is no safetensors file, or holds other tensors.
+
+def joined(index: Path, read: Callable[[Path], dict[str, Tensor]] = loaded) -> dict[str, Tensor]:
+    """The tensors of all shards that an index lists. read: file of a shard -> its tensors.
+
+    ValueError: a shard is missing, cannot be read, or holds other tensors.
     """
     found: dict[str, Tensor] = {}
     for name, keys in shards(index).items():
-        part = loaded(index.parent / name)
+        part = read(index.parent / name)
         if part.keys() != set(keys):
+            one = in_a_line(min(part.keys() ^ set(keys)))
             raise ValueError(f"{index}: {name} holds other tensors than the index says, such as "
-                             f"{min(part.keys() ^ set(keys))}; fetch both again")  # fmt: skip
+                             f"{one}; fetch both again")  # fmt: skip
         found |= part
     return found
 
@@ -45,15 +56,6 @@ def one_digest(path: Path) -> str:
     if not path.name.endswith(".index.json"):
         return file_digest(path)
     return hashlib.sha256(save(joined(path))).hexdigest()
-
-
-def loaded(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. ValueError: it is none, or is damaged."""
-    try:
-        return load_file(path)
-    except Exception as error:  # of a damaged file safetensors and torch raise nearly anything
-        raise ValueError(f"{path} is not a safetensors file, or is damaged: {first_line(error)}; "
-                         "fetch it again") from error  # fmt: skip
 
 
 def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> dict[str, Tensor]:

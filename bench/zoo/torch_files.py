@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.checkpoints.files import Content, content_of, shards, weights_file
-from bench.checkpoints.weights import loaded
+from bench.checkpoints.files import Content, content_of, weights_file
+from bench.checkpoints.weights import joined, loaded
 from bench.store import first_line, in_a_line
 
 _INSIDE = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")  # what an archive may hold
@@ -76,7 +76,7 @@ def read_file(path: Path) -> Contents:
     if what == "zip":
         return _unpacked(file)
     if what == "index":
-        return _joined(file)
+        return Contents(file, joined(file, lambda path: read_file(path).tensors))
     if what == "safetensors" or (what == "unknown" and file.suffix.lower() == ".safetensors"):
         return Contents(file, loaded(file))
     return _torch(file, what)
@@ -143,19 +143,6 @@ def _walk(value: Any, path: str, depth: int, left: Iterator[int]) -> Iterator[tu
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in items:
             yield from _walk(inner, f"{path}{key}.", depth - 1, left)
-
-
-def _joined(index: Path) -> Contents:
-    """The tensors of all shards that an index lists."""
-    tensors: dict[str, Tensor] = {}
-    for name, keys in shards(index).items():
-        part = read_file(index.parent / name).tensors
-        if part.keys() != set(keys):
-            one = in_a_line(min(part.keys() ^ set(keys)))
-            raise ValueError(f"{index}: {name} holds other tensors than the index says, such as "
-                             f"{one}; fetch both again")  # fmt: skip
-        tensors |= part
-    return Contents(index, tensors)
 
 
 def _way_out(file: Path) -> str:
