@@ -24,6 +24,7 @@ rooms:
     shards       fixed ranges of seeds -> features on disk, merged in seed order
     engines      where shards are made: one process, several, or a cluster
     records      what a cell's record holds, and which scores it lacks
+    filling      the main path's order of work: missing shards, and threads that write and score
     run          the main path
     progress     the bar of a run
     price        what a run will take, before it starts

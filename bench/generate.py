@@ -1,6 +1,7 @@
 """Sample uint8 images. The bytes do not depend on the batch size."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -170,12 +171,13 @@ def images(
     if len(everything) == 0 or int(everything.min()) < 0:
         raise ValueError("seeds must be non-negative integers, at least one")
     batch = min(batch, len(everything))
+    cores = spread if torch.device(model.device).type == "cpu" else nullcontext
     for start in range(0, len(everything), batch):
         wanted = everything[start : start + batch]
         padded = torch.cat([wanted, everything[: batch - len(wanted)]]).to(model.device)
         denoise = counted(_denoiser(model, padded, guidance))
         noise = _noise(padded, model.shape)
-        with torch.inference_mode(), spread():
+        with torch.inference_mode(), cores():
             x = sampler(denoise, float(grid[0]) * noise(), grid, noise)
         if denoise.calls != (evals := sampler.evals(grid)):
             raise RuntimeError(f"{sampler!r} made {denoise.calls} calls, but its evals(grid) is "

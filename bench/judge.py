@@ -215,16 +215,21 @@ def extractor_of(text: str, device: str) -> Extractor:
     return made.on(device)
 
 
+def extractor_classes() -> dict[str, type[Extractor]]:
+    """Name -> class of each extractor of this package."""
+    found = names.public(feature_room)
+    return {name: kind for name, kind in found.items() if issubclass(kind, Extractor)}
+
+
 def extractors() -> dict[str, str]:
     """Class of an extractor -> why it cannot be used here with its default fields, or ""."""
     found = {}
-    for name, kind in names.public(feature_room).items():
-        if issubclass(kind, Extractor):
-            try:
-                kind()
-                found[name] = ""
-            except (ValueError, OSError) as error:
-                found[name] = str(error)
+    for name, kind in extractor_classes().items():
+        try:
+            kind()
+            found[name] = ""
+        except (ValueError, OSError) as error:
+            found[name] = str(error)
     return found
 
 
@@ -243,9 +248,8 @@ def metrics_of(forms: Sequence[str], extractor: Extractor) -> tuple[Metric, ...]
         if metric in found:
             raise ValueError(f"metric {text} is asked for twice; leave one out")
         if metric.reads_layer not in extractor.layers:
-            kinds = [kind for kind in names.public(feature_room).values()
-                     if issubclass(kind, Extractor)]  # fmt: skip
-            able = [kind.__name__ for kind in kinds if metric.reads_layer in kind.layers]
+            able = [name for name, kind in extractor_classes().items()
+                    if metric.reads_layer in kind.layers]  # fmt: skip
             raise ValueError(
                 f"{metric.name} reads the layer {metric.reads_layer!r}, which {extractor.name} "
                 f"does not have; extractors that do: {', '.join(able) or 'none'}"
@@ -259,7 +263,7 @@ def _real(
     layers: Sequence[str],
 ) -> Reference:  # fmt: skip
     """The real set: a reference by name or file, or images that are read now."""
-    if isinstance(reference, str | Path) and not _are_images(reference):
+    if isinstance(reference, str | Path) and not are_images(reference):
         others = tuple(dict.fromkeys(layer for layer in layers if layer != "features"))
         return feature_room.load_reference(reference, extractor, rows, others)
     keep = dict.fromkeys(layers, 0) | {"features": rows}
@@ -273,7 +277,7 @@ def _real(
     return feature_room.reference_of(shown, extractor, keep, str(images.path), len(images))
 
 
-def _are_images(reference: str | Path) -> bool:
+def are_images(reference: str | Path) -> bool:
     """Whether a reference is a set of images on disk: no known name, and no .npz file."""
     path = Path(reference)
     if str(reference) in feature_room.known_references():

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,16 @@ def in_a_line(said: object) -> str:
     if isinstance(said, KeyError | RecursionError) or (isinstance(said, Exception) and not text):
         text = f"{type(said).__name__} {text}".strip()
     return text if len(text) <= 500 else f"{text[:500]}..."
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind; at most 500 characters."""
+    return in_a_line((str(error).splitlines() or [type(error).__name__])[0])
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, with commas; "..." stands for the rest."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def write_bytes(path: Path, data: bytes) -> Path:

@@ -20,7 +20,7 @@ from bench.types import VarianceDenoiser
 from bench.zoo.add import add
 from bench.zoo.adm import PRESETS, ADMFlags, ADMNet, ADMPreset
 from bench.zoo.presets import all_presets, preset_lines, preset_of
-from bench.zoo.torch_files import read_weights
+from bench.zoo.torch_files import read_file
 
 FLAGS = {
     "image_size": 16, "num_channels": 32, "channel_mult": (1, 1), "num_res_blocks": 1,
@@ -214,7 +214,7 @@ def test_any_damage_of_a_torch_file_is_an_error_of_ours(
     at = int(place * len(raw))
     file.write_bytes(raw[:at] if cut else bytes([*raw[:at], raw[at] ^ flip, *raw[at + 1 :]]))
     try:
-        found = read_weights(file)
+        found = read_file(file).readable().tensors
     except ValueError as error:
         assert str(file) in str(error)
     else:  # it was no byte that counts, or one of the numbers

@@ -1,5 +1,6 @@
 """The same bytes for any batch size; calls are counted; bad requests stop before they start."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -297,3 +298,23 @@ def test_guidance_leads_away_from_the_prediction_without_a_class(scale: float) -
 def test_guidance_needs_classes() -> None:
     with pytest.raises(ValueError, match="gaussian is unconditional: it takes no guidance"):
         generate.sample(Gaussian(), DDIM(), LogSNR(), 2, range(4), guidance=2.0)
+
+
+@dataclass(frozen=True)
+class Elsewhere(Gaussian):
+    """A model whose device is no CPU."""
+
+    device: str = "meta"
+
+
+@pytest.mark.parametrize(("model", "uses"), [(Gaussian(), 2), (Elsewhere(), 0)])
+def test_only_a_model_on_the_cpu_takes_its_cores(
+    model: Gaussian, uses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    monkeypatch.setattr(generate, "normal", lambda seeds, draw, shape: torch.zeros(
+        len(seeds), *shape, device=seeds.device))  # fmt: skip
+    monkeypatch.setattr(generate, "spread", lambda: taken.append(1) or nullcontext())
+    grid = torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64)
+    assert len(list(generate.images(model, DDIM(), grid, range(4), 2))) == 2
+    assert len(taken) == uses

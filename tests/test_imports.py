@@ -17,7 +17,7 @@ ROOMS = {
     "features", "metrics", "experiments", "run", "store", "report", "training", "names", "noise",
     "cli", "__main__", "fetch", "judge", "curves", "benchmarks", "zoo", "plan",
     "records", "shards", "engines", "machine", "rescore", "studies", "progress", "price", "page",
-    "talk",
+    "talk", "filling",
 }  # fmt: skip
 
 # room -> the rooms that it may import
@@ -54,8 +54,9 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"types", "plan", "shards", "judge", "store", "machine", "features", "metrics"},
     "rescore": {"types", "plan", "records", "shards", "judge", "store", "features"},
     "engines": {"types", "checkpoints", "features", "machine", "schedules", "shards", "store"},
+    "filling": {"plan", "records", "shards", "machine", "engines", "progress"},
     "run": {"types", "checkpoints", "plan", "records", "shards", "store", "machine", "engines",
-            "progress", "report", "talk"},
+            "progress", "report", "talk", "filling"},
     "price": {"types", "checkpoints", "plan", "records", "store", "machine", "judge", "features",
               "generate", "samplers", "schedules", "zoo"},
     "training": {"types", "checkpoints", "data", "features", "generate", "measures", "process",

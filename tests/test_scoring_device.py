@@ -16,7 +16,7 @@ import torch
 from test_shards import no_figures  # noqa: F401 - a fixture
 from torch import Tensor
 
-from bench import benchmarks, machine, metrics, records, rescore, run, shards, store
+from bench import benchmarks, filling, machine, metrics, records, rescore, run, shards, store
 from bench.benchmarks.scoring import features_like
 from bench.features import Features
 from bench.judge import Judge, score
@@ -251,8 +251,8 @@ def test_shards_that_are_at_hand_are_not_read_again(
 
     monkeypatch.setattr(shards.Shelf, "load", watched)
     found = {}
-    for most in (run._AT_HAND, 5 * 4 * 16 * 4, 0):  # of all shards, of some and of none
-        monkeypatch.setattr(run, "_AT_HAND", most)
+    for most in (filling._AT_HAND, 5 * 4 * 16 * 4, 0):  # of all shards, of some and of none
+        monkeypatch.setattr(filling, "_AT_HAND", most)
         read.clear()
         run.run(tiny.pooled(tiny_models), tmp_path / str(most), tiny_models)
         found[most] = len(read)

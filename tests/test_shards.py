@@ -15,6 +15,7 @@ from console import crs
 
 from bench import checkpoints, plan, records, run, shards, store
 from bench.checkpoints import Output
+from bench.filling import Gaps
 from bench.plan import Bench, Planned
 from bench.report import figures
 from bench.samplers import DPMpp2M
@@ -105,14 +106,15 @@ def test_the_batch_size_changes_no_byte(
 def test_the_order_of_shards_changes_no_byte(
     undisturbed: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing, seen = run._missing, list[range]()
+    gaps, seen = Gaps.of, list[range]()
 
-    def reverse(*what: Any) -> dict[str, list[Task]]:
-        found = {key: tasks[::-1] for key, tasks in missing(*what).items()}
-        seen.extend(task.seeds for task in next(iter(found.values()), ()))
+    def reverse(*what: Any) -> Gaps:
+        found = gaps(*what)
+        found.missing = {key: tasks[::-1] for key, tasks in found.missing.items()}
+        seen.extend(task.seeds for task in next(iter(found.missing.values()), ()))
         return found
 
-    monkeypatch.setattr(run, "_missing", reverse)
+    monkeypatch.setattr(Gaps, "of", reverse)
     run.run(tiny.pooled(tiny_models), tmp_path, tiny_models)
     assert seen[0].start > seen[1].start
     same(tmp_path / "tiny", undisturbed)

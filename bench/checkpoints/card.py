@@ -106,14 +106,9 @@ class Card(_Strict):
         return self
 
     def arguments(self, kind: type[Arguments]) -> Arguments:
-        """Read the network's arguments as an object of a class.
+        """The network's arguments as an object of a pydantic class with a field for each.
 
-        Arguments:
-            kind: a pydantic class with a field for each argument of the network.
-        Returns:
-            An object of that class.
-        Raises:
-            ValueError: the card's network does not fit the class.
+        ValueError: the card's network does not fit the class.
         """
         try:
             return kind.model_validate(self.network)

@@ -18,12 +18,8 @@ from bench.process import Process
 
 Shape = tuple[int, int, int]
 
-_ALWAYS_HERE = (
-    "unet2d",
-    "dit2d",
-    "oracle",
-    "wrapped",
-)  # modules of this room; all others are of bench.zoo
+# modules of this room; all others are of bench.zoo
+_ALWAYS_HERE = ("unet2d", "dit2d", "oracle", "wrapped")
 
 
 @dataclass(frozen=True)
@@ -44,53 +40,29 @@ class Family:
     """False if the card alone decides the network, so that no file is read."""
 
     def network(self, card: Card) -> nn.Module:
-        """Make the network that a card describes.
+        """The network of a card, without trained weights, on the CPU or the meta device.
 
-        Arguments:
-            card: a card whose `family` is this one.
-        Returns:
-            The network without trained weights, on the CPU or on the meta device.
-        Raises:
-            ValueError: the card describes no network of this family.
+        ValueError: the card describes no network of this family.
         """
         raise NotImplementedError
 
     def shape(self, card: Card) -> Shape:
-        """Give the shape of the state that the network denoises.
+        """Channels, height and width of the state that the network denoises.
 
-        Arguments:
-            card: a card whose `family` is this one.
-        Returns:
-            Channels, height and width.
-        Raises:
-            ValueError: the card describes no network of this family.
+        ValueError: the card describes no network of this family.
         """
         raise NotImplementedError
 
     def cast(self, net: nn.Module, dtype: torch.dtype) -> nn.Module:
-        """Convert the network's weights for sampling in a dtype.
-
-        Arguments:
-            net: a network of this family, with float32 weights.
-            dtype: float32, float16 or bfloat16.
-        Returns:
-            The same network. By default all weights have the dtype.
-        """
+        """The same network with its float32 weights converted for sampling in float32, float16 or
+        bfloat16. By default all weights have the dtype."""
         return nn.Module.to(net, dtype)
 
     def inputs(
         self, x: Tensor, sigma: float, process: Process, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """Convert a noisy state into the first two arguments of the network.
-
-        Arguments:
-            x: x0 + sigma noise, [n, c, h, w].
-            sigma: the noise level.
-            process: the process of the card.
-            dtype: the dtype in which the network samples.
-        Returns:
-            x as the process scales it, and the process's timestep [n].
-        """
+        """The first two arguments of the network, of x = x0 + sigma noise, [n, c, h, w]: x as the
+        process scales it, in the dtype, and the process's timestep [n]."""
         index = float(process.timestep(torch.tensor(sigma)))
         timestep = torch.full((len(x),), index, device=x.device)
         scaled = (x * process.scale(sigma)).to(dtype)
@@ -98,14 +70,9 @@ class Family:
 
 
 def find_family(name: str) -> Family:
-    """Find a family by the name that a card or `--family` gives.
+    """The built-in family of a name, or that of `module:Name`, the user's own `Family` object.
 
-    Arguments:
-        name: a built-in family, or `module:Name` of the user's own `Family` object.
-    Returns:
-        The family.
-    Raises:
-        ValueError: there is no such family. The message has the nearest name.
+    ValueError: there is no such family. The message has the nearest name.
     """
     return _own(name) if ":" in name else _built_in(name)
 
@@ -130,13 +97,6 @@ def _built_in(name: str) -> Family:
 
 
 def for_sampling(net: nn.Module, device: str) -> nn.Module:
-    """Put a network on a device, channels last and frozen.
-
-    Arguments:
-        net: a network that already has its dtype.
-        device: a name that torch knows.
-    Returns:
-        The same network.
-    """
+    """The same network, which has its dtype, on a device, channels last and frozen."""
     net = nn.Module.to(nn.Module.to(net, device), memory_format=torch.channels_last)
     return net.eval().requires_grad_(False)

@@ -33,13 +33,11 @@ _ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 def content_of(path: Path) -> Content:
-    """Tell what a file of weights is.
+    """What a file of weights is.
 
-    Arguments:
-        path: the file.
-    Returns:
-        safetensors; torch, which `torch.load` reads; script, a program of TorchScript; zip, an
-        archive of other files; pickle, which only code reads; index, which lists shards; unknown.
+    safetensors; torch, which `torch.load` reads; script, a program of TorchScript; zip, an archive
+    of other files; pickle, which only code reads; index, which lists shards; unknown.
+
     Raises:
         ValueError: the path is no file that can be read, is empty, or is known to be no weights.
             The message says what it is and what to do.
@@ -166,14 +164,10 @@ def weights_file(path: Path) -> Path:
 
 
 def shards(index: Path) -> dict[str, list[str]]:
-    """Read which tensors each shard of an index holds.
+    """The shards of an index, such as model.safetensors.index.json: the name of each shard, beside
+    the index -> the names of its tensors.
 
-    Arguments:
-        index: a file such as model.safetensors.index.json.
-    Returns:
-        The name of each shard, beside the index -> the names of its tensors.
-    Raises:
-        ValueError: the index is damaged, or a shard is missing.
+    ValueError: the index is damaged, or a shard is missing.
     """
     found: dict[str, list[str]] = {}
     content = read_json(index)

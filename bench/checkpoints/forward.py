@@ -1,6 +1,6 @@
 """A process without a network: what can be measured of it before anything is trained."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
@@ -13,13 +13,9 @@ from bench.types import Denoiser, Model
 
 
 def process_card(process: Process) -> VPCard | VECard:
-    """The fields of a process as a card has them; the ends of its range are written out."""
-    if isinstance(process, VE):
-        return VECard(kind="ve", sigma_min=process.sigma_min, sigma_max=process.sigma_max,
-                      sigma_data=process.sigma_data)  # fmt: skip
-    return VPCard(kind="vp", betas=process.betas, timesteps=process.timesteps,
-                  sigma_min=process.sigma_min, sigma_max=process.sigma_max,
-                  beta_range=process.beta_range)  # fmt: skip
+    """A process as a card has it; the ends of its range are written out."""
+    fields = asdict(process)
+    return VECard(kind="ve", **fields) if isinstance(process, VE) else VPCard(kind="vp", **fields)
 
 
 @dataclass(frozen=True)

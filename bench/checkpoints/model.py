@@ -21,7 +21,7 @@ from bench.checkpoints.wrapped import (
     Adapter,
     check_gives,
     found_object,
-    process_card,
+    given_process,
     wrapped_card,
 )
 from bench.process import VE, Process
@@ -85,8 +85,6 @@ class Checkpoint(Model):
         Arguments:
             labels: the class of each image, integers [n], for a class-conditional model alone.
                 Without labels, a model with null_class gives its unconditional prediction.
-        Returns:
-            The denoiser.
         Raises:
             ValueError: the model cannot take these labels, or needs labels.
         """
@@ -181,8 +179,6 @@ def load(
         device: a name that torch knows.
         dtype: float32, float16 or bfloat16.
         models: the folder that holds one folder a model.
-    Returns:
-        The checkpoint.
     Raises:
         ValueError: an unknown name (with the nearest known name), a bad card, a wrong SHA-256,
             missing or extra keys, an unknown dtype.
@@ -253,7 +249,7 @@ def wrap(
     """
     if isinstance(net, str | Path):
         home = Path(net)
-        card = bare(home, process_card(process), prediction, clip)
+        card = bare(home, given_process(process), prediction, clip)
         return _opened(home, card.model_copy(update={"name": name or card.name}), "cpu", "float32")
     if shape is None:
         raise ValueError("wrap needs shape=(channels, height, width) of one image")
@@ -301,16 +297,9 @@ def find_card(name: str | Path, models: Models) -> Card:
 
 
 def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
-    """Read the network of a model folder.
+    """The network of a model folder, float32 on the CPU, and the shape of its state, [c, h, w].
 
-    Arguments:
-        home: the model folder.
-        card: its card.
-    Returns:
-        The network, float32 on the CPU, and the shape of its state, [c, h, w].
-    Raises:
-        ValueError: the card makes no network, or its weights are missing, damaged or of another
-            network.
+    ValueError: the card makes no network, or its weights are missing, damaged or of another one.
     """
     path = home / "card.json"
     try:

@@ -66,15 +66,7 @@ def _check_mean(
 
 
 def law(card: Card) -> Law:
-    """Read the law that a card describes.
-
-    Arguments:
-        card: a card of family oracle.
-    Returns:
-        The law.
-    Raises:
-        ValueError: the card describes no law.
-    """
+    """The law that a card of family oracle describes. ValueError: it describes none."""
     found = card.arguments(Law)
     for fits, says in [
         (card.prediction == "x0", "prediction must be x0"),

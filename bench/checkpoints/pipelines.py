@@ -26,6 +26,7 @@ from bench.checkpoints import card as cards
 from bench.checkpoints.card import Card, CodecCard, Data, VECard, VPCard, complaint
 from bench.checkpoints.files import content_of, read_json
 from bench.checkpoints.weights import one_digest
+from bench.store import first_line
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED = "diffusion_pytorch_model.bin"
@@ -83,17 +84,12 @@ def is_hub_id(name: str | Path) -> bool:
 
 
 def fetched(name: str, *more: str) -> Path:
-    """Fetch a hub id to huggingface_hub's own cache.
+    """Fetch a hub id to huggingface_hub's own cache, and give its folder there.
 
     The configs come first, because they may be refused. Then come the weights that they name.
+    more: patterns of other files to fetch.
 
-    Arguments:
-        name: the hub id.
-        more: patterns of other files to fetch.
-    Returns:
-        The folder in the cache.
-    Raises:
-        ValueError: there is no such id, or it is not in the cache and there is no network.
+    ValueError: there is no such id, or it is not in the cache and there is no network.
     """
     home = _snapshot(name, [*_CONFIGS, *(f"*/{config}" for config in _CONFIGS[1:])])
     card = drafted(home)
@@ -109,7 +105,7 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (OSError, ValueError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise ValueError(
             f"no model {name!r} here, and the hub does not give it ({why.rstrip('.:')}); check the "
             "name and the network, or copy the folder from another machine and give its path"

@@ -9,14 +9,9 @@ from bench.checkpoints.family import Family, Shape
 
 
 def network(config: dict[str, Any]) -> nn.Module:
-    """Make a `UNet2DModel`.
+    """A `UNet2DModel` of these arguments, with random weights, on the CPU.
 
-    Arguments:
-        config: the arguments of that class.
-    Returns:
-        The network with random weights, on the CPU.
-    Raises:
-        ValueError: diffusers refuses the arguments.
+    ValueError: diffusers refuses the arguments.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel  # the import takes seconds
 

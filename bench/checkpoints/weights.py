@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from bench.checkpoints.files import check_finite, content_of, shards, unwritable
-from bench.store import file_digest
+from bench.store import file_digest, first_line, in_a_line, some
 
 WEIGHTS = "model.safetensors"
 _OLD = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
@@ -25,17 +26,27 @@ def current(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def joined(index: Path) -> dict[str, Tensor]:
-    """Read the tensors of all shards of safetensors that an index lists.
+def loaded(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. ValueError: it is none, or is damaged."""
+    try:
+        return load_file(path)
+    except Exception as error:  # of a damaged file safetensors and torch raise nearly anything
+        raise ValueError(f"{path} is not a safetensors file, or is damaged: {first_line(error)}; "
+                         "fetch it again") from error  # fmt: skip
 
-    ValueError: a shard is missing, is no safetensors file, or holds other tensors.
+
+def joined(index: Path, read: Callable[[Path], dict[str, Tensor]] = loaded) -> dict[str, Tensor]:
+    """The tensors of all shards that an index lists. read: file of a shard -> its tensors.
+
+    ValueError: a shard is missing, cannot be read, or holds other tensors.
     """
     found: dict[str, Tensor] = {}
     for name, keys in shards(index).items():
-        part = _loaded(index.parent / name)
+        part = read(index.parent / name)
         if part.keys() != set(keys):
+            one = in_a_line(min(part.keys() ^ set(keys)))
             raise ValueError(f"{index}: {name} holds other tensors than the index says, such as "
-                             f"{min(part.keys() ^ set(keys))}; fetch both again")  # fmt: skip
+                             f"{one}; fetch both again")  # fmt: skip
         found |= part
     return found
 
@@ -47,15 +58,6 @@ def one_digest(path: Path) -> str:
     return hashlib.sha256(save(joined(path))).hexdigest()
 
 
-def _loaded(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is not a safetensors file, or is damaged ({why}); fetch it "
-                         "again") from error  # fmt: skip
-
-
 def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> dict[str, Tensor]:
     """Read a safetensors file, as float32.
 
@@ -64,8 +66,6 @@ def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> 
         name: the model's name, for messages.
         sha256: the digest that the file must have.
         want: a state dict whose keys and shapes the file must have.
-    Returns:
-        The state dict.
     Raises:
         ValueError: the file is missing or damaged, has another SHA-256, has keys that are
             missing, extra or mis-shaped, or has integer, NaN or infinite weights.
@@ -78,7 +78,7 @@ def read_strict(path: Path, name: str, sha256: str, want: dict[str, Tensor]) -> 
             raise ValueError(
                 f"{path} is not the file its card names (SHA-256 differs); fetch it again"
             )
-        have = current(joined(path) if path.name.endswith(".index.json") else _loaded(path))
+        have = current(joined(path) if path.name.endswith(".index.json") else loaded(path))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     _check_like(name, have, want)
@@ -95,8 +95,8 @@ def _check_like(name: str, have: dict[str, Tensor], want: dict[str, Tensor]) -> 
         if key not in want or key not in have or want[key].shape != have[key].shape
     )
     if wrong:
-        listed = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
-        raise ValueError(f"{name}: {len(wrong)} keys are missing, extra or mis-shaped: {listed}")
+        raise ValueError(f"{name}: {len(wrong)} keys are missing, extra or mis-shaped: "
+                         f"{some(wrong)}")  # fmt: skip
     for key, value in have.items():
         if want[key].is_floating_point() and not value.is_floating_point():
             raise ValueError(f"{name}: {key} is {value.dtype}, of a quantised model; save the "

@@ -1,7 +1,6 @@
 """Models of the user's own Python: a network with its process becomes a `Checkpoint`."""
 
 import hashlib
-from dataclasses import asdict
 
 import torch
 from pydantic import ValidationError
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from bench import names
 from bench.checkpoints.card import Card, Data, VECard, VPCard, complaint
 from bench.checkpoints.family import Family, Output, Shape
+from bench.checkpoints.forward import process_card
 from bench.process import VE, VP, Prediction, Process
 from bench.types import Model
 
@@ -71,27 +71,26 @@ def wrapped_card(
             "name": name or kind.__name__, "family": "wrapped", "classes": classes,
             "null_class": null_class, "clip": clip, "weights_sha256": _digest(net),
             "network": what | ({} if version == 1 else {"version": version}),
-            "process": process_card(process), "prediction": prediction, "licence": "unknown",
+            "process": given_process(process), "prediction": prediction, "licence": "unknown",
             "training": {}, "data": Data(name="unknown", digest="", licence="unknown"),
         })  # fmt: skip
     except ValidationError as error:
         raise ValueError(f"wrap: {complaint(error)}") from error
 
 
-def process_card(process: Process) -> VPCard | VECard:
-    """A process as a card writes it: an end of its table is 0.
+def given_process(process: Process) -> VPCard | VECard:
+    """A process as a user's card writes it: an end of its table is 0.
 
-    Raises:
-        ValueError: it is no process.
+    ValueError: it is no process.
     """
     if not isinstance(process, VP | VE):
         raise ValueError(f"process must be a bench.process.VP or VE, not {process!r}")
-    fields = asdict(process)
+    card = process_card(process)
     if isinstance(process, VE):
-        return VECard(kind="ve", **fields)
-    for name, end in (("sigma_min", process.table[0]), ("sigma_max", process.table[-1])):
-        fields[name] = 0.0 if fields[name] == end else fields[name]
-    return VPCard(kind="vp", **fields)
+        return card
+    ends = {"sigma_min": process.table[0], "sigma_max": process.table[-1]}
+    usual = {name: 0.0 for name, end in ends.items() if getattr(process, name) == end}
+    return card.model_copy(update=usual)
 
 
 def _digest(net: nn.Module) -> str:

@@ -10,6 +10,19 @@ import typer
 from bench.cli.options import Device, Models, device_of, numbers
 from bench.cli.options import benchmarks as app
 
+Readings = Annotated[Path | None, typer.Option(help="JSON file for all readings")]
+Repeats = Annotated[int, typer.Option(help="runs after a warm-up; the fastest one counts")]
+
+
+def _write(path: Path | None, device: str, content: dict[str, Any]) -> None:
+    """Write readings with the machine that they are of, if they are to be written."""
+    from bench import store
+    from bench.machine import device_name, versions
+
+    if path:
+        about = {"device": device_name(device), "versions": versions()}
+        typer.echo(store.write_json(path, about | content))
+
 
 @app.command("sampler")
 def bench_sampler(
@@ -30,15 +43,15 @@ def bench_sampler(
         typer.Option(help="float32, float16 or bfloat16; default: float16 on a GPU, else float32"),
     ] = "",
     compile: Annotated[bool, typer.Option(help="time our samplers with torch.compile too")] = False,
-    json: Annotated[Path | None, typer.Option(help="JSON file for all readings")] = None,
+    json: Readings = None,
     device: Device = "auto",
 ) -> None:
     """Time our samplers, diffusers' samplers and the network alone, with random weights.
 
     --seconds does not include the compilation.
     """
-    from bench import benchmarks, checkpoints, store
-    from bench.machine import device_name, versions
+    from bench import benchmarks, checkpoints
+    from bench.machine import device_name
 
     where = device_of(device)
     gpu = where.startswith("cuda")
@@ -53,9 +66,7 @@ def bench_sampler(
         lines = benchmarks.time_samplers(trial, checkpoints.compiled if compile else None)
         typer.echo(benchmarks.table(trial, lines))
         found.append(benchmarks.content(trial, lines))
-    if json:
-        about = {"device": device_name(where), "versions": versions()}
-        typer.echo(store.write_json(json, about | {"networks": found}))
+    _write(json, where, {"networks": found})
 
 
 @app.command("network")
@@ -68,7 +79,7 @@ def bench_network(
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float16",
     compile: Annotated[bool, typer.Option(help="use torch.compile")] = False,
     models: Models = None,
-    json: Annotated[Path | None, typer.Option(help="JSON file for all readings")] = None,
+    json: Readings = None,
     device: Device = "auto",
 ) -> None:
     """Time a network's forward pass for each batch size: images per second and memory.
@@ -77,8 +88,8 @@ def bench_network(
     """
     import dataclasses
 
-    from bench import benchmarks, checkpoints, store
-    from bench.machine import device_name, versions
+    from bench import benchmarks, checkpoints
+    from bench.machine import device_name
 
     where, sizes = device_of(device), numbers(batches, "--batches")
     opened = (
@@ -92,11 +103,8 @@ def bench_network(
     typer.echo(f"{about}\n{benchmarks.throughput_table(rates)}")
     if len(rates) < len(sizes):
         typer.echo(f"batch {sorted(sizes)[len(rates)]} does not fit in memory")
-    if json:
-        content = {"network": opened.name, "dtype": dtype, "compiled": compile,
-                   "device": device_name(where), "versions": versions(),
-                   "rates": [dataclasses.asdict(rate) for rate in rates]}  # fmt: skip
-        typer.echo(store.write_json(json, content))
+    content = {"network": opened.name, "dtype": dtype, "compiled": compile}
+    _write(json, where, content | {"rates": [dataclasses.asdict(rate) for rate in rates]})
 
 
 @app.command("metrics")
@@ -109,25 +117,23 @@ def bench_metrics(
         typer.Option(help="number of feature vectors and images; a CPU takes 1/20 of the images"),
     ] = 10_000,
     dim: Annotated[int, typer.Option(help="dimension of the features")] = 2048,
-    repeats: Annotated[int, typer.Option(help="runs after a warm-up; the fastest one counts")] = 2,
+    repeats: Repeats = 2,
     peers: Annotated[bool, typer.Option(help="time other tools too")] = True,
-    json: Annotated[Path | None, typer.Option(help="JSON file for all readings")] = None,
+    json: Readings = None,
     device: Device = "auto",
 ) -> None:
     """Time our metrics and extractor beside torch-fidelity's and clean-fid's."""
     import dataclasses
 
-    from bench import benchmarks, store
-    from bench.machine import device_name, versions
+    from bench import benchmarks
+    from bench.machine import device_name
 
     where = device_of(device)
     lines = benchmarks.score_lines(tuple(only.split(",")), where, images, dim, repeats, peers)
     typer.echo(f"{device_name(where)}; {images} images, {dim} dimensions")
     typer.echo(benchmarks.score_table(lines))
-    if json:
-        content = {"device": device_name(where), "versions": versions(), "images": images,
-                   "dim": dim, "lines": [dataclasses.asdict(line) for line in lines]}  # fmt: skip
-        typer.echo(store.write_json(json, content))
+    content = {"images": images, "dim": dim}
+    _write(json, where, content | {"lines": [dataclasses.asdict(line) for line in lines]})
 
 
 @app.command("cell")
@@ -137,8 +143,8 @@ def bench_cell(
         str, typer.Option(help="dimensions; 1280 are of effnet-lite0, others are random features")
     ] = "1280,2048",
     replicates: Annotated[int, typer.Option(help="replicates of the bootstrap")] = 10,
-    repeats: Annotated[int, typer.Option(help="runs after a warm-up; the fastest one counts")] = 2,
-    json: Annotated[Path | None, typer.Option(help="JSON file for all readings")] = None,
+    repeats: Repeats = 2,
+    json: Readings = None,
     device: Device = "auto",
 ) -> None:
     """Time each part of scoring a cell, on a GPU and on the CPU, and compare the results.
@@ -148,16 +154,14 @@ def bench_cell(
     """
     import dataclasses
 
-    from bench import benchmarks, store
-    from bench.machine import device_name, versions
+    from bench import benchmarks
+    from bench.machine import device_name
 
     where, sizes = device_of(device), tuple(numbers(dims, "--dims"))
     parts = benchmarks.cell_parts(where, images, sizes, replicates, repeats)
     typer.echo(f"{device_name(where)}; {images} images\n{benchmarks.cell_table(parts)}")
-    if json:
-        about = {"device": device_name(where), "cpu": device_name("cpu"), "versions": versions()}
-        content = {"images": images, "parts": [dataclasses.asdict(part) for part in parts]}
-        typer.echo(store.write_json(json, about | content))
+    content = {"cpu": device_name("cpu"), "images": images}
+    _write(json, where, content | {"parts": [dataclasses.asdict(part) for part in parts]})
     if wrong := [part.what for part in parts if not part.agrees]:
         typer.echo(f"the GPU and the CPU do not agree: {'; '.join(wrong)}", err=True)
         raise typer.Exit(1)

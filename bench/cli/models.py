@@ -10,12 +10,15 @@ import typer
 
 from bench.cli.options import (
     JSON,
+    Batch,
     Data,
     Device,
     ModelName,
     Models,
+    Pictures,
     Preprocessing,
     RatesOf,
+    Schedule,
     Seeds,
     Size,
     Split,
@@ -89,6 +92,7 @@ def fetch(
     """
     from bench import checkpoints, features
     from bench import fetch as downloads
+    from bench.judge import extractor_classes
     from bench.zoo.add import add as add_file
     from bench.zoo.checks import check_codec, check_free
     from bench.zoo.presets import find_preset
@@ -99,7 +103,8 @@ def fetch(
         typer.echo(f"{path}, SHA-256 {found}{'' if sha256 else '; the publisher gives no SHA-256'}")
         return path
 
-    weights = _weights()
+    weights = {kind.published.extractor: kind.published for kind in extractor_classes().values()
+               if kind.published}  # fmt: skip
     if name in features.PUBLISHED:
         inception = features.InceptionV3Compat.published.extractor
         get(features.PUBLISHED[name], features.reference_path(name, inception))
@@ -124,24 +129,15 @@ def fetch(
         typer.echo(add_file(file, name, name, folder, family, codec))
 
 
-def _weights() -> dict[str, Any]:
-    """Name of an extractor -> its published weights. Other extractors are left out."""
-    from bench import features, names
-    from bench.types import Extractor
-
-    kinds = [kind for kind in names.public(features).values() if issubclass(kind, Extractor)]
-    return {kind.published.extractor: kind.published for kind in kinds if kind.published}
-
-
 @app.command()
 def sample(
     model: ModelName,
-    out: Annotated[Path, typer.Argument(help="folder for PNGs, or an .npz file")],
-    schedule: Annotated[str, typer.Option(help="Native, Karras(rho=7), grid.json, ...")] = "Native",
+    out: Pictures,
+    schedule: Schedule = "Native",
     sampler: Annotated[str, typer.Option(help="DDIM, DPMpp2M, ...")] = "DPMpp2M",
     nfe: Annotated[int, typer.Option(help="calls of the denoiser, at most")] = 20,
     seeds: Seeds = "0-63",
-    batch: Annotated[int, typer.Option(help="batch size")] = 64,
+    batch: Batch = 64,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
     guidance: Annotated[
         float | None, typer.Option(help="scale of classifier-free guidance; default: none")
@@ -217,7 +213,7 @@ def measure(
         typer.Option(help="number of noise levels; default: 101 for rates, 61 for costs"),
     ] = None,
     images: Annotated[int, typer.Option(help="number of training images, evenly spaced")] = 1024,
-    batch: Annotated[int, typer.Option(help="batch size", min=1)] = 256,
+    batch: Batch = 256,
     name: Annotated[
         str, typer.Option(help="name of the result; default: the name of the measure")
     ] = "",
@@ -313,12 +309,7 @@ def _forward(
 @app.command("schedule")
 def schedule_(
     model: ModelName,
-    schedule: Annotated[
-        str,
-        typer.Option(
-            help="Karras(rho=7), ConstantRate(v_x, xi=0.5), CheapestPath(gits), grid.json"
-        ),
-    ],
+    schedule: Schedule,
     nfe: Annotated[int, typer.Option(help="number of steps")] = 10,
     json: JSON = False,
     format: Annotated[

@@ -21,13 +21,12 @@ ModelName = Annotated[
 ]
 Seeds = Annotated[str, typer.Option(help="one seed (7), or first-last (0-9999)")]
 JSON = Annotated[bool, typer.Option("--json", help="print JSON")]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        help="images: folder, zip, .npy, .npz, or the folder of CIFAR-10's or Fashion-MNIST's own "
-        "files; default: Fashion-MNIST of Debian's package"
-    ),
-]
+_IMAGES = (
+    "images: folder, zip, .npy, .npz, or the folder of CIFAR-10's or Fashion-MNIST's own files; "
+    "default: Fashion-MNIST of Debian's package"
+)
+Data = Annotated[Path | None, typer.Option(help=_IMAGES)]
+DataOrImages = Annotated[Path | None, typer.Option("--data", "--images", help=_IMAGES)]
 Split = Annotated[
     str | None, typer.Option(help="train or test, of a data set that has both; default: train")
 ]
@@ -51,6 +50,20 @@ Process = Annotated[
     str, typer.Option(help="cosine, linear, scaled_linear, edm, or 'VP(linear, timesteps=500)'")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto")]
+Pictures = Annotated[Path, typer.Argument(help="folder for PNGs, or an .npz file")]
+Features = Annotated[str, typer.Option(help="feature extractor")]
+Schedule = Annotated[
+    str,
+    typer.Option(
+        help="Native, Karras(rho=7), ConstantRate(v_x, xi=0.5), CheapestPath(gits), grid.json"
+    ),
+]
+Batch = Annotated[int, typer.Option(help="batch size", min=1)]
+Steps = Annotated[int, typer.Option(help="total steps; give --steps or --minutes")]
+Minutes = Annotated[float, typer.Option(help="total minutes; give --steps or --minutes")]
+LearningRate = Annotated[float, typer.Option(help="highest learning rate")]
+TrainingSeed = Annotated[int, typer.Option(help="seed of weights, batches and noise")]
+Layers = Annotated[int, typer.Option(help="residual layers in each block")]
 
 
 def device_of(name: str) -> str:

@@ -8,7 +8,9 @@ import typer
 
 from bench.cli.options import (
     JSON,
+    DataOrImages,
     Device,
+    Features,
     Preprocessing,
     Size,
     Split,
@@ -30,7 +32,7 @@ def score(
     reference: Annotated[
         str, typer.Argument(help="a name, an .npz of statistics, or images of any such kind")
     ] = "fashion-mnist",
-    features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
+    features: Features = "effnet-lite0",
     metrics: Annotated[
         str,
         typer.Option(
@@ -62,11 +64,11 @@ def score(
     in the cache, so that a second score of the same images takes seconds.
     """
     from bench.data import open_images
-    from bench.judge import Judge
+    from bench.judge import Judge, are_images
 
     fake = open_images(images)
     other = open_images(against).as_of(fake) if against else None
-    real = _real(reference)
+    real = open_images(reference) if are_images(reference) else reference
     whole = any("_adm" in form for form in forms_of(metrics)) or not isinstance(real, str)
     most = None if whole else max(_FEWEST, len(fake), bank or 0)
     judge = Judge.open(real, features, forms_of(metrics), device_of(device), bank, most,
@@ -84,17 +86,6 @@ def score(
     _table(result, list(judge.columns))
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
-
-
-def _real(reference: str) -> Any:
-    """A set of images if the text is the path of one, else the text."""
-    from bench import features as room
-    from bench.data import open_images
-
-    path = Path(reference)
-    known = reference in room.known_references()
-    images = path.is_dir() or path.suffix.lower() in (".zip", ".npy")
-    return open_images(path) if images and path.exists() and not known else reference
 
 
 def _barred(images: Any) -> Iterator[Any]:
@@ -172,15 +163,8 @@ def _table(result: dict[str, Any], names: list[str]) -> None:
 @app.command()
 def reference(
     out: Annotated[str, typer.Argument(help=".npz to write, or a name to find it by")],
-    features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", "--images",
-            help="images: folder, zip, .npy, .npz, or the folder of CIFAR-10's or Fashion-MNIST's "
-            "own files; default: Fashion-MNIST of Debian's package",
-        ),
-    ] = None,
+    features: Features = "effnet-lite0",
+    data: DataOrImages = None,
     split: Split = None,
     size: Size = None,
     preprocess: Preprocessing = "none",
@@ -196,7 +180,7 @@ def reference(
         str, typer.Option(help="further layers of the extractor, such as spatial for sfid")
     ] = "",
     device: Device = "auto",
-) -> None:  # fmt: skip
+) -> None:
     """Write the statistics of a set of real images to a reference file."""
     import hashlib
 

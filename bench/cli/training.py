@@ -9,14 +9,21 @@ from typing import Annotated, Any, get_args
 import typer
 
 from bench.cli.options import (
+    Batch,
     Data,
     Device,
+    Layers,
+    LearningRate,
+    Minutes,
     Models,
+    Pictures,
     Preprocessing,
     Process,
     RatesOf,
     Size,
     Split,
+    Steps,
+    TrainingSeed,
     app,
     built,
     device_of,
@@ -49,7 +56,7 @@ def train(
     channels: Annotated[
         str, typer.Option(help="U-Net channels, highest resolution first: 64,64,128")
     ],
-    layers: Annotated[int, typer.Option(help="residual layers in each block")] = 2,
+    layers: Layers = 2,
     attention: Annotated[
         int, typer.Option(help="number of resolutions with attention, the lowest first")
     ] = 1,
@@ -65,15 +72,15 @@ def train(
     weighting: Annotated[str, typer.Option(help="Unweighted, MinSNR, EDM, Importance(Native)")] = (
         "Unweighted"
     ),
-    steps: Annotated[int, typer.Option(help="total steps; give --steps or --minutes")] = 0,
-    minutes: Annotated[float, typer.Option(help="total minutes; give --steps or --minutes")] = 0,
-    batch: Annotated[int, typer.Option(help="batch size", min=1)] = 512,
-    rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
+    steps: Steps = 0,
+    minutes: Minutes = 0,
+    batch: Batch = 512,
+    rate: LearningRate = 1e-3,
     warmup: Annotated[
         int, typer.Option(min=1, help="steps in which the learning rate rises")
     ] = 300,
     ema: Annotated[float, typer.Option(help="decay of the exponential moving average")] = 0.9995,
-    seed: Annotated[int, typer.Option(help="seed of weights, batches and noise")] = 0,
+    seed: TrainingSeed = 0,
     codec: Annotated[
         Path | None,
         typer.Option(help="folder of train-codec or of a latent model; default: no codec"),
@@ -152,14 +159,14 @@ def train_codec(
         str, typer.Option(help="encoder channels, highest resolution first: 32,64")
     ],
     latent_channels: Annotated[int, typer.Option(help="channels of the latent space")],
-    layers: Annotated[int, typer.Option(help="residual layers in each block")] = 1,
-    steps: Annotated[int, typer.Option(help="total steps; give --steps or --minutes")] = 0,
-    minutes: Annotated[float, typer.Option(help="total minutes; give --steps or --minutes")] = 0,
-    batch: Annotated[int, typer.Option(help="batch size", min=1)] = 256,
-    rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
+    layers: Layers = 1,
+    steps: Steps = 0,
+    minutes: Minutes = 0,
+    batch: Batch = 256,
+    rate: LearningRate = 1e-3,
     kl: Annotated[float, typer.Option(help="weight of the KL divergence")] = 1e-6,
     adversary: Annotated[float, typer.Option(help="weight of the patch discriminator")] = 0.02,
-    seed: Annotated[int, typer.Option(help="seed of weights, batches and noise")] = 0,
+    seed: TrainingSeed = 0,
     data: Data = None,
     split: Split = None,
     size: Size = None,
@@ -193,7 +200,7 @@ def train_codec(
 @app.command()
 def reconstruct(
     model: Annotated[str, typer.Argument(help="latent model, or folder of train-codec")],
-    out: Annotated[Path, typer.Argument(help="folder for PNGs, or an .npz file")],
+    out: Pictures,
     images: Annotated[int, typer.Option(help="training images, evenly spaced")] = 10_000,
     data: Data = None,
     split: Split = None,

@@ -35,21 +35,28 @@ class AsIs:
 
 
 @dataclass(frozen=True)
-class ADMLSUN:
-    """ADM's preprocessing of LSUN: resize the short side to `size` with a box filter, then crop the
-    centre (Dhariwal and Nichol 2021, guided-diffusion's datasets/lsun_bedroom.py).
-
-    size: pixels.
-    """
+class _Sized:
+    """size: of the square image, pixels. way: the name of the preprocessing, without the size."""
 
     size: int = 256
+    way: ClassVar[str]
 
     def __post_init__(self) -> None:
-        _check_size(self.size)
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"size must be a whole number above 0, not {self.size!r}")
 
     @property
     def name(self) -> str:
-        return f"adm-lsun-{self.size}"
+        return f"{self.way}-{self.size}"
+
+
+@dataclass(frozen=True)
+class ADMLSUN(_Sized):
+    """ADM's preprocessing of LSUN: resize the short side to `size` with a box filter, then crop the
+    centre (Dhariwal and Nichol 2021, guided-diffusion's datasets/lsun_bedroom.py).
+    """
+
+    way: ClassVar[str] = "adm-lsun"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         h, w = image.shape[:2]
@@ -60,46 +67,27 @@ class ADMLSUN:
 
 
 @dataclass(frozen=True)
-class LDMLSUN:
+class LDMLSUN(_Sized):
     """LDM's preprocessing of LSUN: crop the centre square, then resize it to `size` with a bicubic
     filter (Rombach et al. 2022, latent-diffusion's ldm/data/lsun.py). LDM's random flips are left
     out.
-
-    size: pixels.
     """
 
     written: ClassVar[str] = "ldm"  # the name on the command line
-
-    size: int = 256
-
-    def __post_init__(self) -> None:
-        _check_size(self.size)
-
-    @property
-    def name(self) -> str:
-        return f"ldm-{self.size}"
+    way: ClassVar[str] = "ldm"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         return _centre(image, self.size, Image.Resampling.BICUBIC)
 
 
 @dataclass(frozen=True)
-class CentreCrop:
+class CentreCrop(_Sized):
     """Crop the centre square, then resize it to `size` with Pillow's Lanczos filter, as EDM's
     dataset_tool does (Karras et al. 2022, --transform=center-crop). `--size` means this one. An
     image of that size stays as it is.
-
-    size: pixels.
     """
 
-    size: int = 256
-
-    def __post_init__(self) -> None:
-        _check_size(self.size)
-
-    @property
-    def name(self) -> str:
-        return f"centre-crop-lanczos-{self.size}"
+    way: ClassVar[str] = "centre-crop-lanczos"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         return _centre(image, self.size, Image.Resampling.LANCZOS)
@@ -111,11 +99,6 @@ def _centre(image: np.ndarray, size: int, kind: Image.Resampling) -> np.ndarray:
     side = min(h, w)
     top, bottom, left, right = (x // 2 for x in (h - side, h + side, w - side, w + side))
     return _resize(image[top:bottom, left:right], size, size, kind)
-
-
-def _check_size(size: int) -> None:
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size must be a whole number above 0, not {size!r}")
 
 
 def _resize(image: np.ndarray, h: int, w: int, kind: Image.Resampling) -> np.ndarray:

@@ -21,7 +21,7 @@ from bench.data.decode import Picture, decode, layout
 from bench.data.formats import known_set, rows_of
 from bench.data.manifest import MANIFEST, read_manifest
 from bench.data.preprocess import AsIs, Preprocess
-from bench.store import in_a_line
+from bench.store import in_a_line, some
 
 _SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
@@ -150,8 +150,8 @@ class ImageSet:
         found, name = self.found, self.path.name
         said = []
         if self.left_out:
-            some = ", ".join(self.left_out[:3]) + (", ..." if len(self.left_out) > 3 else "")
-            said.append(f"{name}: {len(self.left_out)} files were left out: {some}")
+            said.append(f"{name}: {len(self.left_out)} files were left out: "
+                        f"{some(self.left_out, 3)}")  # fmt: skip
         if found.grey:
             said.append(f"{name}: {found.grey:,} grey images among colour images were repeated to "
                         "three channels")  # fmt: skip

@@ -193,12 +193,7 @@ class Crew(ABC):
                 self._free.append(worker)
                 continue
             self._busy += 1
-            try:
-                future = self.submit(worker, job.order())
-            except Lost as error:
-                future = Future()
-                future.set_exception(error)
-            self._watch(worker, job, future)
+            self._watch(worker, job, self.submit(worker, job.order()))
 
     def _result(
         self, worker: Hashable, job: Job, future: "Future[Any]", waiting: "_Waiting"
@@ -219,10 +214,6 @@ class Crew(ABC):
         if waiting.again(job, worker) < _TRIES:
             return None
         return Result(job, None, found)
-
-
-class Lost(Exception):
-    """A worker that is found to be lost when it is given work."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from bench.engines.crew import Crew, Engine, Lost
+from bench.engines.crew import Crew, Engine
 from bench.engines.worker import Hand, Hello, Kit, Order, Worker
 from bench.shards import Packed
 from bench.types import Extractor, Model
@@ -107,7 +107,9 @@ class _Processes(Crew):
         try:
             return worker.submit(_make, pickle.dumps(order.lean))
         except BrokenProcessPool as error:
-            raise Lost(str(error)) from error
+            lost: Future[Any] = Future()
+            lost.set_exception(error)
+            return lost
 
     def drop(self, worker: ProcessPoolExecutor) -> None:
         self.unused.append(self.devices.pop(worker))

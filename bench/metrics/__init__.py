@@ -24,21 +24,7 @@ from bench.metrics.neighbours import (
 )
 
 __all__ = [
-    "KID",
-    "SFID",
-    "ADMPrecision",
-    "ADMRecall",
-    "Coverage",
-    "Density",
-    "FIDInfinity",
-    "FrechetDistance",
-    "Gaussian",
-    "InceptionScore",
-    "Precision",
-    "Recall",
-    "density_coverage",
-    "frechet_distance",
-    "interval",
-    "paired_interval",
-    "precision_recall",
-]
+    "KID", "SFID", "ADMPrecision", "ADMRecall", "Coverage", "Density", "FIDInfinity",
+    "FrechetDistance", "Gaussian", "InceptionScore", "Precision", "Recall", "density_coverage",
+    "frechet_distance", "interval", "paired_interval", "precision_recall",
+]  # fmt: skip

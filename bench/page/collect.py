@@ -120,12 +120,12 @@ class _Shown:
             columns = {metric: self.results.column(model, n, sampler, nfe, metric)
                        for metric in self.results.metrics}  # fmt: skip
             for line, blocks in cells.groupby("line", sort=False):
-                scores = {metric: column[line] for metric, column in columns.items()
-                          if column.get(line) is not None}  # fmt: skip
+                scores = {metric: score for metric, column in columns.items()
+                          if (score := column.get(line)) is not None}  # fmt: skip
                 if scores:
                     yield self.row(str(line), blocks, scores)
 
-    def row(self, line: str, blocks: pd.DataFrame, scores: dict[str, Score | None]) -> Row:
+    def row(self, line: str, blocks: pd.DataFrame, scores: dict[str, Score]) -> Row:
         """A line at one NFE. blocks: the rows of its seed blocks."""
         first = blocks.iloc[0]
         record = self.results.records[first.key]
@@ -174,9 +174,8 @@ class _Shown:
         """The key of a metric. The same key means the same computation on the same features."""
         what = {"name": name, "metric": entry.get("metric"), "bank": entry.get("bank")}
         text = label(name, entry.get("features") or self.results.features)
-        key = (
-            f"m{store.digest(what | {'label': text})[:8]}"  # JavaScript sorts keys that are numbers
-        )
+        # JavaScript sorts keys that are numbers
+        key = f"m{store.digest(what | {'label': text})[:8]}"
         alike = [one for k, one in self.content.metrics.items() if k != key and one["text"] == text]
         longer = f"{text} [{entry.get('text', name)}, {entry.get('bank') or 'no'} rows]"
         self.content.metrics.setdefault(key, {
@@ -220,22 +219,15 @@ def _protocol(entries: dict[str, dict[str, Any]], cell: dict[str, Any], n: int) 
     return {name: one.get(name) for name in names} | {"n": n, "dtype": cell.get("dtype")}
 
 
-def _numbers(score: Score | None) -> list[Any]:
+def _numbers(score: Score) -> list[Any]:
     """[mean, low, high, blocks, whether it is the best or a tie, whether it is below converged].
 
-    low and high are None where there are too few blocks for an interval.
+    low and high are the interval that the tables print as ±; None where there are too few blocks.
     """
-    if score is None:
-        raise ValueError("a score is missing")
-    low, high = interval(score)
+    low, high = (None, None) if score.half is None else (
+        score.mean - score.half, score.mean + score.half
+    )  # fmt: skip
     return [score.mean, low, high, score.blocks, bool(score.leads), bool(score.beyond)]
-
-
-def interval(score: Score) -> tuple[float | None, float | None]:
-    """The interval that the tables print as ±: a t interval over the seed blocks."""
-    if score.half is None:
-        return None, None
-    return score.mean - score.half, score.mean + score.half
 
 
 def _curve(rate: dict[str, Any]) -> dict[str, Any]:

@@ -22,17 +22,6 @@ from bench.samplers.runge_kutta import DPMSolver2, EDMStochastic, Heun
 from bench.samplers.unipc import UniPC
 
 __all__ = [
-    "DDIM",
-    "DDPM",
-    "DEIS",
-    "DPMSolver2",
-    "DPMpp2M",
-    "DPMpp2MSDE",
-    "DPMpp2S",
-    "DPMpp3M",
-    "EDMStochastic",
-    "Heun",
-    "IPNDM",
-    "PNDM",
-    "UniPC",
-]
+    "DDIM", "DDPM", "DEIS", "DPMSolver2", "DPMpp2M", "DPMpp2MSDE", "DPMpp2S", "DPMpp3M",
+    "EDMStochastic", "Heun", "IPNDM", "PNDM", "UniPC",
+]  # fmt: skip

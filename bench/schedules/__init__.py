@@ -32,28 +32,8 @@ from bench.schedules.given import AlignYourSteps, Between, Levels, Snapped, load
 from bench.schedules.optimised import DMNonUniform
 
 __all__ = [
-    "AlignYourSteps",
-    "Beta",
-    "Between",
-    "CheapestPath",
-    "ConstantRate",
-    "Coordinate",
-    "Cosine",
-    "DMNonUniform",
-    "KLOptimal",
-    "Karras",
-    "Laplace",
-    "Levels",
-    "Linear",
-    "LinearAlpha",
-    "LogNormal",
-    "LogSNR",
-    "Native",
-    "PolyExponential",
-    "Quadratic",
-    "Sigmoid",
-    "Snapped",
-    "TimeUniform",
-    "export",
-    "load",
-]
+    "AlignYourSteps", "Beta", "Between", "CheapestPath", "ConstantRate", "Coordinate", "Cosine",
+    "DMNonUniform", "KLOptimal", "Karras", "Laplace", "Levels", "Linear", "LinearAlpha",
+    "LogNormal", "LogSNR", "Native", "PolyExponential", "Quadratic", "Sigmoid", "Snapped",
+    "TimeUniform", "export", "load",
+]  # fmt: skip

@@ -15,7 +15,23 @@ from bench.types import Costs, NoiseProcess, Rate, Schedule
 
 
 @dataclass(frozen=True)
-class Between(Schedule):
+class _Changed(Schedule):
+    """A schedule that changes another one."""
+
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Schedule):
+            raise ValueError(f"{type(self).__name__} needs a schedule, not {self.schedule!r}")
+
+    @property
+    def measured(self) -> tuple[Rate | Costs, ...]:
+        """Those of the other schedule."""
+        return self.schedule.measured
+
+
+@dataclass(frozen=True)
+class Between(_Changed):
     """Another schedule, between other ends than those of the process.
 
     Sampling starts from noise of standard deviation sigma_max, without any data in it. sigma_max
@@ -27,23 +43,16 @@ class Between(Schedule):
         sigma_min: the last level above 0; 0: that of the process.
     """
 
-    schedule: Schedule
     sigma_max: float = 0.0
     sigma_min: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schedule, Schedule):
-            raise ValueError(f"Between needs a schedule, not {self.schedule!r}")
+        super().__post_init__()
         if min(self.sigma_max, self.sigma_min) < 0:
             raise ValueError(
                 "Between needs sigma_max and sigma_min above 0, or 0 for the ends of the process; "
                 f"not {self.sigma_max} and {self.sigma_min}"
             )
-
-    @property
-    def measured(self) -> tuple[Rate | Costs, ...]:
-        """Those of the other schedule."""
-        return self.schedule.measured
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         high = self.sigma_max or process.sigma_max
@@ -181,23 +190,12 @@ class AlignYourSteps(Schedule):
 
 
 @dataclass(frozen=True)
-class Snapped(Schedule):
+class Snapped(_Changed):
     """Another schedule with every level moved to the nearest timestep of training, an integer.
 
     Arguments:
         schedule: the other schedule.
     """
-
-    schedule: Schedule
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.schedule, Schedule):
-            raise ValueError(f"Snapped needs a schedule, not {self.schedule!r}")
-
-    @property
-    def measured(self) -> tuple[Rate | Costs, ...]:
-        """Those of the other schedule."""
-        return self.schedule.measured
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
         grid = self.schedule(steps, process)

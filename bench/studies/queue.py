@@ -170,7 +170,8 @@ def open_desk(
         for name in study.rates:
             desk.rates[name] = _rate(desk, name)
         for job in desk.jobs:
-            laws.Law(desk.recipe(job).law, _process(desk, job), "cpu", 0)
+            recipe = desk.recipe(job)
+            laws.Law(recipe.law, recipe.process.build(), "cpu", 0)
         for text in study.features:
             desk.judges[text] = Judge.open(
                 train.pixels, text, study.metrics, device, study.bank, study.bank
@@ -207,10 +208,6 @@ def _rate(desk: Desk, name: str) -> Rate:
         found = measures.measure(model, study.rates[name], images, study.rate_levels)
         measures.save(path, replace(found, name=name))
     return measures.load_rate(path)
-
-
-def _process(desk: Desk, job: Job) -> Any:
-    return desk.recipe(job).process.build()
 
 
 # ---------------------------------------------------------------- one training

@@ -7,20 +7,7 @@ from bench.training.loop import Recipe, train, unet
 from bench.training.weighting import EDMWeighting, Importance, MinSNR, Unweighted, Weighting
 
 __all__ = [
-    "EDMWeighting",
-    "CodecRecipe",
-    "Importance",
-    "MinSNR",
-    "OnlineConstantRate",
-    "Recipe",
-    "Session",
-    "Unweighted",
-    "Weighting",
-    "clock",
-    "draw_sigmas",
-    "law_density",
-    "noise_law",
-    "train",
-    "train_codec",
-    "unet",
-]
+    "EDMWeighting", "CodecRecipe", "Importance", "MinSNR", "OnlineConstantRate", "Recipe",
+    "Session", "Unweighted", "Weighting", "clock", "draw_sigmas", "law_density", "noise_law",
+    "train", "train_codec", "unet",
+]  # fmt: skip

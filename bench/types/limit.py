@@ -49,11 +49,14 @@ class Limit:
         if scoring.converged and self.images:
             fewer = min(self.images, scoring.converged.images)
             scoring = replace(scoring, converged=replace(scoring.converged, images=fewer))
+        baselines = experiment.baselines
+        if baselines is not None:
+            baselines = tuple(line for line in baselines if line in lines)
         return replace(
             experiment, name=self._name(experiment.name, lines if self.lines else ()),
+            baselines=baselines,
             lines={line: experiment.lines[line] for line in lines},
             blocks=tuple(map(self._cut, blocks)), tuning=tuning, ranges=ranges, scoring=scoring,
-            baselines=tuple(line for line in lines if experiment.baseline(line)),
         )  # fmt: skip
 
     def _lines(self, blocks: Iterable[Block], lines: tuple[str, ...]) -> list[Block]:

@@ -1,6 +1,5 @@
 """Make a model folder of a published file. Every key, shape and number is checked."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -41,14 +40,10 @@ def add(
         file: a file of torch or safetensors, a .zip with one of them, or an index of shards or the
             folder of one. The content decides, not the suffix.
         preset: a preset of the family, or a .json file of the preset's fields.
-        name: the name of the folder.
-        models: the folder that holds one folder a model.
         family: a name of `zoo.FAMILIES`, or module:Name of the user's own.
         codec: the autoencoder of a latent model whose file holds none. `codec_at` says what it
             may be. Its weights are copied.
         weights_key: the key of the state dict to take. Dots join the keys of nested dicts.
-    Returns:
-        The model folder.
     Raises:
         ValueError: the folder exists or cannot be written; the file needs code to be read, is not
             the published one, has other keys or shapes than the network, or has NaN or integer
@@ -79,8 +74,7 @@ def _read(
     _check_process(contents, picked, made.card)
     if made.codec is not None and made.card.codec is not None:
         check_weights(file, made.codec, autoencoder(made.card.codec).state_dict())
-    if picked.line:
-        print(picked.line, file=sys.stderr)
+    picked.tell()
     return made, picked.record
 
 
@@ -139,20 +133,25 @@ def _check_process(contents: Contents, picked: Picked, card: Card) -> None:
 
 def _with_codec(made: Converted, card: CodecCard, file: Path) -> Converted:
     """The model with the codec of --codec. ValueError: its weights do not fit its card."""
-    want = autoencoder(card).state_dict()
+    picked = network_of(file, autoencoder(card).state_dict())
+    codec = card.model_copy(update={"training": card.training | picked.record})
+    weights = dict(picked.attempt.have)
+    return replace(made, card=made.card.model_copy(update={"codec": codec}), codec=weights)
+
+
+def network_of(file: Path, want: Mapping[str, Tensor]) -> Picked:
+    """Of a file of diffusers' tensors those of a state dict, and a line about the choice.
+
+    ValueError: the file has no tensors with these keys and shapes.
+    """
 
     def attempt(tensors: dict[str, Tensor]) -> Attempt:
-        found = current(tensors)
-        return Attempt(found, found, want)
+        return Attempt(tensors, current(tensors), want)
 
     picked = pick(read_file(file), "", attempt, want.keys())
     check_weights(file, picked.attempt.have, want, picked.hint)
-    if picked.line:
-        print(picked.line, file=sys.stderr)
-    training = card.training | picked.record
-    return replace(made, card=made.card.model_copy(update={
-        "codec": card.model_copy(update={"training": training})}),
-        codec=picked.attempt.made)  # fmt: skip
+    picked.tell()
+    return picked
 
 
 def _write(home: Path, made: Converted, record: Mapping[str, object]) -> None:
@@ -160,16 +159,16 @@ def _write(home: Path, made: Converted, record: Mapping[str, object]) -> None:
     with made_whole(home) as new:
         card = made.card.model_copy(update={
             "training": {**record, **made.card.training},
-            "weights_sha256": _save(new / WEIGHTS, made.weights),
+            "weights_sha256": save_tensors(new / WEIGHTS, made.weights),
         })  # fmt: skip
         if made.codec is not None and card.codec is not None:
-            sha256 = _save(new / card.codec.file, made.codec)
+            sha256 = save_tensors(new / card.codec.file, made.codec)
             codec = card.codec.model_copy(update={"weights_sha256": sha256})
             card = card.model_copy(update={"codec": codec})
         write_card(new, card)
 
 
-def _save(path: Path, weights: Mapping[str, Tensor]) -> str:
+def save_tensors(path: Path, weights: Mapping[str, Tensor]) -> str:
     """Write tensors in their own dtype, and return the file's SHA-256."""
     save_file({key: value.clone().contiguous() for key, value in weights.items()}, path)
     path.chmod(0o644)

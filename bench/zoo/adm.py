@@ -15,65 +15,41 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from bench.checkpoints.card import Card, VPCard
-from bench.checkpoints.family import Output, Shape
-from bench.zoo.base import Converted, Flags, Preset, PublishedFamily
-from bench.zoo.layers import UNetBlocks, time_network, timestep_embedding
+from bench.checkpoints.family import Output
+from bench.zoo.base import Converted, Preset, PublishedFamily
+from bench.zoo.layers import UNet, UNetFlags, timestep_embedding
 
 _ADDRESS = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
 
 
-class ADMFlags(Flags):
+class ADMFlags(UNetFlags):
     """The flags of openai/guided-diffusion, for models with resblock_updown and
     use_scale_shift_norm."""
 
-    image_size: int = Field(gt=0)
     in_channels: int = Field(3, gt=0)
     num_channels: int = Field(gt=0)
-    channel_mult: tuple[float, ...] = Field(min_length=1)
-    num_res_blocks: int = Field(gt=0)
-    attention_resolutions: tuple[int, ...]
-    num_head_channels: int = Field(0, ge=0)  # channels of a head; 0: num_heads decides
-    num_heads: int = Field(0, ge=0)  # heads at every level; 0: num_head_channels decides
     num_classes: int = Field(default=0, ge=0)  # 0: unconditional
     learn_sigma: bool = True
     use_new_attention_order: bool = False
 
     @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each level, the image's own resolution first."""
-        return tuple(int(mult * self.num_channels) for mult in self.channel_mult)
+    def width(self) -> int:
+        """Channels that `channel_mult` multiplies."""
+        return self.num_channels
 
-    @property
-    def shape(self) -> Shape:
-        """Channels, height and width of an image."""
-        return self.in_channels, self.image_size, self.image_size
+    def attends(self, level: int) -> bool:
+        """`attention_resolutions` are sizes."""
+        return self.image_size >> level in self.attention_resolutions
 
     def disagreement(self, card: Card) -> str:
         """Compare learned variance and classes."""
         if self.learn_sigma != card.learned_variance:
             return "learned_variance must be the network's learn_sigma"
         return "" if self.num_classes == card.classes else "classes must be its num_classes"
-
-    @model_validator(mode="after")
-    def _fits(self) -> "ADMFlags":
-        if bool(self.num_head_channels) == bool(self.num_heads):
-            raise ValueError("give num_head_channels or num_heads, one of the two")
-        if self.image_size % 2 ** (len(self.widths) - 1):
-            raise ValueError(f"image_size {self.image_size} cannot be halved between all levels")
-        if wrong := [c for c in (self.num_channels, *self.widths) if c == 0 or c % 32]:
-            raise ValueError(f"channels of each level must be multiples of 32, not {wrong[0]}")
-        levels = [w for i, w in enumerate(self.widths) if self._attends(i)]
-        if wrong := [w for w in levels if w % (self.num_head_channels or self.num_heads)]:
-            raise ValueError(f"{wrong[0]} channels do not divide into heads")
-        return self
-
-    def _attends(self, level: int) -> bool:
-        last = level == len(self.widths) - 1  # the middle block always attends
-        return last or self.image_size >> level in self.attention_resolutions
 
 
 class _Norm(nn.GroupNorm):
@@ -153,26 +129,24 @@ class _Attention(nn.Module):
         return x + h.reshape(n, height, width, c).permute(0, 3, 1, 2)
 
 
-class ADMNet(nn.Module):
+class ADMNet(UNet):
     """x [n, c, h, w], timesteps [n] or [], class labels [n] -> eps, followed by the variance's v if
     it is learned."""
 
     def __init__(self, flags: ADMFlags) -> None:
-        super().__init__()
-        self.flags = flags
-        width, embedding = flags.num_channels, 4 * flags.num_channels
-        self.time_embed = time_network(width)
+        super().__init__(flags)
+        embedding = 4 * flags.num_channels
         if flags.num_classes:
             self.label_emb = nn.Embedding(flags.num_classes, embedding)
-        blocks, first = _blocks(flags), flags.widths[0]
-        entry = nn.Conv2d(flags.in_channels, first, 3, padding=1)
-        self.input_blocks, skips = blocks.input_blocks(entry, first)
-        widest = skips[-1]
-        self.middle_block = nn.ModuleList([
-            _Residual(widest, widest, embedding), _attention(flags, widest),
-            _Residual(widest, widest, embedding),
-        ])  # fmt: skip
-        self.output_blocks = blocks.output_blocks(skips)
+        self.add_blocks(
+            flags.widths[0],
+            residual=lambda channels, out: _Residual(channels, out, embedding),
+            attention=lambda channels: _Attention(
+                channels, flags.heads(channels), flags.use_new_attention_order
+            ),
+            down=lambda channels: _Residual(channels, channels, embedding, "down"),
+            up=lambda channels: _Residual(channels, channels, embedding, "up"),
+        )
         outputs = flags.in_channels * (2 if flags.learn_sigma else 1)
         self.out = nn.Sequential(
             _Norm(flags.widths[0]), nn.SiLU(), nn.Conv2d(flags.widths[0], outputs, 3, padding=1)
@@ -186,14 +160,12 @@ class ADMNet(nn.Module):
             raise ValueError("a network with num_classes needs labels; another takes none")
         if class_labels is not None:
             embedding = embedding + self.label_emb(class_labels)
-        x, skips = x.to(next(self.input_blocks.parameters()).dtype), []  # the convolutions'
-        for block in self.input_blocks:
-            x = _through(block, x, embedding)
-            skips.append(x)
-        x = _through(self.middle_block, x, embedding)
-        for block in self.output_blocks:
-            x = _through(block, torch.cat([x, skips.pop()], 1), embedding)
-        return Output(self.out(x.float()))
+
+        def call(layer: nn.Module, x: Tensor) -> Tensor:
+            return layer(x, embedding) if isinstance(layer, _Residual) else layer(x)
+
+        dtype = next(self.input_blocks.parameters()).dtype  # the convolutions'
+        return Output(self.out(self.through(x.to(dtype), call).float()))
 
     def cast(self, dtype: torch.dtype) -> "ADMNet":
         """Convert the convolutions of all blocks. The rest stays float32, as with `use_fp16`."""
@@ -202,36 +174,6 @@ class ADMNet(nn.Module):
                 if isinstance(module, nn.Conv1d | nn.Conv2d):
                     module.to(dtype)
         return self
-
-
-def _through(block: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
-    for layer in block.children():
-        x = layer(x, embedding) if isinstance(layer, _Residual) else layer(x)
-    return x
-
-
-def _attention(flags: ADMFlags, channels: int) -> _Attention:
-    heads = flags.num_heads or channels // flags.num_head_channels
-    return _Attention(channels, heads, flags.use_new_attention_order)
-
-
-def _stage(flags: ADMFlags, level: int, channels: int) -> list[nn.Module]:
-    """A residual block to the level's width, then attention if the level has it."""
-    out = flags.widths[level]
-    layers: list[nn.Module] = [_Residual(channels, out, 4 * flags.num_channels)]
-    if flags.image_size >> level in flags.attention_resolutions:
-        layers.append(_attention(flags, out))
-    return layers
-
-
-def _blocks(flags: ADMFlags) -> UNetBlocks:
-    embedding = 4 * flags.num_channels
-    return UNetBlocks(
-        flags.widths, flags.num_res_blocks,
-        stage=lambda level, channels: _stage(flags, level, channels),
-        down=lambda channels: _Residual(channels, channels, embedding, "down"),
-        up=lambda channels: _Residual(channels, channels, embedding, "up"),
-    )  # fmt: skip
 
 
 class ADMPreset(Preset):

@@ -24,13 +24,7 @@ class Flags(BaseModel, ABC):
         """The shape of the network's state: channels, height, width."""
 
     def disagreement(self, card: Card) -> str:
-        """Compare the arguments with the rest of a card.
-
-        Arguments:
-            card: the card that these arguments come from.
-        Returns:
-            What the card must say instead. Empty: the card agrees with the arguments.
-        """
+        """What the card of these arguments must say instead. Empty: it agrees with them."""
         return ""
 
 
@@ -77,15 +71,10 @@ class Preset(BaseModel, ABC):
 
     @abstractmethod
     def converted(self, name: str, tensors: dict[str, Tensor]) -> Converted:
-        """Convert a file's tensors into a model.
+        """The model of a file's tensors, and its codec if the file holds one.
 
         The tensors may lack keys of the network or have other keys: `add` compares them later.
 
-        Arguments:
-            name: the name of the model.
-            tensors: all tensors of the file.
-        Returns:
-            The model's card and weights, and its codec if the file holds one.
         Raises:
             ValueError: the file is of another kind than the preset.
         """
@@ -95,15 +84,9 @@ class Preset(BaseModel, ABC):
         return self.converted(name, {}).card
 
     def card(self, name: str, family: str, network: Flags, **fields: Any) -> Card:
-        """Make a card with the record of this preset.
+        """A card with the record of this preset. Its digests are empty.
 
-        Arguments:
-            name: the name of the model.
-            family: the name of the family, as `find_family` takes it.
-            network: the arguments of the network.
-            fields: the other fields of `Card`; process and prediction are needed.
-        Returns:
-            The card. Its digests are empty.
+        fields: the other fields of `Card`; process and prediction are needed.
         """
         return Card(
             name=name, family=family, network=network.model_dump(mode="json"),
@@ -146,15 +129,8 @@ class Preset(BaseModel, ABC):
         return f" --codec FOLDER, which is at {self.codec.source}" if self.codec else ""
 
     def commands(self, family: str, preset: str, name: str) -> str:
-        """The commands that make a model: one downloads the file, one reads it from disk.
-
-        Arguments:
-            family: the name of the family.
-            preset: the name of this preset.
-            name: the name of the model.
-        Returns:
-            One line.
-        """
+        """A line of the commands that make a model of that name: one downloads the file of this
+        preset, one reads it from disk."""
         made = ", then converted by the command that it prints" if self.convert else ""
         return (
             f"crs-bench fetch {preset}{self.options}{made}, from {self.address}; or with "

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.checkpoints.card import CodecCard
 from bench.checkpoints.files import check_finite, content_of, unwritable, weights_file
+from bench.store import some
 from bench.zoo.autoencoder import codec_at
 from bench.zoo.base import Preset
 
@@ -81,7 +82,7 @@ def check_weights(
         "extra": have.keys() - want.keys(),
         "mis-shaped": other,
     }
-    wrong = [f"{len(keys)} {what}: {_listed(sorted(keys))}" for what, keys in lists.items() if keys]
+    wrong = [f"{len(keys)} {what}: {some(sorted(keys))}" for what, keys in lists.items() if keys]
     if whole:
         hint = ("integers are the weights of a quantised model: save them as float16 or float32"
                 + (f"; {hint}" if hint else ""))  # fmt: skip
@@ -91,10 +92,6 @@ def check_weights(
     if any(value.layout != torch.strided or value.is_meta for value in have.values()):
         raise ValueError(f"{file} holds sparse or meta tensors; save dense tensors and add that")
     check_finite(file, dict(have))
-
-
-def _listed(keys: list[str]) -> str:
-    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
 
 
 @contextmanager

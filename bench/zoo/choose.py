@@ -4,6 +4,7 @@ Every choice is said. A file that leaves a doubt is refused with the keys to cho
 """
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.store import some
 from bench.zoo.torch_files import Contents
 
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
@@ -72,6 +74,11 @@ class Picked:
     record: dict[str, object] = field(default_factory=dict)
     hint: str = ""
 
+    def tell(self) -> None:
+        """Say on stderr what was chosen, if there was a choice."""
+        if self.line:
+            print(self.line, file=sys.stderr)
+
 
 def _words(path: str) -> list[str]:
     return [word.lower() for word in _WORDS.findall(path)]
@@ -113,7 +120,7 @@ def pick(
     inside = {n: v for n, v in names.items() if n.startswith(_dotted(key))} if key else names
     if key and not inside:
         raise ValueError(f"{contents.file} has no --weights-key {key}; it has "
-                         f"{_listed(_tops(names))}")  # fmt: skip
+                         f"{some(_tops(names), 6)}")  # fmt: skip
     tried = [(view, _tried(attempt, view)) for view in _views(inside, _dotted(key), want)]
     fitting = _distinct([(v, a) for v, a in tried if isinstance(a, Attempt) and a.fits])
     if not fitting:
@@ -257,7 +264,7 @@ def _one(
         why = "weights of mmengine, which saves the moving average as state_dict if its hook was on"
     more = "a longer --weights-key" if asked else "--weights-key KEY"
     raise ValueError(f"{contents.file} holds {why} that fit: "
-                     f"{_listed([view.key or '(root)' for view, _ in fitting], 12)}; choose one "
+                     f"{some([view.key or '(root)' for view, _ in fitting], 12)}; choose one "
                      f"with {more}")  # fmt: skip
 
 
@@ -294,7 +301,7 @@ def _told(
         record["weights_key"] = view.key
         what = ", a moving average" if view.averaged(names) else ""
         said.append(f"the weights are those of {view.key or 'its root'}{what}"
-                    + (f"; it also holds {_listed(others)}" if others else ""))  # fmt: skip
+                    + (f"; it also holds {some(others, 6)}" if others else ""))  # fmt: skip
     if others:
         record["other_keys"] = others
     top = max((d for d in contents.dicts if view.prefix.startswith(d)), key=len, default="")
@@ -348,7 +355,3 @@ def _nearest(
 
 def _tops(names: dict[str, Tensor]) -> list[str]:
     return list(dict.fromkeys(name.partition(".")[0] for name in names))
-
-
-def _listed(keys: list[str], most: int = 6) -> str:
-    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")

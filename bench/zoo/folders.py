@@ -1,11 +1,9 @@
 """Make a model folder of a diffusers folder or hub id: `crs-bench add --family diffusers`."""
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.checkpoints import find_family, open_network, write_card
@@ -19,11 +17,9 @@ from bench.checkpoints.pipelines import (
     parts,
     weights_sha256,
 )
-from bench.checkpoints.weights import WEIGHTS, current, joined, read_strict
-from bench.store import file_digest
-from bench.zoo.checks import check_free, check_weights, made_whole
-from bench.zoo.choose import Attempt, pick
-from bench.zoo.torch_files import read_file
+from bench.checkpoints.weights import WEIGHTS, joined, read_strict
+from bench.zoo.add import network_of, save_tensors
+from bench.zoo.checks import check_free, made_whole
 
 
 def add_folder(source: str | Path, name: str, models: Path) -> Path:
@@ -32,12 +28,8 @@ def add_folder(source: str | Path, name: str, models: Path) -> Path:
     Weights are copied byte for byte, so that the model has the digest of the pipeline. Of pickled
     weights the tensors are copied, and no code is run.
 
-    Arguments:
-        source: a folder of diffusers, or a hub id.
-        name: the name of the folder to make.
-        models: the folder that holds one folder a model.
-    Returns:
-        The model folder.
+    source: a folder of diffusers, or a hub id.
+
     Raises:
         ValueError: the folder exists; the source is no pipeline or is not supported; its weights
             are missing or do not fit its configs.
@@ -82,26 +74,9 @@ def _copied(origin: Path, file: str, to: Path, want: dict[str, Tensor]) -> str:
     source = origin / file
     pickled = source.with_name(PICKLED)
     if not source.is_file() and pickled.is_file():
-        return _picked(pickled, to, want)
+        return save_tensors(to, network_of(pickled, want).attempt.made)
     sha256 = weights_sha256(origin, file)
     if source.name.endswith(".index.json"):
-        save_file(joined(source), to, metadata=None)
-        to.chmod(0o644)
-        return file_digest(to)
+        return save_tensors(to, joined(source))
     shutil.copyfile(source, to)
     return sha256
-
-
-def _picked(file: Path, to: Path, want: dict[str, Tensor]) -> str:
-    """Write the network's tensors of a pickled file, and return the SHA-256."""
-
-    def attempt(tensors: dict[str, Tensor]) -> Attempt:
-        return Attempt(tensors, current(tensors), want)
-
-    picked = pick(read_file(file), "", attempt, want.keys())
-    check_weights(file, picked.attempt.have, want, picked.hint)
-    if picked.line:
-        print(picked.line, file=sys.stderr)
-    save_file({key: x.clone().contiguous() for key, x in picked.attempt.made.items()}, to)
-    to.chmod(0o644)
-    return file_digest(to)

@@ -1,11 +1,16 @@
-"""Parts that several published networks share: the embedding of time, the order of blocks."""
+"""Parts that several published networks share: the embedding of time, the U-Net of ADM and LDM."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
+
+from bench.checkpoints.family import Shape
+from bench.zoo.base import Flags
 
 
 def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
@@ -21,43 +26,119 @@ def time_network(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
 
 
-@dataclass(frozen=True)
-class UNetBlocks:
-    """The blocks of a U-Net, in the order of guided-diffusion and latent-diffusion.
+class UNetFlags(Flags):
+    """The flags that guided-diffusion and latent-diffusion share, by their names."""
 
-    widths: the channels of each level, the highest resolution first.
-    repeats: the stages of a level on the way down. The way up has one more.
-    stage: (level, input channels) -> the layers of a stage. Their output has the level's width.
-    down, up: channels -> the layer between two levels.
-    """
+    image_size: int = Field(gt=0)  # of the state
+    in_channels: int = Field(gt=0)
+    channel_mult: tuple[float, ...] = Field(min_length=1)
+    num_res_blocks: int = Field(gt=0)
+    attention_resolutions: tuple[int, ...]
+    num_head_channels: int = Field(default=0, ge=0)  # channels of a head; 0: num_heads decides
+    num_heads: int = Field(default=0, ge=0)  # heads at every level; 0: num_head_channels decides
 
-    widths: tuple[int, ...]
-    repeats: int
-    stage: Callable[[int, int], list[nn.Module]]
-    down: Callable[[int], nn.Module]
-    up: Callable[[int], nn.Module]
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Channels that `channel_mult` multiplies."""
 
-    def input_blocks(self, first: nn.Module, channels: int) -> tuple[nn.ModuleList, list[int]]:
-        """The blocks from `first` to the lowest resolution, and the channels of each output."""
-        blocks, skips = [nn.ModuleList([first])], [channels]
-        for level, width in enumerate(self.widths):
-            for _ in range(self.repeats):
-                blocks.append(nn.ModuleList(self.stage(level, channels)))
-                channels = width
-                skips.append(channels)
-            if level < len(self.widths) - 1:
-                blocks.append(nn.ModuleList([self.down(channels)]))
-                skips.append(channels)
-        return nn.ModuleList(blocks), skips
+    @abstractmethod
+    def attends(self, level: int) -> bool:
+        """Whether the blocks of a level have attention. The middle block always has."""
 
-    def output_blocks(self, skips: list[int]) -> nn.ModuleList:
-        """The blocks back to the highest resolution. The last skip is taken first."""
-        blocks, channels, rest = [], skips[-1], list(skips)
-        for level in reversed(range(len(self.widths))):
-            for index in range(self.repeats + 1):
-                layers = self.stage(level, channels + rest.pop())
-                channels = self.widths[level]
-                if level and index == self.repeats:
-                    layers.append(self.up(channels))
-                blocks.append(nn.ModuleList(layers))
-        return nn.ModuleList(blocks)
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, the state's own resolution first."""
+        return tuple(int(mult * self.width) for mult in self.channel_mult)
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of a state."""
+        return self.in_channels, self.image_size, self.image_size
+
+    def heads(self, channels: int) -> int:
+        """Heads of an attention layer."""
+        return self.num_heads or channels // self.num_head_channels
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if bool(self.num_head_channels) == bool(self.num_heads):
+            raise ValueError("give num_head_channels or num_heads, one of the two")
+        if self.image_size % 2 ** (len(self.widths) - 1):
+            raise ValueError(f"image_size {self.image_size} cannot be halved between all levels")
+        if wrong := [c for c in (self.width, *self.widths) if c == 0 or c % 32]:
+            raise ValueError(f"channels of each level must be multiples of 32, not {wrong[0]}")
+        attending = [width for level, width in enumerate(self.widths) if self.attends(level)]
+        for width in (*attending, self.widths[-1]):
+            if width % (self.num_head_channels or self.num_heads):
+                raise ValueError(f"{width} channels do not divide into heads")
+        return self
+
+
+Make = Callable[[int], nn.Module]  # channels -> a layer
+
+
+class UNet(nn.Module):
+    """The blocks of a U-Net, in the order and by the names of ADM and LDM."""
+
+    input_blocks: nn.ModuleList
+    middle_block: nn.ModuleList
+    output_blocks: nn.ModuleList
+
+    def __init__(self, flags: UNetFlags) -> None:
+        super().__init__()
+        self.flags: Any = flags
+        self.time_embed = time_network(flags.width)
+
+    def add_blocks(
+        self, first: int, residual: Callable[[int, int], nn.Module], attention: Make, down: Make,
+        up: Make,
+    ) -> None:  # fmt: skip
+        """Make all blocks.
+
+        Arguments:
+            first: channels of the first convolution's output.
+            residual: (channels, output channels) -> a residual block.
+            attention: the layer after it, at levels that attend.
+            down, up: the layer between two levels.
+        """
+
+        def stage(level: int, channels: int) -> list[nn.Module]:
+            out, attends = flags.widths[level], flags.attends(level)
+            return [residual(channels, out), *([attention(out)] if attends else [])]
+
+        flags, skips = self.flags, [first]
+        entry = nn.Conv2d(flags.in_channels, first, 3, padding=1)
+        self.input_blocks = nn.ModuleList([nn.ModuleList([entry])])
+        for level, width in enumerate(flags.widths):
+            for _ in range(flags.num_res_blocks):
+                self.input_blocks.append(nn.ModuleList(stage(level, skips[-1])))
+                skips.append(width)
+            if level < len(flags.widths) - 1:
+                self.input_blocks.append(nn.ModuleList([down(width)]))
+                skips.append(width)
+        channels = skips[-1]
+        middle = [residual(channels, channels), attention(channels), residual(channels, channels)]
+        self.middle_block, self.output_blocks = nn.ModuleList(middle), nn.ModuleList()
+        for level in reversed(range(len(flags.widths))):
+            for index in range(flags.num_res_blocks + 1):
+                layers = stage(level, channels + skips.pop())  # the last skip first
+                channels = flags.widths[level]
+                if level and index == flags.num_res_blocks:
+                    layers.append(up(channels))
+                self.output_blocks.append(nn.ModuleList(layers))
+
+    def through(self, x: Tensor, call: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+        """x through all blocks. call: (layer, its input) -> its output."""
+        skips = []
+        for block in self.input_blocks:
+            for layer in block.children():
+                x = call(layer, x)
+            skips.append(x)
+        for layer in self.middle_block:
+            x = call(layer, x)
+        for block in self.output_blocks:
+            x = torch.cat([x, skips.pop()], 1)
+            for layer in block.children():
+                x = call(layer, x)
+        return x

@@ -18,17 +18,16 @@ import re
 from typing import Literal
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from bench.checkpoints.card import Card, CodecCard, VPCard
-from bench.checkpoints.family import Output, Shape
+from bench.checkpoints.family import Output
 from bench.process import VP
 from bench.zoo.adm import ADMFlags
-from bench.zoo.base import Converted, Flags, Preset, PublishedFamily
-from bench.zoo.layers import UNetBlocks, time_network, timestep_embedding
+from bench.zoo.base import Converted, Preset, PublishedFamily
+from bench.zoo.layers import UNet, UNetFlags, timestep_embedding
 
 _ADDRESS = "https://ommer-lab.com/files/latent-diffusion/"
 _UNET, _EMA, _STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
@@ -54,29 +53,22 @@ _NAMES = [
 ]
 
 
-class LDMFlags(Flags):
+class LDMFlags(UNetFlags):
     """The parameters of `unet_config`, by their names, and the classes."""
 
-    image_size: int = Field(gt=0)  # of the latent
-    in_channels: int = Field(gt=0)  # also of the output
     model_channels: int = Field(gt=0)
     channel_mult: tuple[int, ...] = Field(min_length=1)
-    num_res_blocks: int = Field(gt=0)
-    attention_resolutions: tuple[int, ...]  # factors of downsampling; 1 is the latent's own size
-    num_head_channels: int = Field(default=0, ge=0)  # channels of a head; 0: num_heads decides
-    num_heads: int = Field(default=0, ge=0)  # heads at every level; 0: num_head_channels decides
     context_dim: int = Field(default=0, ge=0)  # width of the class's embedding; 0: unconditional
     n_classes: int = Field(default=0, ge=0)  # rows of that embedding
 
     @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each level, the latent's own resolution first."""
-        return tuple(mult * self.model_channels for mult in self.channel_mult)
+    def width(self) -> int:
+        """Channels that `channel_mult` multiplies."""
+        return self.model_channels
 
-    @property
-    def shape(self) -> Shape:
-        """Channels, height and width of a latent."""
-        return self.in_channels, self.image_size, self.image_size
+    def attends(self, level: int) -> bool:
+        """`attention_resolutions` are factors of downsampling; 1 is the latent's own size."""
+        return 2**level in self.attention_resolutions
 
     def disagreement(self, card: Card) -> str:
         """Compare classes."""
@@ -86,23 +78,9 @@ class LDMFlags(Flags):
 
     @model_validator(mode="after")
     def _fits(self) -> "LDMFlags":
-        if bool(self.num_head_channels) == bool(self.num_heads):
-            raise ValueError("give num_head_channels or num_heads, one of the two")
         if bool(self.context_dim) != bool(self.n_classes):
             raise ValueError("context_dim and n_classes go together")
-        if self.image_size % 2 ** (len(self.widths) - 1):
-            raise ValueError(f"image_size {self.image_size} cannot be halved between all levels")
-        if wrong := [c for c in (self.model_channels, *self.widths) if c == 0 or c % 32]:
-            raise ValueError(f"channels of each level must be multiples of 32, not {wrong[0]}")
-        attending = [w for level, w in enumerate(self.widths) if self.attends(level)]
-        for width in (*attending, self.widths[-1]):  # the middle block always attends
-            if width % (self.num_head_channels or self.num_heads):
-                raise ValueError(f"{width} channels do not divide into heads")
         return self
-
-    def attends(self, level: int) -> bool:
-        """Whether the blocks of a level have attention."""
-        return 2**level in self.attention_resolutions
 
 
 def _norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
@@ -227,24 +205,21 @@ class _Resample(nn.Module):
         return self.get_submodule(self.way)(x)
 
 
-class LDMNet(nn.Module):
+class LDMNet(UNet):
     """x [n, c, h, w], timesteps [n], class labels [n] -> eps."""
 
     def __init__(self, flags: LDMFlags) -> None:
-        super().__init__()
-        self.flags = flags
-        width, embedding = flags.model_channels, 4 * flags.model_channels
-        self.time_embed = time_network(width)
+        super().__init__(flags)
+        embedding = 4 * flags.model_channels
         if flags.n_classes:
             self.class_embed = nn.Embedding(flags.n_classes, flags.context_dim)
-        blocks, entry = _blocks(flags), nn.Conv2d(flags.in_channels, width, 3, padding=1)
-        self.input_blocks, skips = blocks.input_blocks(entry, width)
-        widest = skips[-1]
-        self.middle_block = nn.ModuleList([
-            _Residual(widest, widest, embedding), _attention(flags, widest),
-            _Residual(widest, widest, embedding),
-        ])  # fmt: skip
-        self.output_blocks = blocks.output_blocks(skips)
+        self.add_blocks(
+            flags.model_channels,
+            residual=lambda channels, out: _Residual(channels, out, embedding),
+            attention=lambda channels: _attention(flags, channels),
+            down=lambda channels: _Resample(channels, "op"),
+            up=lambda channels: _Resample(channels, "conv"),
+        )
         last = nn.Conv2d(flags.widths[0], flags.in_channels, 3, padding=1)
         self.out = nn.Sequential(_norm(flags.widths[0]), nn.SiLU(), last)
 
@@ -255,48 +230,20 @@ class LDMNet(nn.Module):
         waves = timestep_embedding(timestep, self.flags.model_channels)
         embedding = self.time_embed(waves.to(x.dtype))
         context = None if class_labels is None else self.class_embed(class_labels)[:, None]
-        skips = []
-        for block in self.input_blocks:
-            x = _through(block, x, embedding, context)
-            skips.append(x)
-        x = _through(self.middle_block, x, embedding, context)
-        for block in self.output_blocks:
-            x = _through(block, torch.cat([x, skips.pop()], 1), embedding, context)
-        return Output(self.out(x))
 
+        def call(layer: nn.Module, x: Tensor) -> Tensor:
+            if isinstance(layer, _Residual):
+                return layer(x, embedding)
+            return layer(x, context) if isinstance(layer, _Spatial) else layer(x)
 
-def _through(block: nn.Module, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
-    for layer in block.children():
-        if isinstance(layer, _Residual):
-            x = layer(x, embedding)
-        else:
-            x = layer(x, context) if isinstance(layer, _Spatial) else layer(x)
-    return x
+        return Output(self.out(self.through(x, call)))
 
 
 def _attention(flags: LDMFlags, channels: int) -> nn.Module:
-    heads = flags.num_heads or channels // flags.num_head_channels
+    heads = flags.heads(channels)
     if flags.context_dim:
         return _Spatial(channels, flags.context_dim, heads)
     return _Attention(channels, heads)
-
-
-def _stage(flags: LDMFlags, level: int, channels: int) -> list[nn.Module]:
-    """A residual block to the level's width, then attention if the level has it."""
-    out = flags.widths[level]
-    layers: list[nn.Module] = [_Residual(channels, out, 4 * flags.model_channels)]
-    if flags.attends(level):
-        layers.append(_attention(flags, out))
-    return layers
-
-
-def _blocks(flags: LDMFlags) -> UNetBlocks:
-    return UNetBlocks(
-        flags.widths, flags.num_res_blocks,
-        stage=lambda level, channels: _stage(flags, level, channels),
-        down=lambda channels: _Resample(channels, "op"),
-        up=lambda channels: _Resample(channels, "conv"),
-    )  # fmt: skip
 
 
 class FirstStage(BaseModel):

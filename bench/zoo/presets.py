@@ -16,14 +16,9 @@ from bench.zoo.base import Preset, PublishedFamily
 
 
 def published_family(name: str) -> PublishedFamily:
-    """Find a family that has published files.
+    """The family of a name of `FAMILIES`, or of module:Name of the user's own.
 
-    Arguments:
-        name: a name of `FAMILIES`, or module:Name of the user's own.
-    Returns:
-        The family.
-    Raises:
-        ValueError: there is no such family, or it has no published files.
+    ValueError: there is no such family, or it has no published files.
     """
     found = find_family(name)
     if not isinstance(found, PublishedFamily):
@@ -41,15 +36,9 @@ def all_presets() -> dict[str, tuple[str, Preset]]:
 
 
 def find_preset(name: str, others: Collection[str] = ()) -> tuple[str, Preset]:
-    """Find a preset of any built-in family.
+    """A preset of any built-in family, after the name of the family.
 
-    Arguments:
-        name: the name of the preset.
-        others: other names that the message may suggest.
-    Returns:
-        The name of its family, and the preset.
-    Raises:
-        ValueError: there is no such preset. The message has the nearest name.
+    ValueError: there is none. The message has the nearest name, which may be one of `others`.
     """
     known = all_presets()
     if name not in known:
@@ -58,15 +47,9 @@ def find_preset(name: str, others: Collection[str] = ()) -> tuple[str, Preset]:
 
 
 def preset_of(name: str, family: str) -> Preset:
-    """Find a preset of one family, or read it from a file.
+    """A preset of one family, or the one that a .json file of its fields describes.
 
-    Arguments:
-        name: the name of the preset, or a .json file of the fields of its class.
-        family: the name of the family, or module:Name of the user's own.
-    Returns:
-        The preset.
-    Raises:
-        ValueError: there is no such family or preset (with the nearest name), or a bad file.
+    ValueError: there is no such family or preset (with the nearest name), or a bad file.
     """
     found = published_family(family)
     if name in found.presets:
@@ -83,13 +66,8 @@ def preset_of(name: str, family: str) -> Preset:
 
 
 def preset_lines(models: Models) -> list[str]:
-    """Describe each preset on a line: the models made of it, or how to get it.
-
-    Arguments:
-        models: where models are looked for.
-    Returns:
-        First a line for each model whose card cannot be read, then a line for each preset.
-    """
+    """A line for each model whose card cannot be read, then one for each preset: the models made of
+    it, or how to get it."""
     made, lines = _made_of(models)
     for name, (family, chosen) in all_presets().items():
         keys = {name, chosen.file, chosen.given}

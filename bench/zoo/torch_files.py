@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from bench.checkpoints.files import Content, content_of, shards, weights_file
-from bench.store import in_a_line
+from bench.checkpoints.files import Content, content_of, weights_file
+from bench.checkpoints.weights import joined, loaded
+from bench.store import first_line, in_a_line
 
 _INSIDE = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")  # what an archive may hold
 _DEPTH = 12  # of dicts within dicts
@@ -63,13 +63,11 @@ class Contents:
 
 
 def read_file(path: Path) -> Contents:
-    """Read all tensors of a file. No code of it runs: `torch.load(weights_only=True)`.
+    """Read all tensors of a file, on the CPU. No code of it runs: `torch.load(weights_only=True)`.
 
     Arguments:
         path: a file of safetensors or of torch, a .zip with one of them, an index of shards, or a
             folder with such an index. Its content decides which, not its suffix.
-    Returns:
-        The tensors, on the CPU.
     Raises:
         ValueError: the file needs code to be read, is damaged, or holds something else.
     """
@@ -78,19 +76,10 @@ def read_file(path: Path) -> Contents:
     if what == "zip":
         return _unpacked(file)
     if what == "index":
-        return _joined(file)
+        return Contents(file, joined(file, lambda path: read_file(path).tensors))
     if what == "safetensors" or (what == "unknown" and file.suffix.lower() == ".safetensors"):
-        return _safetensors(file)
+        return Contents(file, loaded(file))
     return _torch(file, what)
-
-
-def _safetensors(file: Path) -> Contents:
-    try:
-        return Contents(file, load_file(file))
-    except Exception as error:  # of a damaged file safetensors and torch raise nearly anything
-        raise ValueError(
-            f"{file} is not a safetensors file, or is damaged: {_line(error)}; fetch it again"
-        ) from error
 
 
 def _torch(file: Path, what: Content) -> Contents:
@@ -108,7 +97,7 @@ def _torch(file: Path, what: Content) -> Contents:
             f"throw-away environment and add that: {_way_out(file)}"
         ) from error
     except Exception as error:  # a damaged pickle raises almost any error
-        raise ValueError(f"{file} is damaged or no torch file: {_line(error)}") from error
+        raise ValueError(f"{file} is damaged or no torch file: {first_line(error)}") from error
 
 
 def _loaded(file: Path) -> Any:
@@ -156,19 +145,6 @@ def _walk(value: Any, path: str, depth: int, left: Iterator[int]) -> Iterator[tu
             yield from _walk(inner, f"{path}{key}.", depth - 1, left)
 
 
-def _joined(index: Path) -> Contents:
-    """The tensors of all shards that an index lists."""
-    tensors: dict[str, Tensor] = {}
-    for name, keys in shards(index).items():
-        part = read_file(index.parent / name).tensors
-        if part.keys() != set(keys):
-            one = in_a_line(min(part.keys() ^ set(keys)))
-            raise ValueError(f"{index}: {name} holds other tensors than the index says, such as "
-                             f"{one}; fetch both again")  # fmt: skip
-        tensors |= part
-    return Contents(index, tensors)
-
-
 def _way_out(file: Path) -> str:
     """The command for an environment that has the classes of the file. The user runs it.
 
@@ -212,7 +188,9 @@ def _unpacked(file: Path) -> Contents:
         raise ValueError(f"{file} cannot be unpacked in {file.parent}: {error.strerror}; unpack it "
                          "elsewhere and add the file in it") from error  # fmt: skip
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-        raise ValueError(f"{file} is damaged, or cannot be unpacked: {_line(error)}") from error
+        raise ValueError(
+            f"{file} is damaged, or cannot be unpacked: {first_line(error)}"
+        ) from error
 
 
 def _extracted(archive: zipfile.ZipFile, name: str, folder: str) -> Path:
@@ -222,23 +200,4 @@ def _extracted(archive: zipfile.ZipFile, name: str, folder: str) -> Path:
     except Exception as error:
         if isinstance(error, OSError) and error.errno:  # a disk that cannot be written
             raise
-        raise RuntimeError(_line(error)) from error
-
-
-def _line(error: Exception) -> str:
-    return in_a_line((str(error).splitlines() or [type(error).__name__])[0])
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read the state dict of a file that holds one. `choose.pick` takes one of several.
-
-    ValueError: as of `read_file`, or the file holds several state dicts or other things.
-    """
-    contents = read_file(file).readable()
-    contents.check_plain()
-    tops = {name.partition(".")[0] + "." for name in contents.tensors}
-    found = sorted(tops & set(contents.dicts)) or [""]
-    if len(found) > 1:
-        names = in_a_line(", ".join(one[:-1] for one in found))
-        raise ValueError(f"{file} holds several state dicts: {names}")
-    return {n.removeprefix(found[0]): v for n, v in contents.tensors.items()}
+        raise RuntimeError(first_line(error)) from error

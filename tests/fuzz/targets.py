@@ -19,7 +19,7 @@ from bench import metrics as metrics_room
 from bench.data import MANIFEST, open_images, read_manifest
 from bench.features import Flatten, load_reference
 from bench.process import VE
-from bench.zoo.torch_files import read_weights
+from bench.zoo.torch_files import read_file
 
 from . import seeds
 
@@ -126,7 +126,7 @@ def card(data: bytes) -> None:
 def weights(data: bytes) -> None:
     """A file of weights."""
     path = _put("weights", "x.bin", data)
-    keeps(lambda: read_weights(path), path)
+    keeps(lambda: read_file(path).readable().check_plain(), path)
 
 
 def measurement(data: bytes) -> None:
