@@ -311,6 +311,7 @@ def check_raises(engine: Engine, alone: Path, faults: Path, models: Path, result
     assert before == {path: path.stat().st_mtime_ns for path in made}, "made again"
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_change_no_byte(
     alone: Path, faults: Path, tiny_models: Path, tmp_path: Path
 ) -> None:

@@ -459,10 +459,11 @@ def test_a_file_of_ones_own_is_run_by_its_path(tmp_path: Path, monkeypatch, caps
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "own2.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.run.run", lambda plan, *_: [plan.name])
+    ran = []
+    monkeypatch.setattr("bench.run.run", lambda plan, *_: ran.append(plan.name))
     monkeypatch.delitem(sys.modules, "own2", raising=False)
-    assert crs(monkeypatch, "run", "./sub/own2.py:go", *CPU) == 0
-    assert capsys.readouterr().out.strip() == "own"
+    assert crs(monkeypatch, "run", "./sub/own2.py:go", *CPU) == 2  # nothing was run
+    assert ran == ["own"] and "results/own holds no plan.json" in capsys.readouterr().err
 
 
 def test_a_terminal_of_ascii_shows_help(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_records(
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_two_processes_take_different_trainings(
     nursery: Nursery, data: Path, whole: Path, tmp_path: Path
 ) -> None:

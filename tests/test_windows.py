@@ -55,7 +55,7 @@ def check(device: str, dtype: torch.dtype) -> None:
     windows._takes = takes
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
 def test_the_kernel_does_as_torch_does(dtype: str) -> None:
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1"}  # read where the kernel is defined
