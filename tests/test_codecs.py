@@ -11,7 +11,7 @@ import bench
 from bench import checkpoints
 from bench.checkpoints import Card
 from bench.checkpoints.card import CodecCard, Data, VPCard
-from bench.checkpoints.codecs import CPU_CHUNK, Latents, autoencoder
+from bench.checkpoints.codecs import CPU_CHUNK, Latents, autoencoder, cpu_chunk, in_chunks
 from bench.checkpoints.weights import write_half
 from bench.types import Extractor
 
@@ -146,3 +146,15 @@ def test_other_images_and_states_that_are_not_finite(tmp_path: Path) -> None:
         model.encode(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
     with pytest.raises(FloatingPointError, match="latent made NaN"):
         model.decode(torch.full((1, 2, 4, 4), torch.nan))
+
+
+def test_large_images_go_through_a_network_a_few_at_a_time() -> None:
+    sizes = []
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return 2 * x
+
+    assert [cpu_chunk(n, n) for n in (4, 28, 32, 64, 256)] == [32, 32, 32, 8, 1]
+    x = torch.randn(9, 3, 64, 64)
+    assert torch.equal(in_chunks(double, x), 2 * x) and sizes == [8, 8]  # the last is padded

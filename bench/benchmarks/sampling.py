@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench import generate
 from bench.checkpoints import Checkpoint
-from bench.checkpoints.codecs import CPU_CHUNK
+from bench.checkpoints.codecs import cpu_chunk
 from bench.samplers import (
     DDIM,
     DDPM,
@@ -212,9 +212,10 @@ def table(trial: Trial, lines: list[Reading]) -> str:
     off = max((line.difference for line in lines if line.difference is not None), default=0.0)
     if off > COMPILED_WITHIN:
         text += f"\ncompiled and eager states differ by {off:.2g}, more than {COMPILED_WITHIN:g}"
-    if not model.device.startswith("cuda") and trial.batch % CPU_CHUNK:
+    chunk = cpu_chunk(*model.shape[1:])
+    if not model.device.startswith("cuda") and trial.batch % chunk:
         text += (
-            f"\non a CPU we call the network with {CPU_CHUNK} padded images, so that no byte "
+            f"\non a CPU we call the network with {chunk} padded images, so that no byte "
             f"depends on the batch; at batch {trial.batch} our overhead includes the padding"
         )
     return text

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from bench.checkpoints.card import CodecCard, Quantiser
 from bench.machine import side_by_side
 
-CPU_CHUNK = 32  # images a forward pass on a CPU
+CPU_CHUNK = 32  # images a forward pass on a CPU, at most
+_CHUNK_PIXELS = 2**15  # fewer images where they have more pixels in all: memory and time
 
 
 class Codec(Protocol):
@@ -22,15 +23,22 @@ class Codec(Protocol):
     def decode(self, x: Tensor) -> Tensor: ...
 
 
+def cpu_chunk(height: int, width: int) -> int:
+    """How many states of this size go through a network together on a CPU: 32 up to 32 x 32."""
+    return max(1, min(CPU_CHUNK, _CHUNK_PIXELS // (height * width)))
+
+
 def in_chunks(of: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Call `of(*inputs)`, all [n, ...]. On a CPU, call it in padded chunks of one size: there the
-    result of a kernel depends on the size of the batch, and the image of a seed must not."""
+    """Call `of(*inputs)`, all [n, ...], the first [n, c, h, w]. On a CPU, call it in padded chunks
+    of one size: there the result of a kernel depends on the size of the batch, and the image of a
+    seed must not."""
     n = len(inputs[0])
     if inputs[0].device.type != "cpu":
         return of(*inputs)
-    full = [torch.cat([x, x[:1].expand(-n % CPU_CHUNK, *x.shape[1:])]) for x in inputs]
+    size = cpu_chunk(*inputs[0].shape[2:])
+    full = [torch.cat([x, x[:1].expand(-n % size, *x.shape[1:])]) for x in inputs]
     full = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in full]
-    parts = zip(*(x.split(CPU_CHUNK) for x in full), strict=True)
+    parts = zip(*(x.split(size) for x in full), strict=True)
     return torch.cat(side_by_side(lambda part: of(*part), parts))[:n]
 
 
