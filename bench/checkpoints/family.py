@@ -6,6 +6,7 @@ working folder or is installed. Importing that module runs its code.
 """
 
 import importlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 
@@ -29,7 +30,7 @@ class Output:
     sample: Tensor
 
 
-class Family:
+class Family(ABC):
     """One kind of network. A new family overrides `network` and `shape`, and seldom the rest.
 
     A network is called as diffusers' networks are: net(x, timestep, class_labels=labels).sample.
@@ -39,19 +40,19 @@ class Family:
     has_weights: bool = True
     """False if the card alone decides the network, so that no file is read."""
 
+    @abstractmethod
     def network(self, card: Card) -> nn.Module:
         """The network of a card, without trained weights, on the CPU or the meta device.
 
         ValueError: the card describes no network of this family.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def shape(self, card: Card) -> Shape:
         """Channels, height and width of the state that the network denoises.
 
         ValueError: the card describes no network of this family.
         """
-        raise NotImplementedError
 
     def cast(self, net: nn.Module, dtype: torch.dtype) -> nn.Module:
         """The same network with its float32 weights converted for sampling in float32, float16 or

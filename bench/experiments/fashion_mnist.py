@@ -38,7 +38,7 @@ GPU = Scoring(
 TUNING_NOTE = (
     f"A tuned line has {TRIES} tries for each sampler, at few evaluations (NFE 5 to 8) and at more "
     "(from NFE 9 on) separately. It keeps the try with the lowest geometric mean FD on the tuning "
-    "seeds, over NFE 5 and 8 or over NFE 10 and 20. No table scores the tuning seeds."
+    "seeds, over the tuning NFEs of that range. No table scores the tuning seeds."
 )
 
 

@@ -38,7 +38,7 @@ def tuned_rivals(models: Models, model: str) -> Lines:
     """Rivals with five tries each. The values that their authors publish are among them.
 
     The tries of Beta, Sigmoid, Laplace and rescaled entropic time were moved once, after a first
-    choice at their edge.
+    choice at their edge. So were those of v_eps and v_fid in `ours`.
 
     A schedule without a number to choose is tried with other choices: Align Your Steps with its
     three tables, DM-NonUniform with both of its error models, and both with a lower sigma_max.

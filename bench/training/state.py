@@ -8,6 +8,7 @@ update also takes 2.6 times as long on a CPU.
 import math
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,7 +37,7 @@ class _Recipe(Protocol):
     def seed(self) -> int: ...
 
 
-class Resumable:
+class Resumable(ABC):
     """A network in training, the moving average of its weights, and its random generator.
 
     parts: names of the attributes whose state_dict is saved.
@@ -104,9 +105,9 @@ class Resumable:
             return self.step / self.recipe.steps
         return self.elapsed / (60 * self.recipe.minutes)
 
+    @abstractmethod
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        raise NotImplementedError
 
     def advance(self, loss: Tensor) -> None:
         """End a step: update the moving average. Its decay rises to that of the recipe.
