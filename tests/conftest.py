@@ -18,6 +18,11 @@ def pytest_configure() -> None:
         torch.set_num_threads(1)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A test's name holds no bytes: packed ones hold the time, and each worker has its own."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One feature cache for the run, shared by its workers; CRS_BENCH_CACHE overrides it."""
