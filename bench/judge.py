@@ -277,6 +277,17 @@ def _real(
     return feature_room.reference_of(shown, extractor, keep, str(images.path), len(images))
 
 
+def real_images(reference: str | Path, extractor: Extractor, count: int) -> Tensor | None:
+    """The first images of a reference, uint8 [at most count, c, h, w]. None: it holds none.
+
+    Raises:
+        ValueError: there is no such reference, or it is damaged.
+    """
+    if are_images(reference):
+        return next(iter(open_images(Path(reference)).stream(count)))
+    return feature_room.first_images(reference, extractor, count)
+
+
 def are_images(reference: str | Path) -> bool:
     """Whether a reference is a set of images on disk: no known name, and no .npz file."""
     path = Path(reference)

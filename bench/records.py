@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from bench import plan, shards, store
 from bench.features import Features
-from bench.judge import Judge, free_name
+from bench.judge import Judge, free_name, real_images
 from bench.machine import device_name, made_on, settled, versions
 from bench.metrics import FrechetDistance
 from bench.plan import Bench, Chosen, Planned
@@ -255,7 +256,11 @@ def _distances(bench: Bench, one: Planned, found: Merged) -> dict[str, Any]:
 
 def strip(one: Planned, found: Merged) -> bytes | None:
     """The first images of a cell side by side, as a PNG; None where the figure shows none."""
-    images = found.first[: one.strip]
+    return _side_by_side(found.first[: one.strip]) if one.strip else None
+
+
+def _side_by_side(images: Tensor) -> bytes | None:
+    """uint8 [n, c, h, w] as a PNG of h x n w; None without any image."""
     if len(images) == 0:
         return None
     row = torch.cat(list(images), dim=2).permute(1, 2, 0).numpy()  # [h, n w, c]
@@ -268,7 +273,10 @@ def strip(one: Planned, found: Merged) -> bytes | None:
 
 
 def save_plan(bench: Bench, cells: Sequence[Planned], chosen: Chosen) -> None:
-    """Write `plan.json`, with the metrics that `rescore` added to an earlier one."""
+    """Write `plan.json`, with the metrics that `rescore` added to an earlier one.
+
+    It also writes `real.png`: the first images of the reference, if it holds any.
+    """
     made = plan.outline(bench, cells, chosen)
     for row, one in zip(made["rows"], cells, strict=True):
         row["errors"] = error_keys(bench, one)
@@ -282,6 +290,9 @@ def save_plan(bench: Bench, cells: Sequence[Planned], chosen: Chosen) -> None:
     if left := left_out(old, made):
         tqdm.write(left, file=sys.stderr)
     store.save_plan(bench.folder, made)
+    real = real_images(bench.scoring.reference, bench.judge.extractor, bench.scoring.strip)
+    if real is not None and (shown := _side_by_side(real)):
+        store.write_bytes(bench.folder / "real.png", shown)
 
 
 def left_out(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -10,15 +10,16 @@ import torch
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 from test_report import METRICS, RATE, cell, entry, save, schedule_of, table, text_of, toy
 
 from bench import store
-from bench.report import levels, published, report, scores
-from bench.report.crossing import crossing
-from bench.report.drawing import looks
-from bench.report.frame import MANY_LINES, Results
+from bench.report import figures, levels, published, report, scores
+from bench.report.drawing import ONE, TWO, looks
+from bench.report.frame import FEW_LINES, MANY_LINES, Results
 from bench.report.lines import COOL, WARM, is_baseline, uses_rate
-from bench.report.sweep import sweep
+from bench.report.samples import samples
+from bench.report.sweep import MOST, crossing, sweep
 from bench.schedules import ConstantRate, Karras, Native, Snapped
 from bench.types import Rate, Tuned
 
@@ -94,7 +95,7 @@ def ylabels(figure: Figure) -> list[str]:
 def test_a_rate_band_is_transformed_as_its_rate(tmp_path: Path) -> None:
     rate = {"model": "m", "name": "v_x", **RATE, **BAND}
     figure = levels.rates(results(tmp_path / "x", toy(), rates=[rate]), "m")
-    left, right = figure.axes
+    left, right = figure.axes[:2]
     sigma, v = np.array(RATE["sigma"]), np.array(RATE["v"])
     angle = np.degrees(np.arctan(sigma))
     whole = np.trapezoid(v * (1 + sigma**2), angle)
@@ -153,22 +154,39 @@ def test_grid_bands_stand_around_the_grid_of_their_record(tmp_path: Path) -> Non
         tmp_path / "x", cells, grid_bands={row["key"]: [list(grid * 0.9), list(grid * 1.2)]}
     )
     figure = levels.grids(found, "m", 500)
-    (fill,) = fills(figure.axes[0])
-    low, high = edges(fill, np.arange(10))
-    assert low == pytest.approx(grid[:-1] * 0.9) and high == pytest.approx(grid[:-1] * 1.2)
-    assert to_hex(fill.get_facecolor()[0]) == looks(found)["CRS(v_x)"].color.lower()
+    (axes,) = figure.axes
+    (band,) = axes.collections
+    at = np.array(band.get_segments())  # [steps, both ends, sigma and row]
+    row = [one.get_text() for one in axes.get_yticklabels()].index("CRS(v_x)")
+    assert (at[:, :, 1] == row).all()
+    assert at[:, 0, 0] == pytest.approx(grid[:-1] * 0.9)
+    assert at[:, 1, 0] == pytest.approx(grid[:-1] * 1.2)
+    assert to_hex(band.get_color()[0]) == looks(found)["CRS(v_x)"].color.lower()
     assert "90 %" in figure.get_suptitle()
+
+
+def test_lines_with_the_same_grid_do_not_hide_each_other(tmp_path: Path) -> None:
+    """Each has a row of its own; the levels go from the left to the right."""
+    cells = [cell(name, 10, "1", 3.0) for name in ("native", "Karras(rho=7)", "CRS(v_x)")]
+    axes = levels.grids(results(tmp_path / "x", cells), "m", 500).axes[0]
+    rows = [line.get_ydata() for line in axes.lines]
+    assert [set(row) for row in rows] == [{0}, {1}, {2}]
+    assert axes.get_xlim()[0] > axes.get_xlim()[1] and axes.get_xscale() == "log"
+    assert axes.lines[0].get_xdata() == pytest.approx(np.geomspace(10, 0.1, 10))
 
 
 def test_errors_have_a_figure_of_their_own(tmp_path: Path) -> None:
     found = results(tmp_path / "x", with_errors(toy()))
-    assert ylabels(scores.quality(found, "m", 500)) == ["FD-EffNet", "Precision", "Recall"]
-    figure = scores.errors(found, "m", 500)
-    assert figure
-    assert ylabels(figure) == ["FD-EffNet", "FD to converged", "RMS to converged (grey levels)"]
+    figure = scores.quality(found, "m", 500)
+    assert ylabels(figure) == ["FD-EffNet ↓", "Precision ↑", "Recall ↑"]
     levels_drawn = [line for line in figure.axes[0].lines if line.get_label() == "converged m"]
     assert [line.get_ydata()[0] for line in levels_drawn] == [15.0]
     assert "converged m" in legend(figure)
+    errors = scores.errors(found, "m", 500)
+    assert errors
+    assert [one.replace("\n", " ") for one in ylabels(errors)] == [
+        "FD to converged ↓", "RMS to converged (grey levels) ↓",
+    ]  # fmt: skip
     names = {path.name for path in report(tmp_path / "x")}
     assert {"score-vs-nfe.png", "error-vs-nfe.png", "error-vs-nfe.pdf"} <= names
     assert "cells differ" not in text_of(tmp_path / "x")
@@ -180,22 +198,89 @@ def test_no_converged_run_no_error_figure(tmp_path: Path) -> None:
     assert "error-vs-nfe.png" not in {path.name for path in report(tmp_path / "x")}
 
 
-def test_one_nfe_is_drawn_inside_its_panel(tmp_path: Path) -> None:
+def test_one_nfe_is_intervals_on_a_line(tmp_path: Path) -> None:
+    """The mean is 720; 20 / sqrt(3) times the t of two degrees of freedom is 49.7."""
     cells = [cell("a", 5, name, fd) for name, fd in (("1", 700.0), ("2", 720.0), ("3", 740.0))]
-    axes = scores.quality(results(tmp_path / "x", cells), "m", 500).axes[0]
-    assert axes.get_xlim() == pytest.approx((5 / 1.15, 5 * 1.15))
+    figure = scores.quality(results(tmp_path / "x", [*cells, cell("b", 5, "1", 3.0)]), "m", 500)
+    axes = figure.axes[0]
+    assert [one.get_text() for one in axes.get_yticklabels()] == ["a", "b"]
+    assert axes.get_xlabel() == "FD-EffNet ↓" and "NFE 5" in figure.get_suptitle()
     (bar,) = axes.collections
-    assert bar.get_paths()[0].vertices[:, 1] == pytest.approx([670.3, 769.7], abs=0.1)
+    assert bar.get_segments()[0][:, 0] == pytest.approx([670.3, 769.7], abs=0.1)
+    assert [tuple(line.get_xydata()[0]) for line in axes.lines] == [(720.0, 0), (3.0, 1)]
 
 
-def test_many_lines_are_a_sweep_and_few_are_not(tmp_path: Path) -> None:
-    few = {path.name for path in report(save(tmp_path / "few", many(MANY_LINES)))}
+def test_more_than_six_lines_have_a_coloured_table_too(tmp_path: Path) -> None:
+    few = {path.name for path in report(save(tmp_path / "few", many(FEW_LINES)))}
     assert "score-vs-nfe.png" in few and "sweep.png" not in few
     made = report(save(tmp_path / "many", [*many(), *many(3, n=900)]))
     names = {path.name for path in made if path.suffix == ".png"}
     rest = {f"{one}{tail}.png" for one in ("score-vs-nfe", "precision-recall", "grids")
             for tail in ("", "-900")}  # fmt: skip
-    assert names == {"sweep.png", "rates.png"} | rest
+    assert names == {"sweep.png", "sweep-rest.png", "rates.png", "samples.png"} | rest
+
+
+@pytest.mark.parametrize("width", [ONE, TWO])
+def test_figures_have_the_width_of_a_column_or_of_a_text(tmp_path: Path, width: float) -> None:
+    found = results(
+        tmp_path / "x", with_errors(toy()), rates=[{"model": "m", "name": "v_x", **RATE}]
+    )
+    made = figures.write(found, tmp_path / "x", tmp_path / "out", width=width)
+    pngs = [path for path in made if path.suffix == ".png"]
+    assert {path.stem for path in pngs} == {
+        "score-vs-nfe", "error-vs-nfe", "precision-recall", "samples", "grids", "rates",
+    }  # fmt: skip
+    for path in pngs:
+        with Image.open(path) as picture:
+            assert picture.width == round(300 * width)
+            assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_curves_show_the_lines_that_are_chosen(tmp_path: Path) -> None:
+    found = results(tmp_path / "x", many(9))
+    assert set(found.few("m", 500).scored("m", 500).line) != set(found.scored("m", 500).line)
+    chosen = ["CRS(v_x, 0)", "CRS(v_x, 1)"]
+    made = figures.write(found, tmp_path / "x", tmp_path / "out", chosen)
+    assert not any(path.stem.startswith("sweep") for path in made)
+    axes = scores.quality(found.only(chosen), "m", 500).axes[0]
+    assert [line.get_label() for line in axes.lines] == chosen
+
+
+def test_samples_show_real_images_above_and_no_column_of_few(tmp_path: Path) -> None:
+    found = results(tmp_path / "x", toy())
+    drawn = samples(found, "m", 500, tmp_path / "x")
+    assert drawn
+    rows = [axes.get_ylabel() for axes in drawn.axes if axes.get_ylabel()]
+    assert rows == ["DDIM\nnative", "DDIM\nKarras(rho=7)", "DDIM\nCRS(v_x)"]
+    assert [axes.get_title() for axes in drawn.axes[:2]] == ["NFE 5", "NFE 10"]
+    assert len(drawn.axes[3].images) == 0  # Karras was not run at NFE 10
+    assert "An empty place" in drawn.get_suptitle()
+    Image.new("L", (8 * 28, 28), 200).save(tmp_path / "x" / "real.png")
+    drawn = samples(found, "m", 500, tmp_path / "x")
+    assert drawn and drawn.axes[0].get_ylabel() == "real images"
+    assert set(np.asarray(drawn.axes[0].images[0].get_array()).ravel()) == {200}
+    shown = drawn.axes[0].get_window_extent().width / drawn.dpi  # inches of a strip
+    pixels = np.asarray(drawn.axes[0].images[0].get_array()).shape[1]
+    assert 300 * shown >= 2 * pixels * 0.9
+    for path in (tmp_path / "x" / "records").glob("*.png"):
+        path.unlink()
+    assert samples(found, "m", 500, tmp_path / "x") is None
+
+
+def test_the_smoothed_rate_lies_over_the_measured_one(tmp_path: Path) -> None:
+    """A power law stays as it is; a jump at one level is flattened."""
+    sigma = np.geomspace(0.1, 10, 41)
+    v = 1 / sigma
+    v[20] *= 4
+    rate = {"model": "m", "name": "v_x", "sigma": sigma.tolist(), "v": v.tolist()}
+    lines = {name: {"schedule": schedule_of(name)} for name in ("native", "CRS(v_x)")}
+    lines["CRS(v_x)"]["schedule"]["fields"]["smooth"] = 0.3
+    found = results(tmp_path / "x", toy(), rates=[rate])
+    for name, line in lines.items():
+        found.plan["lines"][name] |= line
+    measured, smooth = (line.get_ydata() for line in levels.rates(found, "m").axes[0].lines)
+    assert measured[20] / smooth[20] > 2
+    assert smooth[0] == pytest.approx(measured[0], rel=1e-3)
 
 
 def test_the_curves_of_many_lines_are_those_of_the_best(tmp_path: Path) -> None:
@@ -227,16 +312,20 @@ def test_the_plan_says_which_of_a_users_metrics_want_to_be_high(tmp_path: Path) 
 
 def test_a_sweep_is_sorted_and_coloured_by_ratio(tmp_path: Path) -> None:
     found = results(tmp_path / "x", many())
-    axes = sweep(found, "m", 500).axes[0]
-    names = [one.get_text() for one in axes.get_yticklabels()]
-    assert names == [f"CRS(v_x, {i})" for i in range(MANY_LINES, -1, -1)]
+    first, rest = sweep(found, "m", 500)
+    axes = first.axes[0]
+    shown, left = ([one.get_text() for one in figure.axes[0].get_yticklabels()]
+                   for figure in (first, rest))  # fmt: skip
+    names = [f"CRS(v_x, {i})" for i in range(MANY_LINES, -1, -1)]
+    assert shown == names[:MOST] and left == names[MOST:]
     assert [one.get_text() for one in axes.get_xticklabels()] == ["5", "10"]
     ratios = np.asarray(axes.images[0].get_array())
     assert ratios[0] == pytest.approx([0, 0])
-    assert ratios[-1] == pytest.approx(np.log([100 / 84, 50 / 34]))
+    last = np.asarray(rest.axes[0].images[0].get_array())[-1]
+    assert last == pytest.approx(np.log([100 / 84, 50 / 34]))
     texts = {one.get_position(): one for one in axes.texts}
-    assert texts[0, 0].get_text() == "84.0" and texts[1, 16].get_text() == "50.0"
-    assert texts[0, 16].get_text() == "100" and texts[0, 0].get_fontweight() == "bold"
+    assert texts[0, 0].get_text() == "84.0" and texts[1, 14].get_text() == "48.0"
+    assert texts[0, 14].get_text() == "98.0" and texts[0, 0].get_fontweight() == "bold"
     report(tmp_path / "x")
     assert list(table(tmp_path / "x"))[1:] == names == list(table(tmp_path / "x", 2))[1:]
     assert "sorted by their geometric mean" in text_of(tmp_path / "x")
@@ -252,8 +341,9 @@ def test_what_was_not_run_puts_no_line_ahead(tmp_path: Path) -> None:
     found = results(tmp_path / "x", cells)
     ranked = found.ranked("m", 500, "DDIM")
     assert list(ranked.index[-3:]) == ["CRS(v_x, 2)", "CRS(v_x, 0)", "CRS(v_x, 1)"]
-    axes = sweep(found, "m", 500).axes[0]
-    assert len(axes.get_yticklabels()) == MANY_LINES and len(axes.texts) == 2 * MANY_LINES - 1
+    drawn = [figure.axes[0] for figure in sweep(found, "m", 500)]
+    assert sum(len(axes.get_yticklabels()) for axes in drawn) == MANY_LINES
+    assert sum(len(axes.texts) for axes in drawn) == 2 * MANY_LINES - 1
 
 
 def test_an_easy_block_alone_puts_no_line_ahead(tmp_path: Path) -> None:
@@ -274,10 +364,11 @@ def test_an_easy_block_alone_puts_no_line_ahead(tmp_path: Path) -> None:
     assert behind["CRS(v_x, 2)"] == pytest.approx((np.log(98 / top) + np.log(128 / (top + 30))) / 2)
     lines = list(found.ranked("m", 500, "DDIM").index)
     assert lines[0] == best and lines.index("CRS(v_x, 3)") > lines.index("CRS(v_x, 4)")
-    axes = sweep(found, "m", 500).axes[0]
-    slanted = [one.get_text() for one in axes.texts if one.get_fontstyle() == "italic"]
+    drawn = sweep(found, "m", 500)
+    slanted = [one.get_text() for figure in drawn for one in figure.axes[0].texts
+               if one.get_fontstyle() == "italic"]  # fmt: skip
     assert slanted == ["97.0", "47.0"]
-    assert "italic: of fewer" in sweep(found, "m", 500).get_suptitle()
+    assert all("Italic: fewer" in figure.get_suptitle().replace("\n", " ") for figure in drawn)
 
 
 def test_sweeps_and_bands_are_the_same_to_the_byte(tmp_path: Path) -> None:
@@ -370,17 +461,19 @@ def test_many_samplers_are_crossed_with_the_schedules(tmp_path: Path) -> None:
     assert r"NFE 8 & native & CRS(v\_x) \\" in latex
 
 
-def test_crossing_draws_each_score_and_bolds_the_best_of_a_row(tmp_path: Path) -> None:
-    figure = crossing(results(tmp_path / "x", five_samplers()), "m", 500)
-    left, right = (axes for axes in figure.axes[:3] if axes.get_visible())
+def test_crossing_draws_each_score_and_bolds_the_best_of_a_column(tmp_path: Path) -> None:
+    (figure,) = crossing(results(tmp_path / "x", five_samplers()), "m", 500)
+    left, right = figure.axes[:2]
     assert [axes.get_title() for axes in (left, right)] == ["NFE 5", "NFE 8"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["native", "CRS(v_x)"]
+    assert [label.get_text() for label in left.get_xticklabels()] == [
+        "DDIM", "DDPM", "DEIS", "Heun", "UniPC",
+    ]  # fmt: skip
+    assert [text.get_text() for text in left.texts] == [
+        "10.0", "20.0", "30.0", "40.0", "51.0", "11.0", "21.0", "31.0", "41.0", "50.0",
+    ]  # fmt: skip
     bold = [text.get_text() for text in left.texts if text.get_fontweight() == "bold"]
     assert bold == ["10.0", "20.0", "30.0", "40.0", "50.0"]
-    assert [text.get_text() for text in left.texts] == [
-        "10.0", "11.0", "20.0", "21.0", "30.0", "31.0", "40.0", "41.0", "51.0", "50.0",
-    ]  # fmt: skip
-    names = [label.get_text() for label in left.get_yticklabels()]
-    assert names == ["DDIM", "DDPM", "DEIS", "Heun", "UniPC"]
 
 
 PUBLISHED = """model,dataset,space,sampler,schedule,nfe,fid,precision,recall,note,source

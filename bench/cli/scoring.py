@@ -209,7 +209,9 @@ def reference(
     for note in found.notes():
         typer.echo(f"warning: {note}", err=True)
     _say_overwriting(path, provenance["data_digest"])
-    typer.echo(room.save_reference(path, folded.pop("features"), provenance, layers=folded))
+    first = next(iter(found.stream(8, prepare)))
+    typer.echo(room.save_reference(path, folded.pop("features"), provenance, layers=folded,
+                                   images=first))  # fmt: skip
 
 
 def _reference_file(out: str, extractor: str, own_images: bool) -> Path:

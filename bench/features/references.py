@@ -65,6 +65,7 @@ def save_reference(
     provenance: Mapping[str, Any],
     dtype: type[np.floating] = np.float64,
     layers: Mapping[str, Features] | None = None,
+    images: Tensor | None = None,
 ) -> Path:
     """Write statistics, and the bank if it is not empty, to an `.npz` that `load_reference` reads.
 
@@ -76,6 +77,7 @@ def save_reference(
         dtype: of the covariance in the file. Float32 makes the file half as large and changes a
             Frechet distance by about 1e-8 of its value. The shipped file has it.
         layers: other layers of the extractor, of which mean and covariance are written.
+        images: a few images for figures, uint8 [n, c, h, w].
 
     Raises:
         ValueError: `provenance` does not say which extractor made the features.
@@ -93,6 +95,8 @@ def save_reference(
     }
     if len(features.bank):
         arrays["bank"] = features.bank.cpu().numpy()
+    if images is not None:
+        arrays["shown"] = images.numpy()
     for layer, found in (layers or {}).items():
         arrays |= _moments_of(found, f"_{layer}", dtype)
     np.savez(file := io.BytesIO(), **arrays)  # type: ignore[arg-type]
@@ -138,6 +142,25 @@ def reference_shape(name_or_path: str | Path, extractor: Extractor) -> tuple[int
                 last = name == "arr_0" and shape[3] in (1, 3)
                 return (shape[3], *shape[1:3]) if last else shape[1:]
     return ()
+
+
+def first_images(name_or_path: str | Path, extractor: Extractor, count: int) -> Tensor | None:
+    """The first images of a reference, uint8 [at most count, c, h, w]. None: it holds none.
+
+    Raises:
+        ValueError: there is no such reference, or it is damaged.
+    """
+    path = find_reference(name_or_path, extractor)
+    with readable(path, _KIND):
+        names = array_names(path)
+        if "shown" in names:
+            with np.load(path) as file:
+                return _tensor(file["shown"][:count])
+        arrays: dict[str, Any] = dict.fromkeys(names)
+        if "arr_0" in names:
+            arrays["arr_0"] = mapped(path, "arr_0")
+    images = _bank_images(arrays, path)
+    return None if images is None else _tensor(images[:count])
 
 
 def load_reference(

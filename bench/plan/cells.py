@@ -294,7 +294,7 @@ def _of_line(
     for block in blocks:
         # the images of a stochastic sampler have no one image to converge to
         anchor = None if sampler.stochastic else anchors.get((model, block))
-        shown = {min(block.nfes), max(block.nfes)} if block is blocks[0] else set()
+        shown = experiment.pictured if block.name == blocks[0].name else ()
         for nfe in block.nfes:
             schedule: Schedule | Tuned | None = on.schedule
             if isinstance(schedule, Tuned):

@@ -78,7 +78,11 @@ def report(folder: Path) -> list[Path]:
     try:
         done, name = bool(results.done), store.in_a_line(plan["experiment"])
         results.published.extend(published.read(folder, plan.get("published", "")))
-        made = [*tables.write(results, folder), *figures.write(results, folder)] if done else []
+        made = (
+            [*tables.write(results, folder), *figures.write(results, folder, folder / "figures")]
+            if done
+            else []
+        )
     except OSError:  # a disk that cannot be written
         raise
     except Exception as error:  # of content that no run wrote pandas and matplotlib raise anything

@@ -14,7 +14,7 @@ import pandas as pd
 from bench.report.frame import Results, Score, label
 from bench.report.intervals import LEAST, LEVEL, half_width, holm, p_value
 from bench.report.layout import markdown_table, samplers
-from bench.report.lines import SAMPLERS
+from bench.report.lines import paper_name
 from bench.report.tables import LATEX_MARKS, LATEX_NEEDS, latex_float, legend, number
 from bench.report.tidy import tidy
 
@@ -111,7 +111,7 @@ class Table:
 
     def _latex(self) -> str:
         cells = self._texts(*LATEX_MARKS)
-        loops = [(SAMPLERS.get(sampler, sampler), line) for sampler, line in cells.index]
+        loops = [(paper_name(sampler), line) for sampler, line in cells.index]
         heads = [(label(metric, self.features), str(nfe)) for metric, nfe in cells.columns]
         cells.index = pd.MultiIndex.from_tuples(loops)
         cells.columns = pd.MultiIndex.from_tuples(heads, names=["", "NFE"])

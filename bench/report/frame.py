@@ -16,7 +16,8 @@ from bench import store
 from bench.report.intervals import half_width, ties
 from bench.report.lines import is_baseline
 
-MANY_LINES = 16  # a group with more schedule lines is sorted, and drawn as a coloured table
+MANY_LINES = 16  # the tables of a group with more schedule lines are sorted
+FEW_LINES = 6  # more curves cannot be told apart
 _NAMES = {
     "rms_error": "RMS to converged (grey levels)",
     "fd_error": "FD to converged",
@@ -166,7 +167,7 @@ class Results:
                    for one in self.plan["metrics"])  # fmt: skip
 
     def sweeps(self, model: str, n: int) -> bool:
-        """Whether a group has too many schedule lines for curves."""
+        """Whether a group has so many schedule lines that its tables are sorted."""
         return "fd" in self.metrics and self.scored(model, n).line.nunique() > MANY_LINES
 
     def ranked(self, model: str, n: int, sampler: str) -> pd.DataFrame:
@@ -181,22 +182,31 @@ class Results:
         order = self.behind(model, n, sampler).mean(axis=1).sort_values(kind="stable")
         return means.unstack().sort_index(axis=1).loc[order.index]
 
-    def few(self, model: str, n: int) -> "Results":
-        """The same without most schedule lines of a group, for curves that can be told apart.
+    def only(self, lines: Collection[str]) -> "Results":
+        """The same with these schedule lines only. Converged and tuning runs stay."""
+        rows = [row for row in self.plan["rows"] if row["role"] != "score" or row["line"] in lines]
+        return Results({**self.plan, "rows": rows}, self.records, self.published)
 
-        It keeps the first line of the plan and, by mean place over all samplers in `ranked`, the
-        three best baselines and the two best other lines.
+    def few(self, model: str, n: int) -> "Results":
+        """The same with at most `FEW_LINES` schedule lines, for curves that can be told apart.
+
+        Of a group with more lines it keeps the first line of the plan and, by mean place over all
+        samplers in `ranked`, the three best baselines and the two best other lines.
         """
+        lines = list(dict.fromkeys(self.scored(model, n).line))
+        if len(lines) <= FEW_LINES:
+            return self
+        if "fd" not in self.metrics:
+            return self.only(lines[:FEW_LINES])
         samplers = dict.fromkeys(self.scored(model, n).sampler)
         places = pd.concat([pd.Series(range(len(table)), table.index) for table in
                             (self.ranked(model, n, one) for one in samplers)])  # fmt: skip
         order = list(places.groupby(level=0).mean().sort_values(kind="stable").index)
-        first, rivals = next(iter(self.plan["lines"])), list(filter(self.baseline, order))
-        kept = {first, *[line for line in rivals if line != first][:3],
-                *[line for line in order if line not in rivals][:2]}  # fmt: skip
-        rows = [row for row in self.plan["rows"]
-                if row["role"] != "score" or row["line"] in kept]  # fmt: skip
-        return Results({**self.plan, "rows": rows}, self.records, self.published)
+        first, rivals = lines[0], list(filter(self.baseline, order))
+        best = [*[line for line in rivals if line != first][:3],
+                *[line for line in order if line not in rivals and line != first][:2]]  # fmt: skip
+        rest = [line for line in order if line != first and line not in best]
+        return self.only([first, *best, *rest[: FEW_LINES - 1 - len(best)]])
 
     def behind(self, model: str, n: int, sampler: str) -> pd.DataFrame:
         """Log of the ratio of FD to the FD of the best line, on the same seeds.

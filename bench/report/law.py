@@ -1,6 +1,5 @@
 """Figure of a law of noise levels that training estimated: `law.json` of a model folder."""
 
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from bench import store
-from bench.report.drawing import log_axis, save
+from bench.report.drawing import TWO, caption, log_axis, save, style
 
 _CURVES = 12  # most updates that are drawn
 _SHARES = {  # share of the rate -> colour, line style; shares at equal distance share a style
@@ -114,18 +113,19 @@ def draw_law(folder: Path) -> list[Path]:
     Raises:
         ValueError: `law.json` is missing, or it holds no such history.
     """
-    return save(_figure(read_history(folder)), Path(folder) / "law")
+    with style():
+        return save(_figure(read_history(folder)), Path(folder) / "law")
 
 
 def _figure(history: History) -> Figure:
     """Left panel: the rate after every update. Right panel: quantiles against the training step."""
-    figure = Figure(figsize=(11, 4.6), layout=ConstrainedLayoutEngine(wspace=0.08))
+    figure = Figure(figsize=(TWO, 2.7), layout=ConstrainedLayoutEngine(wspace=0.08))
     left, right = figure.subplots(1, 2)
     _rates(figure, left, history)
     _quantiles(right, history)
     for axes in (left, right):
-        axes.grid(alpha=0.3, lw=0.5)
-    figure.suptitle(textwrap.fill(history.law, 150), fontsize=8, parse_math=False)
+        axes.grid()
+    caption(figure, history.law)
     return figure
 
 
@@ -136,7 +136,7 @@ def _rates(figure: Figure, axes: Axes, history: History) -> None:
     norm = Normalize(steps[0] if len(steps) > 1 else 0, steps[-1])  # the last update is darkest
     middle, rates = (history.angle[1:] + history.angle[:-1]) / 2, history.per_degree()
     for i in _spaced(len(steps)):
-        axes.plot(middle, rates[i], color=colors(norm(steps[i])), lw=1.2)
+        axes.plot(middle, rates[i], color=colors(norm(steps[i])), lw=0.9)
     axes.set(title="Rate after each update of the law", xlabel="angle = atan σ, degrees",
              ylabel="rate per degree, normalised", xticks=range(0, 91, 15))  # fmt: skip
     log_axis(axes)
@@ -155,11 +155,11 @@ def _quantiles(axes: Axes, history: History) -> None:
     mark = "o" if len(history.steps) <= 2 * _CURVES else ""
     for share, (color, style) in _SHARES.items():
         axes.plot(
-            history.steps, history.quantile(share), style, color=color, marker=mark, ms=3, lw=1.4,
+            history.steps, history.quantile(share), style, color=color, marker=mark,
             label=f"{share:.0%}",
         )  # fmt: skip
     axes.set(title="Quantiles of the law, with ξ = 1", xlabel="training step",
              ylabel="angle, degrees", ylim=(0, 90), yticks=range(0, 91, 15))  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.legend(title="share of the rate\nbelow the angle", loc="upper left", fontsize=8,
-                bbox_to_anchor=(1.01, 1), title_fontsize=8, frameon=False)  # fmt: skip
+    axes.legend(title="share of the rate\nbelow the angle", loc="upper left",
+                bbox_to_anchor=(1.01, 1), title_fontsize=6.5)  # fmt: skip

@@ -3,7 +3,6 @@
 A band contains 90 % of the bootstrap replicates of a rate, at each level or step separately.
 """
 
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +11,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from bench.report.drawing import legend, log_axis, looks, panels
+from bench import curves as curves_of
+from bench.report.drawing import TWO, caption, legend, log_axis, looks, panels
 from bench.report.frame import Results
-from bench.report.lines import COOL, WARM, Look, uses_rate
+from bench.report.lines import COOL, WARM, Look, paper_name, parts_of, uses_rate
 
-_BANDS = "bands: 90 % of the bootstrap replicates"
+_BANDS = "Bands: 90 % of the bootstrap replicates of the rate."
+_PANELS = 6  # most panels of a figure of grids
 
 
 def first_records(results: Results, model: str, n: int, sampler: str, nfe: int) -> dict:
@@ -29,8 +29,8 @@ def first_records(results: Results, model: str, n: int, sampler: str, nfe: int) 
     return {line: results.records[key] for line, key in zip(rows.line, rows.key, strict=True)}
 
 
-def grids(results: Results, model: str, n: int) -> Figure:
-    """sigma against the step, at the NFE nearest to 10.
+def grids(results: Results, model: str, n: int, width: float = TWO) -> Figure:
+    """The noise levels of every line, at the NFE nearest to 10. A row of marks is a line.
 
     A panel is a sampler. Samplers whose cells have the same grids share a panel.
     """
@@ -41,35 +41,37 @@ def grids(results: Results, model: str, n: int) -> Figure:
         found = first_records(results, model, n, sampler, nfe)
         walked = repr({line: record["grid"] for line, record in found.items()})
         alike.setdefault(walked, []).append(sampler)
-    figure, each = panels(results, model, n, [group[0] for group in alike.values()])
     known, banded = looks(results), False
-    for (sampler, axes), group in zip(each, alike.values(), strict=True):
-        for line, record in first_records(results, model, n, sampler, nfe).items():
-            banded |= _grid(axes, results, record, line, known[line])
-        axes.set_yscale("log")
-        axes.set_title(f"{textwrap.fill(', '.join(group), 60)}, NFE {nfe}", fontsize=9)
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3, lw=0.5)
-    each[0][1].set_ylabel(r"$\sigma$ (noise over signal); the last step goes to 0")
-    legend(figure, known)
-    if banded:
-        figure.suptitle(f"{results.models(model, n)}; {_BANDS} of the rate", fontsize=10)
+    lines = [line for line in known if line in set(ran.line)]
+    height = 0.14 * len(lines) + 0.55
+    figure, each = panels(min(len(alike), _PANELS), width, height, sharex=True)
+    for axes, group in zip(each, alike.values(), strict=False):
+        for line, record in first_records(results, model, n, group[0], nfe).items():
+            banded |= _grid(axes, results, record, lines.index(line), known[line])
+        axes.set_xscale("log")
+        axes.set_title(", ".join(map(paper_name, group)), wrap=True)
+        axes.set_yticks(range(len(lines)), lines, parse_math=False)
+        axes.set(xlabel=r"$\sigma$ (noise over signal)", ylim=(len(lines) - 0.4, -0.6))
+        axes.grid(axis="x")
+        axes.label_outer()
+    each[0].invert_xaxis()
+    more = "" if len(alike) <= _PANELS else f" The first {_PANELS} of {len(alike)} different walks."
+    caption(figure, f"Noise levels of NFE {nfe}, from the left to the right; the last step goes to "
+            f"0: {results.models(model, n)}.{' ' + _BANDS if banded else ''}{more}")  # fmt: skip
     return figure
 
 
-def _grid(axes: Axes, results: Results, record: dict[str, Any], line: str, look: Look) -> bool:
-    """Draw the grid of a cell and its band. Returns: whether it has a band."""
+def _grid(axes: Axes, results: Results, record: dict[str, Any], at: int, look: Look) -> bool:
+    """Draw the grid of a cell and its band, in row `at`. Returns: whether it has a band."""
     grid = np.array(record["grid"])
     shown = grid > 0
-    axes.plot(
-        grid[shown], look.linestyle, color=look.color, marker=look.marker, ms=4, lw=1.2, label=line
-    )
+    axes.plot(grid[shown], np.full(shown.sum(), at), look.linestyle, color=look.color,
+              marker=look.marker, lw=0.6)  # fmt: skip
     band = results.plan.get("grid_bands", {}).get(record["key"])
     if band is None:
         return False
     low, high = (np.array(side)[shown] for side in band)
-    axes.fill_between(np.arange(len(low)), low, high, color=look.color, alpha=0.3, lw=0)
+    axes.hlines(np.full(len(low), at), low, high, color=look.color, alpha=0.35, lw=5)
     return True
 
 
@@ -107,6 +109,21 @@ class Curve:
         per_angle = self._levels[:, 1:] * (1 + self._levels[:, :1] ** 2)
         return per_angle / np.trapezoid(per_angle[:, 0], self.angle)
 
+    def smoothed(self, width: float) -> np.ndarray:
+        """`per_degree` as `ConstantRate` smooths it, without its floor [levels].
+
+        width: in log sigma; 0: no smoothing.
+        """
+        sigma, v = self._levels[:, 0], self._levels[:, 1]
+        kept = (sigma > 0) & (v > 0)
+        log_sigma, found = np.log(sigma[kept]), self.per_degree[:, 0].copy()
+        if width > 0 and kept.any():
+            change = (
+                curves_of.smoothed(log_sigma, log_v := np.log(v[kept]) + log_sigma, width) - log_v
+            )
+            found[kept] *= np.exp(change)
+        return found
+
     @property
     def share(self) -> np.ndarray:
         """The share of the integrated rate below each level [levels]."""
@@ -143,35 +160,46 @@ def curves(results: Results, model: str) -> list[Curve]:
     return found
 
 
-def rates(results: Results, model: str) -> Figure:
-    """Left panel: measured rates per degree. Right panel: the share of each below the angle.
+def rates(results: Results, model: str, width: float = TWO) -> Figure:
+    """First panel: rates per degree. Second panel: the share of each below the angle.
 
-    A band is that of single levels. A share adds many levels, so it has no band.
+    A thin line is a rate as measured, a thick one is smoothed as the schedules smooth it. A band is
+    that of single levels. A share adds many levels, so it has no band.
     """
-    figure = Figure(figsize=(9.2, 4.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    right.plot([0, 90], [0, 1], ":", color="#999999", lw=1, label="uniform in angle")
+    figure, (left, right) = panels(2, width, 2.6, sharey=False)
+    right.plot([0, 90], [0, 1], ":", color="#999999", label="uniform in angle")
     drawn = curves(results, model)
     owners, banded = list(dict.fromkeys(curve.model for curve in drawn)), False
     for curve, color in zip(drawn, _colors(results, drawn), strict=True):
         v, *band = curve.per_degree.T
         style = {"color": color, "ls": ("-", "--", "-.", ":")[owners.index(curve.model) % 4]}
-        left.plot(curve.angle, v, lw=1.4, **style)
+        left.plot(curve.angle, v, lw=0.5, **style)
+        left.plot(curve.angle, curve.smoothed(_width(results, curve)), **style)
         if band:
             low, banded = np.maximum(band[0], v / 100), True
-            left.fill_between(curve.angle, low, band[1], color=color, alpha=0.25, lw=0)
+            left.fill_between(curve.angle, low, band[1], color=color, alpha=0.2, lw=0)
         text = _label(curve, several=len(owners) > 1)
-        right.plot(curve.angle, curve.share, lw=1.4, label=text, **style)
+        right.plot(curve.angle, curve.share, label=text, **style)
     left.set_ylabel("rate per degree, normalised")
     right.set_ylabel("share of the rate below the angle")
     log_axis(left)
     for axes in (left, right):
         axes.set(xlabel="angle = atan σ, degrees", xticks=range(0, 91, 15))
-        axes.grid(alpha=0.3, lw=0.5)
+        axes.grid()
     legend(figure)
-    tail = f"; {_BANDS}" if banded else ""
-    figure.suptitle(f"Measured rates of {' and '.join(owners)}{tail}", fontsize=10)
+    tail = f" {_BANDS}" if banded else ""
+    caption(figure, f"Rates of {' and '.join(owners)}. Thin: as measured. Thick: smoothed, as the "
+            f"schedules use it.{tail}")  # fmt: skip
     return figure
+
+
+def _width(results: Results, curve: Curve) -> float:
+    """The width by which the first schedule that uses a rate smooths it, nats of sigma; or 0."""
+    for line in results.plan["lines"].values():
+        for part in parts_of(line["schedule"]):
+            if part["class"] == "ConstantRate" and uses_rate(part, curve.name):
+                return float(part["fields"].get("smooth", 0.0))
+    return 0.0
 
 
 def _colors(results: Results, drawn: Iterable[Curve]) -> list[str]:

@@ -22,6 +22,12 @@ SAMPLERS = {  # class -> the name in its paper
 }  # fmt: skip
 
 
+def paper_name(sampler: str) -> str:
+    """A sampler as its paper writes it: `DPM-Solver++(3M)(lower_order_final=never)`, say."""
+    name, bracket, rest = sampler.partition("(")
+    return SAMPLERS.get(name, name) + bracket + rest
+
+
 @dataclass(frozen=True)
 class Look:
     """How a line is drawn."""

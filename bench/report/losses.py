@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report.drawing import log_axis, save
+from bench.report.drawing import TWO, log_axis, save, style
 
 
 def draw_losses(path: Path) -> Path:
@@ -24,19 +24,25 @@ def draw_losses(path: Path) -> Path:
                             ("step", "loss", "learning_rate"))  # fmt: skip
     except (KeyError, ValueError, pd.errors.ParserError) as error:
         raise ValueError(f"{path} holds no losses of a training ({error}); delete it") from error
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    with style():
+        return next(one for one in save(_figure(step, loss, rate, path.resolve().parent.name),
+                                        path.with_suffix("")) if one.suffix == ".png")  # fmt: skip
+
+
+def _figure(step: np.ndarray, loss: np.ndarray, rate: np.ndarray, title: str) -> Figure:
+    figure = Figure(figsize=(TWO / 2, 2.4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(step, loss, color="#9CC9E8", lw=0.8, label="mean of 20 steps")
-    axes.plot(step, _smooth(loss), color="#0072B2", lw=1.6, label="smoothed")
-    axes.set(xlabel="training step", ylabel="loss", title=path.resolve().parent.name)
-    axes.grid(alpha=0.3, lw=0.5)
+    axes.plot(step, loss, color="#9CC9E8", lw=0.6, label="mean of 20 steps")
+    axes.plot(step, _smooth(loss), color="#0072B2", label="smoothed")
+    axes.set(xlabel="training step", ylabel="loss", title=title)
+    axes.grid()
     log_axis(axes)
     right = axes.twinx()
     right.plot(step, rate, color="#D55E00", lw=1, ls="--")
     right.set_ylabel("learning rate", color="#D55E00")
     right.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8)
-    return next(one for one in save(figure, path.with_suffix("")) if one.suffix == ".png")
+    axes.legend()
+    return figure
 
 
 def _smooth(loss: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Figures with scores as curves: scores against NFE, and precision against recall."""
 
+import textwrap
 from collections.abc import Iterable
 from itertools import cycle
 
@@ -8,23 +9,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report import published
-from bench.report.drawing import legend, log_axis, looks, nfe_axis, panels
+from bench.report.drawing import (
+    TWO,
+    arrow,
+    caption,
+    legend,
+    log_axis,
+    looks,
+    nfe_axis,
+    panels,
+)
 from bench.report.frame import Results, label
+from bench.report.intervals import LEVEL
+from bench.report.lines import paper_name
 
 _ERRORS = ("fd_error", "rms_error")
 _LEVELS = (("#009E73", ":"), ("#117733", "-."), ("#44AA99", (0, (5, 1.5))))
 
 
-def quality(results: Results, model: str, n: int) -> Figure:
+def quality(results: Results, model: str, n: int, width: float = TWO) -> Figure:
     """Scores of the images against the data, such as FD, precision and recall."""
     metrics = [name for name in results.metrics if name not in _ERRORS]
-    return _against_nfe(results, model, n, metrics, results.subject(model, n))
+    if results.ran(model, n).nfe.nunique() == 1:
+        return _at_one_nfe(results, model, n, metrics, width)
+    return _against_nfe(results, model, n, metrics, width, "Scores against the data")
 
 
-def errors(results: Results, model: str, n: int) -> Figure | None:
-    """FD to the data, above the distances to the model's own converged samples.
-
-    FD is not monotone in the sampling error. It can be lower than the FD of the converged samples.
+def errors(results: Results, model: str, n: int, width: float = TWO) -> Figure | None:
+    """Distances to the model's own converged samples of the same seeds.
 
     Returns:
         The figure. None: no cell has a distance to converged samples.
@@ -33,32 +45,45 @@ def errors(results: Results, model: str, n: int) -> Figure | None:
     found = [name for name in _ERRORS if name in results.metrics and known[name].notna().any()]
     if not found:
         return None
-    metrics = [*(["fd"] if "fd" in results.metrics else []), *found]
-    title = f"{results.subject(model, n)}: distance to the data and to the converged samples"
-    return _against_nfe(results, model, n, metrics, title)
+    draw = _at_one_nfe if known.nfe.nunique() == 1 else _against_nfe
+    return draw(results, model, n, found, width, "Distances to the model's own converged samples")
 
 
-def _against_nfe(results: Results, model: str, n: int, metrics: list[str], title: str) -> Figure:
+def _intervals(results: Results) -> str:
+    """What bands and bars are."""
+    return f"{100 * LEVEL:g} % t intervals of the mean over {results.blocks} seed blocks"
+
+
+def _named(metric: str, results: Results) -> str:
+    return f"{label(metric, results.features)} {arrow(results.higher_is_better(metric))}"
+
+
+def _against_nfe(
+    results: Results, model: str, n: int, metrics: list[str], width: float, what: str
+) -> Figure:
     """A row is a metric, a column is a sampler. Bands are t intervals over seed blocks."""
     samplers = list(dict.fromkeys(results.ran(model, n).sampler))
-    size = (max(4.6 * len(samplers), 6), 3.1 * len(metrics) + 1.1)
-    figure = Figure(figsize=size, layout="constrained")
+    side = (width - 0.5) / len(samplers)
+    figure = Figure(figsize=(width, (1.75 if width == TWO else 1.3) * len(metrics) + 0.9),
+                    layout="constrained")  # fmt: skip
     grid = figure.subplots(len(metrics), len(samplers), sharex=True, sharey="row", squeeze=False)
+    banded = False
     for metric, row in zip(metrics, grid, strict=True):
         for sampler, axes in zip(samplers, row, strict=True):
-            _curves(axes, results, _paths(results, model, n, sampler, metric))
-            nfe_axis(axes, sorted(set(results.ran(model, n).nfe)))
+            banded |= _curves(axes, results, _paths(results, model, n, sampler, metric))
+            nfe_axis(axes, sorted(set(results.ran(model, n).nfe)), side)
         if metric == "fd":
             _converged_levels(row, results, model, n)
             _published(row, results)
         if not results.higher_is_better(metric):
             log_axis(row[0])
-        row[0].set_ylabel(label(metric, results.features))
+        row[0].set_ylabel(textwrap.fill(_named(metric, results), 30 if width == TWO else 20))
     for sampler, top, bottom in zip(samplers, grid[0], grid[-1], strict=True):
-        top.set_title(sampler)
+        top.set_title(paper_name(sampler))
         bottom.set_xlabel("NFE")
     legend(figure, looks(results))
-    figure.suptitle(title, fontsize=10)
+    bands = f" Bands: {_intervals(results)}." if banded else ""
+    caption(figure, f"{what}: {results.subject(model, n)}.{bands}")
     return figure
 
 
@@ -76,22 +101,23 @@ def _paths(
     return {line: np.array(points) for line, points in found.items()}
 
 
-def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray]) -> None:
-    """Curves with bands. A single point has a bar. Bands stay above 0 for the log axis."""
+def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray]) -> bool:
+    """Curves with bands, which stay above 0 for the log axis. A single point has a bar.
+
+    Returns: whether there is a band or a bar.
+    """
     known = looks(results)
     for line, points in paths.items():
         nfe, mean, half = points.T
         look = known[line]
-        axes.plot(
-            nfe, mean, look.linestyle, color=look.color, marker=look.marker, ms=4, lw=1.4,
-            label=line,
-        )  # fmt: skip
+        axes.plot(nfe, mean, look.linestyle, color=look.color, marker=look.marker, label=line)
         low, high = np.maximum(mean - half, mean / 100), mean + half
         if len(nfe) > 1:
-            axes.fill_between(nfe, low, high, color=look.color, alpha=0.2, lw=0)
+            axes.fill_between(nfe, low, high, color=look.color, alpha=0.15, lw=0)
         elif half[0]:
-            axes.vlines(nfe, low, high, color=look.color, lw=1)
-    axes.grid(alpha=0.3, which="both", lw=0.5)
+            axes.vlines(nfe, low, high, color=look.color)
+    axes.grid(which="both")
+    return any(points[:, 2].any() for points in paths.values())
 
 
 def _converged_levels(row: Iterable[Axes], results: Results, model: str, n: int) -> None:
@@ -99,15 +125,21 @@ def _converged_levels(row: Iterable[Axes], results: Results, model: str, n: int)
 
     An FD below such a line is no gain in accuracy.
     """
+    for axes in row:
+        for (color, style), (name, level) in zip(
+            cycle(_LEVELS), _converged(results, model, n).items(), strict=False
+        ):
+            axes.axhline(level, color=color, ls=style, label=f"converged {name}")
+
+
+def _converged(results: Results, model: str, n: int) -> dict[str, float]:
+    """Model -> mean FD of its converged runs of as many images."""
     levels: dict[str, list[float]] = {}
     for _, cell in results.ran(model, n).iterrows():
         fine = results.converged_fd(cell)
         if fine is not None:
             levels.setdefault(results.records[cell.anchor]["cell"]["model"], []).append(fine)
-    for axes in row:
-        for (color, style), (name, values) in zip(cycle(_LEVELS), levels.items(), strict=False):
-            level = float(np.mean(values))
-            axes.axhline(level, color=color, lw=1.2, ls=style, label=f"converged {name}")
+    return {name: float(np.mean(values)) for name, values in levels.items()}
 
 
 def _published(row: Iterable[Axes], results: Results) -> None:
@@ -117,27 +149,72 @@ def _published(row: Iterable[Axes], results: Results) -> None:
     points = np.array(published.points(results.published)).reshape(-1, 2)
     for axes in row:
         if len(points):
-            axes.plot(*points.T, "x", color="#777777", ms=5, label="published")
+            axes.plot(*points.T, "x", color="#777777", label="published")
         for name, level in published.levels(results.published):
             axes.axhline(level, color="#777777", lw=0.8, ls=":", label=f"published: {name}")
 
 
-def precision_recall(results: Results, model: str, n: int) -> Figure:
-    """Precision against recall. A path is a schedule line over NFE; marks grow with NFE."""
-    figure, each = panels(results, model, n)
-    known, nfes = looks(results), results.ran(model, n).nfe
-    for sampler, axes in each:
+def _at_one_nfe(
+    results: Results, model: str, n: int, metrics: list[str], width: float,
+    what: str = "Scores against the data",
+) -> Figure:  # fmt: skip
+    """Means and intervals on a line. A row of panels is a sampler, a column is a metric."""
+    samplers = list(dict.fromkeys(results.ran(model, n).sampler))
+    lines = list(dict.fromkeys(results.ran(model, n).line))
+    nfe, known = int(results.ran(model, n).nfe.iloc[0]), looks(results)
+    size = (width, (0.13 * len(lines) + 0.5) * len(samplers) + 0.45)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(samplers), len(metrics), sharex="col", sharey=True, squeeze=False)
+    barred = False
+    for sampler, row in zip(samplers, grid, strict=True):
+        for metric, axes in zip(metrics, row, strict=True):
+            for line, ((_, mean, half),) in _paths(results, model, n, sampler, metric).items():
+                at, look = lines.index(line), known[line]
+                barred |= bool(half)
+                axes.errorbar(mean, at, xerr=half or None, fmt=look.marker, color=look.color)
+            axes.grid(axis="x")
+            if metric == "fd":
+                for name, level in _converged(results, model, n).items():
+                    axes.axvline(level, color=_LEVELS[0][0], ls=":", label=f"converged {name}")
+        row[0].set_yticks(range(len(lines)), lines, parse_math=False)
+        row[0].set_ylim(len(lines) - 0.4, -0.6)
+        row[0].set_title(paper_name(sampler), loc="left")
+    for metric, axes in zip(metrics, grid[-1], strict=True):
+        axes.set_xlabel(textwrap.fill(_named(metric, results), 20))
+    legend(figure)
+    bars = f" Bars: {_intervals(results)}." if barred else ""
+    caption(figure, f"{what} at NFE {nfe}: {results.subject(model, n)}.{bars}")
+    return figure
+
+
+def precision_recall(results: Results, model: str, n: int, width: float = TWO) -> Figure:
+    """Precision against recall. A path is a schedule line over NFE. Panels share both axes."""
+    samplers = list(dict.fromkeys(results.ran(model, n).sampler))
+    figure, each = panels(len(samplers), width, 2.6, sharex=True)
+    known, labelled = looks(results), _few_nfes(sorted(set(results.ran(model, n).nfe)))
+    told = list(dict.fromkeys(results.ran(model, n).line))
+    places = {told[0]: (4, -5), told[-1]: (-7, 4)}  # points, right and up
+    for sampler, axes in zip(samplers, each, strict=True):
         precision = _paths(results, model, n, sampler, "precision")
         recall = _paths(results, model, n, sampler, "recall")
         for line, points in precision.items():
             look, x, y = known[line], recall[line][:, 1], points[:, 1]
-            axes.plot(x, y, look.linestyle, color=look.color, lw=1, alpha=0.7)
-            widest = max(np.log(max(nfes) / min(nfes)), 1)
-            sizes = 10 + 60 * np.log(points[:, 0] / min(nfes)) / widest
-            axes.scatter(x, y, sizes, color=look.color, marker=look.marker, label=line, lw=0)
-        axes.set(title=sampler, xlabel="Recall (coverage)")
-        axes.grid(alpha=0.3, lw=0.5)
-    each[0][1].set_ylabel("Precision (fidelity)")
+            axes.plot(x, y, look.linestyle, color=look.color, marker=look.marker, label=line)
+            for nfe, right, up in zip(points[:, 0], x, y, strict=True):
+                if nfe in labelled and line in places:
+                    axes.annotate(f"{nfe:.0f}", (right, up), places[line], color=look.color,
+                                  textcoords="offset points", fontsize=6)  # fmt: skip
+        axes.set_title(paper_name(sampler))
+        axes.set_xlabel("Recall (coverage) ↑")
+        axes.set_ylabel("Precision (fidelity) ↑")
+        axes.grid()
+        axes.label_outer()
     legend(figure, known)
-    figure.suptitle(f"{results.subject(model, n)}: marks grow with NFE", fontsize=10)
+    caption(figure, f"Precision against recall: {results.subject(model, n)}. Numbers: NFE "
+            f"of {' and '.join(places)}.")  # fmt: skip
     return figure
+
+
+def _few_nfes(nfes: list[int]) -> set[int]:
+    """The lowest NFE, the highest, and the one nearest to 10."""
+    return {nfes[0], min(nfes, key=lambda one: (abs(one - 10), one)), nfes[-1]}

@@ -150,14 +150,16 @@ def report_study(folder: Path) -> list[Path]:
         raise ValueError(f"nothing of {folder.name} was trained yet; first: crs-bench study "
                          f"{folder.name} --data FILE")  # fmt: skip
     try:
-        text, rows, figure = _markdown(study), study.rows.to_csv(index=False), _figure(study)
+        text, rows = _markdown(study), study.rows.to_csv(index=False)
+        with drawing.style():
+            drawn = drawing.save(_figure(study), folder / "figures" / "study")
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{folder}: the plan or a record is damaged "
                          f"({store.in_a_line(error)})") from error  # fmt: skip
     return [
         store.write_text(folder / "table.md", text),
         store.write_text(folder / "table.csv", rows),
-        *drawing.save(figure, folder / "figures" / "study"),
+        *drawn,
     ]
 
 
@@ -257,25 +259,25 @@ def _laws(study: _Study) -> str:
 
 def _figure(study: _Study) -> Figure:
     """Left: differences in converged FD. Middle: held-out loss by sigma. Right: the laws."""
-    figure = Figure(figsize=(14, 5.2), layout="constrained")
+    figure = Figure(figsize=(drawing.TWO, 3.1), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     _forest(left, study)
     palette = [*COOL, *WARM]
     for i, arm in enumerate(study.arms):
-        look: dict[str, Any] = {"color": palette[i % len(palette)], "lw": 1.3, "ms": 4,
+        look: dict[str, Any] = {"color": palette[i % len(palette)], "lw": 0.9,
                                 "marker": _SIGNS[i % len(_SIGNS)], "label": arm}  # fmt: skip
         sigma, density = study.curves("density", arm)
         middle.plot(sigma, study.loss_ratio(arm), **look)
         if len(density):
             right.plot(sigma, density.mean(axis=0), **look)
-    middle.set(title="Held-out loss of v over the baseline's", xlabel="σ", ylabel="ratio")
-    right.set(title="Law of noise levels at the end of training", xlabel="σ",
+    middle.set(title="Held-out loss of v", xlabel="σ", ylabel="ratio to the baseline's ↓")
+    right.set(title="Law of noise levels, at the end", xlabel="σ",
               ylabel="density per unit of log σ")  # fmt: skip
     for axes in (middle, right):
         axes.set_xscale("log")
-        axes.grid(alpha=0.3, lw=0.5)
+        axes.grid()
     drawing.legend(figure, study.arms)
-    figure.suptitle(study.plan["title"], fontsize=10)
+    drawing.caption(figure, study.plan["title"])
     return figure
 
 
@@ -287,10 +289,10 @@ def _forest(axes: Axes, study: _Study) -> None:
         at = np.arange(len(found)) + 0.24 * (k - (len(study.plan["features"]) - 1) / 2)
         name, color = label("fd", features), [*WARM, *COOL][k]
         for y, one in zip(at, found, strict=True):
-            axes.plot([one.low, one.high], [y, y], color=color, lw=1.4)
-        axes.plot([one.mean for one in found], at, "o", color=color, ms=5, label=name)
+            axes.plot([one.low, one.high], [y, y], color=color)
+        axes.plot([one.mean for one in found], at, "o", color=color, label=name)
     axes.axvline(0, color="#333333", lw=0.8)
-    axes.set_yticks(range(len(study.others)), study.others, fontsize=8)
+    axes.set_yticks(range(len(study.others)), study.others, parse_math=False)
     axes.invert_yaxis()
-    axes.set(title=f"FD, {evaluation}: difference to {study.plan['baseline']}", xlabel="difference")
-    axes.grid(alpha=0.3, lw=0.5, axis="x")
+    axes.set(title=f"FD, {evaluation}", xlabel=f"difference to {study.plan['baseline']} ↓")
+    axes.grid(axis="x")

@@ -1,4 +1,6 @@
-"""Figure for many schedule lines: FD as a coloured table. So many curves would be unreadable."""
+"""Figures for many schedule lines: FD as coloured tables. So many curves would be unreadable."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -8,92 +10,154 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from bench.report.drawing import TWO, caption
 from bench.report.frame import Results, label
+from bench.report.layout import grids
+from bench.report.lines import paper_name
 
+MOST = 15  # rows of a coloured table; the other lines are in a second figure
 _COLORS = colormaps["YlOrRd"]
 _RATIOS = (1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3)  # ticks of the colour bar
-_ITALIC = ";\nitalic: of fewer seed blocks, compared on these blocks only"
 
 
-def sweep(results: Results, model: str, n: int) -> Figure:
+@dataclass(frozen=True)
+class Heat:
+    """A coloured table.
+
+    means: mean FD [rows, columns]; NaN: not run.
+    behind: log of the ratio to the best of a column, as `means`.
+    bold: whether a number leads its column [rows, columns].
+    italic: whether a number has fewer seed blocks than others of its column [rows, columns].
+    """
+
+    title: str
+    means: pd.DataFrame
+    behind: pd.DataFrame
+    bold: np.ndarray
+    italic: np.ndarray
+
+    def part(self, rows: slice) -> "Heat":
+        """Some rows of the table."""
+        return Heat(self.title, self.means[rows], self.behind[rows], self.bold[rows],
+                    self.italic[rows])  # fmt: skip
+
+
+def sweep(results: Results, model: str, n: int, width: float = TWO) -> list[Figure]:
     """Mean FD. A row is a schedule line, a column is an NFE, a panel is a sampler.
 
-    Rows are sorted by geometric mean, the lowest first. The colour is the logarithm of the ratio to
-    the best FD of the column on the same seeds.
+    Rows are sorted by geometric mean, the lowest first, in each panel.
+
+    Returns:
+        A figure of the first `MOST` lines, and one of the other lines if there are more.
     """
-    samplers = list(dict.fromkeys(results.ran(model, n).sampler))
-    tables = [results.ranked(model, n, sampler).dropna(how="all") for sampler in samplers]
-    pairs = list(zip(samplers, tables, strict=True))
-    behind = [results.behind(model, n, sampler).reindex_like(table) for sampler, table in pairs]
-    fewer = [results.fewer(model, n, sampler).reindex_like(table) for sampler, table in pairs]
-    most = max(float(one.max().max()) for one in behind)
-    top = color_range(most)
-    figure, panels = _subplots(tables)
-    for (sampler, table), axes, ratio, few in zip(pairs, panels, behind, fewer, strict=True):
-        ours = [not results.baseline(line) for line in table.index]
-        _panel(axes, table, ratio, top, few.to_numpy(), ours)
-        axes.set_title(f"{sampler}, NFE", fontsize=9)
-    color_bar(figure, panels, top, most, "times the best of the column")
-    some = _ITALIC if any(bool(few.any(axis=None)) for few in fewer) else ""
-    figure.suptitle(
-        f"{label('fd', results.features)} of {results.subject(model, n)}, sorted by geometric "
-        "mean, the lowest first;\nbold numbers: the best of a column; "
-        f"bold names: baselines{some}",
-        fontsize=10,
-    )
+    found = []
+    for sampler in dict.fromkeys(results.ran(model, n).sampler):
+        means = results.ranked(model, n, sampler).dropna(how="all")
+        behind = results.behind(model, n, sampler).reindex_like(means)
+        fewer = results.fewer(model, n, sampler).reindex_like(means).to_numpy()
+        found.append(Heat(paper_name(sampler), means, behind, (behind == 0).to_numpy(), fewer))
+    italic = any(one.italic.any() for one in found)
+    some = " Italic: fewer seed blocks, compared on these blocks only." if italic else ""
+    about = (f"{label('fd', results.features)} ↓ by NFE: {results.subject(model, n)}. Sorted by "
+             f"geometric mean, the lowest first. Bold: the best of a column.{some}")  # fmt: skip
+    return _figures(found, results, width, about, shared=False)
+
+
+def crossing(results: Results, model: str, n: int, width: float = TWO) -> list[Figure]:
+    """Mean FD. A row is a schedule line, a column is a sampler, a panel is an NFE.
+
+    Rows are sorted by the mean log ratio to the best of a column, the lowest first, over all
+    panels. The best of a column and its ties are bold.
+
+    Returns:
+        A figure of the first `MOST` lines, and one of the other lines if there are more.
+    """
+    found = []
+    for grid in grids(results, model, n, "fd"):
+        if not grid.scores:
+            continue
+        names = [paper_name(name.split(" (")[0]).replace(")(", ")\n(") for name in grid.rows]
+        means = pd.DataFrame([[score.mean if score else np.nan for score in row]
+                              for row in grid.rows.values()], names, grid.heads).T  # fmt: skip
+        leads = np.array([[bool(s and s.leads) for s in row] for row in grid.rows.values()]).T
+        behind = np.log(means / means.min())
+        found.append(Heat(grid.subject, means, behind, leads, np.zeros_like(leads)))
+    order = pd.concat([one.behind for one in found], axis=1).mean(axis=1)
+    rows = np.argsort(order.fillna(np.inf).to_numpy(), kind="stable")
+    rows = rows[: int(order.notna().sum())]
+    found = [Heat(one.title, one.means.iloc[rows], one.behind.iloc[rows], one.bold[rows],
+                  one.italic[rows]) for one in found]  # fmt: skip
+    about = (f"{label('fd', results.features)} ↓ by sampler: {results.subject(model, n)}. Sorted by "
+             "geometric mean, the lowest first. Bold: the best of a column, and its ties.")  # fmt: skip
+    return _figures(found, results, width, about, shared=True)
+
+
+def _figures(
+    every: list[Heat], results: Results, width: float, about: str, shared: bool
+) -> list[Figure]:
+    """One figure for each `MOST` rows at most: the first ones, and all others.
+
+    shared: whether the panels have the same rows, so that only the first names them.
+    """
+    most = max(float(np.nanmax(one.behind.to_numpy())) for one in every)
+    top = float(np.clip(most, np.log(1.1), np.log(3)))
+    longest = max(len(one.means) for one in every)
+    made = []
+    for rows in (slice(0, MOST), slice(MOST, None)):
+        parts = [part for one in every if len((part := one.part(rows)).means)]
+        if parts:
+            where = "" if longest <= MOST else (
+                f" The first {MOST} lines." if rows.start == 0 else f" Lines {MOST + 1} and later."
+            )  # fmt: skip
+            made.append(_figure(parts, results, width, (top, most), shared, about + where))
+    return made
+
+
+def _figure(
+    parts: list[Heat], results: Results, width: float, ends: tuple[float, float], shared: bool,
+    about: str,
+) -> Figure:  # fmt: skip
+    side = len(parts) if width == TWO and len(parts) <= (3 if shared else 2) else 1
+    down, rows = -(-len(parts) // side), max(len(part.means) for part in parts)
+    heads = 0.042 * max(len(row) for part in parts for name in part.means.columns
+                        for row in str(name).split("\n"))  # fmt: skip
+    size = (width, down * (0.125 * rows + 0.35) + 0.85 + (heads if shared else 0))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = list(figure.subplots(down, side, squeeze=False).flat)
+    for i, (part, axes) in enumerate(zip(parts, panels, strict=False)):
+        _panel(axes, part, ends[0], upright=shared)
+        if shared and i % side:
+            axes.set_yticklabels([])
+        if shared and i >= side:
+            axes.set_xticklabels([])
+        for text, line in zip(axes.get_yticklabels(), part.means.index, strict=False):
+            text.set_fontstyle("normal" if results.baseline(line) else "oblique")
+    for axes in panels[len(parts) :]:
+        axes.set_visible(False)
+    _color_bar(figure, panels[: len(parts)], *ends)
+    caption(figure, f"{about} Slanted names: constant rate, and other lines that are no baselines.")
     return figure
 
 
-def _subplots(tables: list[pd.DataFrame]) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for every table, side by side."""
-    lines = max(len(table) for table in tables)
-    letters = max(len(line) for table in tables for line in table.index)
-    width = sum(0.5 * table.shape[1] + 0.075 * letters + 0.3 for table in tables)
-    figure = Figure(figsize=(max(width, 6), 0.165 * lines + 1.8), layout="constrained")
-    return figure, list(figure.subplots(1, len(tables), squeeze=False)[0])
-
-
-def color_range(most: float) -> float:
-    """Upper end of the colours, as a log ratio: `most`, but at least log 1.1 and at most log 3."""
-    return float(np.clip(most, np.log(1.1), np.log(3)))
-
-
-def _panel(
-    axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float, few: np.ndarray,
-    ours: list[bool],
-) -> None:  # fmt: skip
-    """The lines of one sampler.
-
-    Arguments:
-        ratio: log of the ratio to the best FD of the column, as `table` [lines, NFEs].
-        top: upper end of the colours.
-        few: whether a cell has fewer seed blocks than others of its column [lines, NFEs].
-        ours: whether a line is no baseline.
-    """
-    heat(axes, table, ratio, top, (ratio == 0).to_numpy(), few)
-    axes.set_xticks(range(table.shape[1]), [str(nfe) for nfe in table.columns], fontsize=7)
-    axes.set_yticks(range(len(table)), list(table.index), fontsize=7, parse_math=False)
-    for text, own in zip(axes.get_yticklabels(), ours, strict=True):
-        text.set_fontweight("normal" if own else "bold")
-
-
-def heat(
-    axes: Axes, table: pd.DataFrame, ratio: pd.DataFrame, top: float, bold: np.ndarray,
-    italic: np.ndarray | None = None,
-) -> None:  # fmt: skip
+def _panel(axes: Axes, part: Heat, top: float, upright: bool) -> None:
     """Numbers on colours. Cells that were not run are white. Dark cells have white numbers."""
-    axes.imshow(
-        ratio.to_numpy(), cmap=_COLORS, vmin=0, vmax=top, aspect="auto", interpolation="nearest"
-    )
-    for (i, j), behind in np.ndenumerate(ratio.to_numpy()):
+    axes.imshow(part.behind.to_numpy(), cmap=_COLORS, vmin=0, vmax=top, aspect="auto",
+                interpolation="nearest")  # fmt: skip
+    for (i, j), behind in np.ndenumerate(part.behind.to_numpy()):
         if np.isfinite(behind):
             axes.text(
-                j, i, _number(table.iloc[i, j]), ha="center", va="center", fontsize=6.5,
+                j, i, _number(part.means.iloc[i, j]), ha="center", va="center", fontsize=5,
                 color="white" if behind > 0.6 * top else "black",
-                fontweight="bold" if bold[i, j] else "normal",
-                fontstyle="normal" if italic is None or not italic[i, j] else "italic",
+                fontweight="bold" if part.bold[i, j] else "normal",
+                fontstyle="italic" if part.italic[i, j] else "normal",
             )  # fmt: skip
-    axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False, pad=2, labelsize=5.5)
+    turned = {"rotation": 90} if upright else {}
+    axes.set_xticks(
+        range(part.means.shape[1]), [str(name) for name in part.means.columns], **turned
+    )
+    axes.set_yticks(range(len(part.means)), list(part.means.index), parse_math=False)
+    axes.set_title(part.title)
     axes.spines[:].set_visible(False)
 
 
@@ -102,19 +166,22 @@ def _number(value: float) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
-def color_bar(figure: Figure, panels: list[Axes], top: float, most: float, what: str) -> None:
+def _color_bar(figure: Figure, panels: list[Axes], top: float, most: float) -> None:
     """A colour bar below the panels, with ratios as ticks.
 
     Arguments:
         top: log ratio at the end of the bar.
         most: the largest log ratio of a cell; beyond `top` the bar ends in an arrow.
-        what: label of the bar.
     """
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, top), _COLORS), ax=panels, location="bottom", aspect=60,
         shrink=0.6, pad=0.01, extend="max" if most > top else "neither",
-        label=what,
+        label="times the best of the column",
     )  # fmt: skip
-    marks = [x for x in _RATIOS if x == 1 or 0.08 * top <= np.log(x) <= top + 1e-9]
+    room = 0.5 * top / figure.get_figwidth()  # a label is a quarter of an inch wide
+    marks = [1.0]
+    for x in _RATIOS:
+        if np.log(x / marks[-1]) >= room and np.log(x) <= top + 1e-9:
+            marks.append(x)
     bar.set_ticks([float(np.log(x)) for x in marks], labels=[f"{x:g}" for x in marks])
-    bar.ax.tick_params(labelsize=7)
+    bar.ax.tick_params(labelsize=5.5)

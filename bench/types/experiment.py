@@ -128,7 +128,7 @@ class Scoring:
     keep: whose features stay on disk when they have their scores: of all cells, of scored cells
         (not those of tuning), or of none. New metrics of kept cells need no sampling.
     converged: None: no distance to the model's own converged samples.
-    strip: images that are shown of a line's first block, at its lowest and highest NFE.
+    strip: images that are shown of a line's first block, at the NFEs of `Experiment.pictured`.
     """
 
     features: str = "effnet-lite0"
@@ -244,6 +244,17 @@ class Experiment:
         everything = [one for block in self.blocks for one in block.nfes]
         ranges = self.ranges or ((min(everything), max(everything)),)
         return next((one for one in ranges if one[0] <= nfe <= one[1]), ranges[0])
+
+    @property
+    def pictured(self) -> tuple[int, ...]:
+        """The lowest, a middle and the highest NFE of those that all lines share, or of all NFEs."""
+        of_lines = []
+        for line in self.lines:
+            blocks = [one for one in self.blocks if not one.lines or line in one.lines]
+            of_lines.append({nfe for one in blocks if one.name == blocks[0].name
+                             for nfe in one.nfes})  # fmt: skip
+        every = sorted(set.intersection(*of_lines) or set.union(*of_lines)) if of_lines else []
+        return tuple(dict.fromkeys(every[at] for at in (0, len(every) // 2, -1))) if every else ()
 
     def on(self, line: str) -> On:
         """The model and schedule of a line."""
