@@ -1,6 +1,6 @@
 """Sizes, fonts, panels, legends, axes and files, which all figures share.
 
-A figure is as wide as a column of a paper, or as its text of two columns. Nothing is scaled in print.
+A figure is as wide as a column of a paper, or as its text of two columns. Print scales nothing.
 """
 
 import io
@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -34,7 +35,7 @@ from bench.report.lines import Look
 
 ONE, TWO = 3.35, 6.9  # inches: the width of a column, and of a text of two columns
 DPI = 300
-_STYLE = {
+_STYLE: Any = {
     "font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7, "figure.titlesize": 6.5,
     "xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "legend.fontsize": 6.5,
     "legend.frameon": False, "lines.linewidth": 1.1, "lines.markersize": 3.2,

@@ -153,9 +153,9 @@ def _spaced(n: int) -> list[int]:
 def _quantiles(axes: Axes, history: History) -> None:
     """Quantiles of the rate, in degrees, against the training step."""
     mark = "o" if len(history.steps) <= 2 * _CURVES else ""
-    for share, (color, style) in _SHARES.items():
+    for share, (color, dashes) in _SHARES.items():
         axes.plot(
-            history.steps, history.quantile(share), style, color=color, marker=mark,
+            history.steps, history.quantile(share), dashes, color=color, marker=mark,
             label=f"{share:.0%}",
         )  # fmt: skip
     axes.set(title="Quantiles of the law, with ξ = 1", xlabel="training step",

@@ -172,7 +172,10 @@ def rates(results: Results, model: str, width: float = TWO) -> Figure:
     owners, banded = list(dict.fromkeys(curve.model for curve in drawn)), False
     for curve, color in zip(drawn, _colors(results, drawn), strict=True):
         v, *band = curve.per_degree.T
-        style = {"color": color, "ls": ("-", "--", "-.", ":")[owners.index(curve.model) % 4]}
+        style: dict[str, Any] = {
+            "color": color,
+            "ls": ("-", "--", "-.", ":")[owners.index(curve.model) % 4],
+        }
         left.plot(curve.angle, v, lw=0.5, **style)
         left.plot(curve.angle, curve.smoothed(_width(results, curve)), **style)
         if band:

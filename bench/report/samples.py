@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from bench.report.drawing import DPI, TWO, caption
@@ -49,10 +50,9 @@ def samples(
     count = max(1, min(wide // high, fit))  # images of a strip that are shown
     side = room / len(nfes) / count  # inches of an image
     real = folder / "real.png"
-    figure = Figure(
-        figsize=(width, side * (len(rows) + real.is_file()) + 0.6), layout="constrained"
-    )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.005, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
+    tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.005, wspace=0, hspace=0)
+    size = (width, side * (len(rows) + real.is_file()) + 0.6)
+    figure = Figure(figsize=size, layout=tight)
     grid = figure.subplots(len(rows) + real.is_file(), len(nfes), squeeze=False)
     for j, nfe in enumerate(nfes):
         grid[0][j].set_title(f"NFE {nfe}")

@@ -87,8 +87,9 @@ def crossing(results: Results, model: str, n: int, width: float = TWO) -> list[F
     rows = rows[: int(order.notna().sum())]
     found = [Heat(one.title, one.means.iloc[rows], one.behind.iloc[rows], one.bold[rows],
                   one.italic[rows]) for one in found]  # fmt: skip
-    about = (f"{label('fd', results.features)} ↓ by sampler: {results.subject(model, n)}. Sorted by "
-             "geometric mean, the lowest first. Bold: the best of a column, and its ties.")  # fmt: skip
+    name = label("fd", results.features)
+    about = (f"{name} ↓ by sampler: {results.subject(model, n)}. Sorted by geometric mean, the "
+             "lowest first. Bold: the best of a column, and its ties.")  # fmt: skip
     return _figures(found, results, width, about, shared=True)
 
 
@@ -152,10 +153,8 @@ def _panel(axes: Axes, part: Heat, top: float, upright: bool) -> None:
                 fontstyle="italic" if part.italic[i, j] else "normal",
             )  # fmt: skip
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False, pad=2, labelsize=5.5)
-    turned = {"rotation": 90} if upright else {}
-    axes.set_xticks(
-        range(part.means.shape[1]), [str(name) for name in part.means.columns], **turned
-    )
+    names = [str(name) for name in part.means.columns]
+    axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
     axes.set_yticks(range(len(part.means)), list(part.means.index), parse_math=False)
     axes.set_title(part.title)
     axes.spines[:].set_visible(False)

@@ -247,7 +247,7 @@ class Experiment:
 
     @property
     def pictured(self) -> tuple[int, ...]:
-        """The lowest, a middle and the highest NFE of those that all lines share, or of all NFEs."""
+        """The lowest, a middle and the highest NFE of those that all lines share, or of all."""
         of_lines = []
         for line in self.lines:
             blocks = [one for one in self.blocks if not one.lines or line in one.lines]
