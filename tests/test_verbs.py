@@ -315,7 +315,7 @@ def test_beside_a_bar_no_cell_is_told_of(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_end_of_a_run_names_what_is_missing(tmp_path: Path) -> None:
     cells = seeded([*blocks({"native": (3.0, 4.0, 5.0)}), cell("native", 10, "1", None)])
     said = talk.end(save(tmp_path / "toy", cells), 3723.0)
-    assert "Missing: 1 cells: native, DDIM, NFE 10, block 1." in said
+    assert "Missing: 1 cell: native, DDIM, NFE 10, block 1." in said
     assert "Time: 1:02:03." in said and "page.html" not in said
     (tmp_path / "page.html").touch()
     assert f"{tmp_path / 'page.html'} (crs-bench page" in talk.end(tmp_path / "toy", 1.0)
