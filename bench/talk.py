@@ -50,7 +50,7 @@ def end(folder: Path, seconds: float) -> str:
     more = f"; and {len(names) - _MOST} more" if len(names) > _MOST else ""
     page = folder.parent / "page.html"
     how = f"crs-bench page --results {folder.parent}"
-    named = f"{len(names)} cells: {'; '.join(names[:_MOST])}{more}."
+    named = f"{len(names)} cell{'s' * (len(names) > 1)}: {'; '.join(names[:_MOST])}{more}."
     lines = [
         f"Missing: {named}" if names else "No cell is missing.",
         f"Time: {tqdm.format_interval(seconds)}.",

@@ -24,7 +24,7 @@ PAGES = {"README": ROOT / "README.md"} | {
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
-RUN = {"compare", "measure", "schedule", "train", "train-codec", "reconstruct", "sample", "run",
+RUN = {"rank", "measure", "schedule", "train", "train-codec", "reconstruct", "sample", "run",
        "rescore", "score", "reference", "add"}  # fmt: skip
 NEED_DATA = {"measure", "train", "train-codec", "reconstruct"}
 NEED_CPU = RUN - {"schedule", "add"}
@@ -33,7 +33,7 @@ LESS = {"--images": "8", "--levels": "6", "--nfe": "3", "--batch": "4", "--seeds
 SMALLER = {"range(200, 400)": "range(8, 16)", "range(200)": "range(8)", "range(64)": "range(4)",
            "(5, 10)": "(2,)", "nfe=200": "nfe=20", "subset_size=50": "subset_size=4"}  # fmt: skip
 TABLES = {  # page -> what stands in the table that its experiment ends in
-    "own-data": ("compare-mine/table.md", [
+    "own-data": ("rank-mine/table.md", [
         rf"\| {re.escape(line)} +\| +\**[0-9.]+"
         for line in ("Native", "Karras(rho=7)", "ConstantRate(v_x, xi=0.5)")
     ]),

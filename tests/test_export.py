@@ -91,6 +91,22 @@ def test_heun_takes_the_same_timesteps() -> None:
     )
 
 
+@pytest.mark.parametrize("schedule", [Karras(), Native()], ids=repr)
+def test_sigmas_in_k_diffusion(schedule: Schedule) -> None:
+    """k-diffusion's model gives E[x0|x] of x = x0 + sigma eps, as our denoiser does."""
+    sampling = pytest.importorskip("k_diffusion.sampling", exc_type=ImportError)
+    model = checkpoints.load("fmnist-pixel-small")
+    denoise = model.denoiser()
+    text, _ = export("k-diffusion", schedule(6, model.process), model.process)
+    sigmas = torch.tensor(json.loads(text))
+    for sampler, theirs in ((DDIM(), sampling.sample_euler), (DPMpp2M(), sampling.sample_dpmpp_2m)):
+        start = normal(torch.arange(4), 0, model.shape) * sigmas[0]
+        x = theirs(lambda x, sigma: denoise(x, float(sigma[0])), start, sigmas, disable=True)
+        want = ours(model, sampler, schedule, 6).int()
+        assert want.float().std() > 40
+        assert (model.decode(x).int() - want).abs().max() <= 1
+
+
 def test_who_takes_no_levels() -> None:
     """What the docs say of diffusers. When it changes, they must change."""
     with pytest.raises(TypeError, match="unexpected keyword argument"):

@@ -586,12 +586,12 @@ def test_from_a_folder_to_a_table(home: Path, monkeypatch, capsys) -> None:
     with np.load(next((home / "cache").rglob("photos-16*.npz"))) as file:
         about = json.loads(str(file["provenance"]))
     assert about["preprocess"] == "centre-crop-lanczos-16" and about["image"] == [3, 16, 16]
-    asked = ("compare", "mine", "photos-16", "--schedules", "Native,ConstantRate(v_x, xi=0.5)",
+    asked = ("rank", "mine", "photos-16", "--schedules", "Native,ConstantRate(v_x, xi=0.5)",
              "--nfe", "2,3", "--seeds", "0-9", "--metrics", "fd", *flat, *CPU)  # fmt: skip
     assert crs(monkeypatch, *asked) == 0
-    table = (home / "results" / "compare-mine" / "table.md").read_text()
+    table = (home / "results" / "rank-mine" / "table.md").read_text()
     assert "ConstantRate(v_x, xi=0.5)" in table and "DPMpp2M" in table
     assert "did you mean Karras" in refused(
-        monkeypatch, capsys, "compare", "mine", "photos-16", "--schedules", "Karas", *flat
+        monkeypatch, capsys, "rank", "mine", "photos-16", "--schedules", "Karas", *flat
     )
-    assert "unknown reference" in refused(monkeypatch, capsys, "compare", "mine", "photo-16", *flat)
+    assert "unknown reference" in refused(monkeypatch, capsys, "rank", "mine", "photo-16", *flat)

@@ -105,6 +105,7 @@ def test_filters(seen: Watched) -> None:
     assert shown and all("CRS" in line for line in shown)
     assert set(column(tab, "nfe")) == {"20"} and set(column(tab, "sampler")) == {"DDIM"}
     assert tab.inner_text("#count").startswith(f"{len(shown)} of ")
+    assert all(nfes for _, nfes in groups(tab))  # a group without rows is not shown
     address = tab.url
     tab.select_option("select[name=f_metric]", label="FID (published)")
     assert column(tab, "line") == []

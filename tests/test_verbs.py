@@ -85,7 +85,7 @@ def test_one_table_as_csv_in_a_file(
 def test_differences_to_a_line_are_paired_by_hand(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    how = ("report", "toy", "--results", results, "--against", "trained, Karras(rho=7)")
+    how = ("compare", "toy", "toy:trained, Karras(rho=7)", "--results", results)
     text = said(monkeypatch, capsys, *how, "--nfe", 5)
     assert "| DDIM, CRS(v_x, xi=1) | -3.00 ± 4.97 |" in text
     assert "| DDIM, native | **+9.00** ± 4.30 |" in text and "Karras(rho=7) |" not in text
@@ -93,18 +93,35 @@ def test_differences_to_a_line_are_paired_by_hand(
         io.StringIO(said(monkeypatch, capsys, *how, "--format", "csv", "--nfe", 5))
     )
     found = {row["line"]: row for row in rows}
+    assert list(found) == ["native", "CRS(v_x, xi=1)"]
     t = 3 / (2 / 3**0.5)
     assert float(found["CRS(v_x, xi=1)"]["p"]) == pytest.approx(1 - t / (2 + t**2) ** 0.5)
     p = sorted(float(row["p"]) for row in found.values())
     assert float(found["native"]["p_holm"]) == pytest.approx(2 * p[0])
 
 
+def test_two_lines_are_compared(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = ("--results", results, "--nfe", 5)
+    text = said(monkeypatch, capsys, "compare", "CRS(v_x, xi=1)", "native", "--in", "toy", *how)
+    assert "| DDIM, CRS(v_x, xi=1) | **-12.00** ± 2.48 |" in text and text.count("| DDIM") == 1
+    assert "Differences: CRS(v_x, xi=1) less native. FD-EffNet" in text
+    same = said(monkeypatch, capsys, "compare", "toy:CRS(v_x, xi=1)", "toy:native", *how)
+    assert same == text
+    text = said(monkeypatch, capsys, "compare", "toy:native", "other:native", *how)
+    assert "| DDIM, native | +2.00 ± 2.48 |" in text
+    assert text == said(monkeypatch, capsys, "compare", "native", "other", "--in", "toy", *how)
+    assert "Differences: native of toy less native of other." in text
+
+
 def test_differences_between_experiments_are_paired_by_seeds(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    how = ("report", "toy", "--results", results, "--against")
-    assert "| DDIM, native | +2.00 ± 2.48 |" in said(monkeypatch, capsys, *how, "other")
-    text = said(monkeypatch, capsys, *how, "other:native", "--lines", "CRS(v_x, xi=1)")
+    how = ("--results", results)
+    text = said(monkeypatch, capsys, "compare", "toy", "other", *how)
+    assert "| DDIM, native | +2.00 ± 2.48 |" in text and text.count("| DDIM") == 1
+    text = said(monkeypatch, capsys, "compare", "toy:CRS(v_x, xi=1)", "other:native", *how)
     assert "| DDIM, CRS(v_x, xi=1) | **-10.00** ± 2.48 |" in text
     other = store.load_plan(results / "other")
     other["metrics"] = [one | {"identity": "another reference"} for one in other["metrics"]]
@@ -114,8 +131,38 @@ def test_differences_between_experiments_are_paired_by_seeds(
         key = store.score_key(row["key"], "another reference")
         store.save_record(results / "other", record | {"scores": {key: fd}}, None)
     store.save_plan(results / "other", other)
-    assert crs(monkeypatch, *how, "other") == 2
-    assert "no score of toy can be paired with other" in capsys.readouterr().err
+    assert crs(monkeypatch, "compare", "toy", "other", *how) == 2
+    assert "lines of toy less lines of other: no two scores are a pair" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("toy", "othr"), "'othr' is no experiment in --results"),
+        (("toy", "othr"), "did you mean other? (known: other, toy)"),
+        (("nativ", "toy", "--in", "toy"), "'nativ' is neither a line of toy nor an experiment"),
+        (("nativ", "toy", "--in", "toy"), "did you mean native?"),
+        (("toy", "other:nativ"), "other has no line 'nativ'; did you mean native?"),
+        (("native", "toy"), "is a line of other, toy: write --in other, or 'other:native'"),
+        (("native", "toy", "--in", "othr"), "did you mean other?"),
+        (("toy", "toy"), "A and B are both of toy, and the same"),
+        (("native", "toy:native", "--in", "toy"), "A and B are both of toy, and the same"),
+        (("native", "other", "--in", "toy", "--lines", "native"), "leave --lines out"),
+        (("toy", "other", "--lines", "CRS(v_x, xi=1)"), "no two scores are a pair"),
+        (("toy", "renamed"), "no line of toy has the name of a line of renamed"),
+    ],
+)
+def test_sides_that_are_not_there_are_one_line(
+    words: tuple[str, ...], says: str, results: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if "renamed" in words:
+        save(results / "renamed", seeded(blocks({"another": (29.0, 29.0, 29.0)})))
+        plan = store.load_plan(results / "renamed")
+        store.save_plan(results / "renamed", plan | {"experiment": "renamed"})
+    assert crs(monkeypatch, "compare", *words, "--results", results) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -127,8 +174,6 @@ def test_differences_between_experiments_are_paired_by_seeds(
         (("--samplers", "Heun"), "no sampler 'Heun' (known: DDIM)"),
         (("--images", "7"), "no number of images 7 (known: 500, 900)"),
         (("--format", "pdf"), "no format 'pdf'; use md, csv, tex"),
-        (("--against", "othr"), "did you mean other"),
-        (("--against", "other:nativ"), "neither a line nor another experiment"),
     ],
 )
 def test_a_choice_that_is_not_there_is_one_line(
@@ -160,8 +205,10 @@ def test_latex_compiles_and_is_not_too_wide(
     """One table, differences, and all of `table.tex`."""
     how = ("report", "toy", "--results", results)
     wide = ("--metrics", "fd,precision,recall", "--format", "tex")
-    parts = [said(monkeypatch, capsys, *how, *wide),
-             said(monkeypatch, capsys, *how, *wide, "--against", "native")]  # fmt: skip
+    parts = [
+        said(monkeypatch, capsys, *how, *wide),
+        said(monkeypatch, capsys, "compare", "toy", "toy:native", *how[2:], *wide),
+    ]
     said(monkeypatch, capsys, *how)
     parts.append((results / "toy" / "table.tex").read_text())
     head = "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
@@ -268,7 +315,7 @@ def test_beside_a_bar_no_cell_is_told_of(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_end_of_a_run_names_what_is_missing(tmp_path: Path) -> None:
     cells = seeded([*blocks({"native": (3.0, 4.0, 5.0)}), cell("native", 10, "1", None)])
     said = talk.end(save(tmp_path / "toy", cells), 3723.0)
-    assert "Missing: 1 cells: native, DDIM, NFE 10, block 1." in said
+    assert "Missing: 1 cell: native, DDIM, NFE 10, block 1." in said
     assert "Time: 1:02:03." in said and "page.html" not in said
     (tmp_path / "page.html").touch()
     assert f"{tmp_path / 'page.html'} (crs-bench page" in talk.end(tmp_path / "toy", 1.0)

@@ -1,4 +1,4 @@
-"""The verbs of experiments: run, compare, rescore, report, page and pack."""
+"""The verbs of experiments: run, rank, rescore, report, compare, page and pack."""
 
 import importlib.util
 import time
@@ -26,6 +26,21 @@ from bench.cli.options import (
     schedule_of,
     seeds_of,
 )
+
+LinesOf = Annotated[str, typer.Option("--lines", help="lines of one table, with commas")]
+SamplersOf = Annotated[str, typer.Option("--samplers", help="samplers of one table, with commas")]
+NFEsOf = Annotated[str, typer.Option("--nfe", help="NFEs of one table, such as 5,10")]
+MetricsOf = Annotated[
+    str, typer.Option("--metrics", help="metrics of one table, such as fd,recall")
+]
+ImagesOf = Annotated[
+    int,
+    typer.Option("--images", min=0, help="images a cell of one table; 0: the first of the plan"),
+]
+FormatOf = Annotated[
+    str, typer.Option("--format", help="of one table: md, csv or tex; default: md")
+]
+OutOf = Annotated[Path | None, typer.Option("--out", help="file of one table; default: print it")]
 
 
 @app.command()
@@ -106,7 +121,7 @@ def run(
 
 
 @app.command()
-def compare(
+def rank(
     model: ModelName,
     reference: Annotated[str, typer.Argument(help="of `reference`: a name, or an .npz")],
     schedules: Annotated[str, typer.Option(help="schedules, with commas")] = "Native,Karras(rho=7)",
@@ -115,13 +130,13 @@ def compare(
     seeds: Seeds = "0-999",
     metrics: Annotated[str, typer.Option(help="metrics, with commas")] = "fd,precision,recall",
     features: Annotated[str, typer.Option(help="feature extractor")] = "effnet-lite0",
-    name: Annotated[str, typer.Option(help="folder in --results; default: compare-MODEL")] = "",
+    name: Annotated[str, typer.Option(help="folder in --results; default: rank-MODEL")] = "",
     rates_of: RatesOf = "",
     results: Results = Path("results"),
     models: Models = None,
     device: Device = "auto",
 ) -> None:
-    """Compare schedules on a model of yours: sample, score, and write tables and figures.
+    """Rank schedules on a model of yours: sample, score, and write tables and figures.
 
     After an interruption, the same command continues. An experiment with tuned lines or several
     blocks of seeds is a Python function instead: see `crs-bench run`.
@@ -133,7 +148,7 @@ def compare(
     where, spread = checkpoints.models_of(models), seeds_of(seeds)
     homes, who = homes_of(where, rates_of, model), where.folder(model).resolve().name
     plan = Experiment(
-        name=name or f"compare-{who}", title=f"Schedules on {who}", model=model,
+        name=name or f"rank-{who}", title=f"Schedules on {who}", model=model,
         lines={form: schedule_of(form, homes) for form in forms_of(schedules)},
         samplers=tuple(names.build(form, loops) for form in forms_of(samplers)),
         blocks=(Block("1", range(spread[0], spread[-1] + 1), numbers(nfe, "--nfe")),),
@@ -268,32 +283,22 @@ def rescore_(
 def report_(
     experiment: Annotated[str, typer.Argument(help="an experiment or a study that was run")],
     results: Results = Path("results"),
-    lines: Annotated[str, typer.Option(help="lines of one table, with commas")] = "",
-    samplers: Annotated[str, typer.Option(help="samplers of one table, with commas")] = "",
-    nfe: Annotated[str, typer.Option(help="NFEs of one table, such as 5,10")] = "",
-    metrics: Annotated[str, typer.Option(help="metrics of one table, such as fd,recall")] = "",
-    images: Annotated[
-        int, typer.Option(min=0, help="images a cell of one table; 0: the first of the plan")
-    ] = 0,
-    against: Annotated[
-        str,
-        typer.Option(
-            help="one table of differences, paired by seeds, to LINE, to another EXPERIMENT, or to "
-            "EXPERIMENT:LINE"
-        ),
-    ] = "",
-    format: Annotated[str, typer.Option(help="of one table: md, csv or tex; default: md")] = "",
-    out: Annotated[Path | None, typer.Option(help="file of one table; default: print it")] = None,
+    lines: LinesOf = "",
+    samplers: SamplersOf = "",
+    nfe: NFEsOf = "",
+    metrics: MetricsOf = "",
+    images: ImagesOf = 0,
+    format: FormatOf = "",
+    out: OutOf = None,
 ) -> None:
     """Write tables and figures from the records. This samples and scores nothing.
 
-    With --lines, --samplers, --nfe, --metrics, --images, --against, --format or --out, print one
-    table instead, and write nothing else.
+    With --lines, --samplers, --nfe, --metrics, --images, --format or --out, print one table
+    instead, and write nothing else. `crs-bench compare` prints differences.
     """
-    from bench import store
-    from bench.report import Choice, report, report_study, table
+    from bench.report import report, report_study, table
 
-    one = any((lines, samplers, nfe, metrics, images, against, format, out))
+    one = any((lines, samplers, nfe, metrics, images, format, out))
     if (results / experiment / "study.json").is_file() and not one:
         _say_paths(report_study(results / experiment))
         return
@@ -301,12 +306,59 @@ def report_(
     if not one:
         _say_paths(report(folder))
         return
-    choice = Choice(
-        tuple(_lines_of(lines, folder)), tuple(forms_of(samplers) if samplers else ()),
-        numbers(nfe, "--nfe") if nfe else (), tuple(forms_of(metrics) if metrics else ()), images,
-    )  # fmt: skip
-    other = _other_of(against, folder) if against else (None, "")
-    text = table(folder, choice, *other).write(format or "md")
+    choice = _choice(_lines_of(lines, folder), samplers, nfe, metrics, images)
+    _print(table(folder, choice), format, out)
+
+
+@app.command()
+def compare(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="EXPERIMENT, EXPERIMENT:LINE, or a line of --in")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="what is subtracted, written as A is")],
+    within: Annotated[
+        str, typer.Option("--in", help="the experiment whose lines A and B are")
+    ] = "",
+    results: Results = Path("results"),
+    lines: LinesOf = "",
+    samplers: SamplersOf = "",
+    nfe: NFEsOf = "",
+    metrics: MetricsOf = "",
+    images: ImagesOf = 0,
+    format: FormatOf = "",
+    out: OutOf = None,
+) -> None:
+    """Print the differences A less B of two lines or experiments, paired by seeds.
+
+    Of two experiments, lines of the same name are compared. Of an experiment and a line, each line
+    is compared with that one.
+    """
+    from bench.report import table
+
+    (mine, line), (other, less) = (_side(text, within, results) for text in (a, b))
+    if mine == other and less in ("", line):
+        raise ValueError(f"A and B are both of {mine.name}, and the same: name two lines with "
+                         f"--in {mine.name}, or two experiments")  # fmt: skip
+    if line and lines:
+        raise ValueError(f"--lines chooses lines of an experiment, and A is the line {line!r}: "
+                         "leave --lines out")  # fmt: skip
+    chosen = [line] if line else _lines_of(lines, mine)
+    _print(table(mine, _choice(chosen, samplers, nfe, metrics, images), other, less), format, out)
+
+
+def _choice(lines: list[str], samplers: str, nfe: str, metrics: str, images: int) -> Any:
+    """What one table shows."""
+    from bench.report import Choice
+
+    loops, names = (tuple(forms_of(text)) if text else () for text in (samplers, metrics))
+    return Choice(tuple(lines), loops, numbers(nfe, "--nfe") if nfe else (), names, images)
+
+
+def _print(table: Any, format: str, out: Path | None) -> None:
+    """Print one table, or write it to a file and print the file's name."""
+    from bench import store
+
+    text = table.write(format or "md")
     if out:
         typer.echo(store.write_text(check_output(out), text))
     else:
@@ -320,9 +372,7 @@ def _say_paths(paths: list[Path]) -> None:
 
 def _lines_of(text: str, folder: Path) -> list[str]:
     """The lines of a text with commas. A line whose name has a comma is found whole."""
-    from bench import store
-
-    known, parts, found = store.load_plan(folder)["lines"], forms_of(text) if text else [], []
+    known, parts, found = _line_names(folder), forms_of(text) if text else [], []
     while parts:
         size = next((n for n in range(len(parts), 1, -1) if ", ".join(parts[:n]) in known), 1)
         found.append(", ".join(parts[:size]))
@@ -330,22 +380,38 @@ def _lines_of(text: str, folder: Path) -> list[str]:
     return found
 
 
-def _other_of(against: str, folder: Path) -> tuple[Path, str]:
-    """The folder and the line of --against. The line is "" where all lines are meant.
+def _side(text: str, within: str, results: Path) -> tuple[Path, str]:
+    """The folder and the line that a text of `compare` names. The line is "" for all lines.
 
     Raises:
-        ValueError: neither a line of the experiment nor another experiment.
+        ValueError: neither a line nor an experiment.
     """
-    from bench import names, store
+    from bench import names
 
-    lines, others = store.load_plan(folder)["lines"], _experiments_in(folder.parent)
-    name, _, line = against.partition(":")
-    if against in lines:
-        return folder, against
-    if name not in others or (line and line not in store.load_plan(folder.parent / name)["lines"]):
-        raise ValueError(f"--against {against!r} is neither a line nor another experiment"
-                         f"{names.nearest(against, [*lines, *others])}")  # fmt: skip
-    return folder.parent / name, line
+    known = _experiments_in(results)
+    lines = _line_names(folder_of(within, results)) if within else []
+    name, _, line = text.partition(":")
+    if text in lines:
+        return results / within, text
+    if text in known:
+        return results / text, ""
+    if name in known:
+        if line not in (its := _line_names(results / name)):
+            raise ValueError(f"{name} has no line {line!r}{names.nearest(line, its)}")
+        return results / name, line
+    whose = [one for one in known if text in _line_names(results / one)]
+    if whose:
+        raise ValueError(f"{text!r} is a line of {', '.join(whose)}: write --in {whose[0]}, or "
+                         f"'{whose[0]}:{text}'")  # fmt: skip
+    lined = f"neither a line of {within} nor an" if within else "no"
+    raise ValueError(f"{text!r} is {lined} experiment in --results {results}"
+                     f"{names.nearest(text, [*lines, *known])}")  # fmt: skip
+
+
+def _line_names(folder: Path) -> list[str]:
+    from bench import store
+
+    return list(store.load_plan(folder)["lines"])
 
 
 @app.command("page")

@@ -32,7 +32,8 @@ def table(folder: Path, choice: Choice, other: Path | None = None, line: str = "
         results = _results(folder)
         if other is None:
             return chosen.scores(results, choice)
-        return chosen.differences(results, choice, _results(other), line)
+        theirs = results if other == folder else _results(other)
+        return chosen.differences(results, choice, theirs, line)
     except (OSError, ValueError):
         raise
     except Exception as error:

@@ -201,17 +201,24 @@ def differences(results: Results, choice: Choice, other: Results, line: str = ""
     Raises:
         ValueError: nothing can be paired.
     """
-    found = choice.among(results)
-    mine, theirs = (_values(one, found) for one in (results, other))
-    mine = mine[mine.line.isin(found.lines) & (mine.line != line)]
+    found, same = choice.among(results), other is results
+    one = found.lines[0] if len(found.lines) == 1 else ""
+    line = line or one
+    mine, theirs = (_values(each, found) for each in (results, other))
+    mine = mine[mine.line.isin(found.lines)]
+    if same:
+        mine = mine[mine.line != line]
     if line:
         theirs = theirs[theirs.line == line].drop(columns="line")
+    elif not set(mine.line) & set(theirs.line):
+        raise ValueError(f"no line of {_name(results)} has the name of a line of {_name(other)}: "
+                         "choose one line of each")  # fmt: skip
     pairs = mine.merge(theirs, on=[*_PAIRS, *(() if line else ("line",))], suffixes=("", "_other"))
-    against = line or _name(other)
+    sides = f"{_side(results, one, same)} less {_side(other, line, same)}"
     if pairs.empty:
         raise ValueError(
-            f"no score of {_name(results)} can be paired with {against}: pairs need the same "
-            "sampler, NFE, metric, seeds, number of images, features and reference"
+            f"{sides}: no two scores are a pair, which needs the same sampler, NFE, metric, seeds, "
+            "number of images, features and reference"
         )
     pairs = pairs.assign(difference=pairs.value - pairs.value_other)
     rows = [(*where, *_paired(each.to_numpy())) for where, each in
@@ -220,8 +227,16 @@ def differences(results: Results, choice: Choice, other: Results, line: str = ""
     frame = _sorted(pd.DataFrame(rows, columns=columns), found)
     known = frame.p.notna()
     frame.loc[known, "p_holm"] = holm(frame.p[known].to_list())
-    about = f"Less {against}. {_subject(results, found)} {_PAIRED}"
-    return Table(f"{_name(results)}-less-{against}", about, frame, results.features, signed=True)
+    about = f"Differences: {sides}. {_subject(results, found)} {_PAIRED}"
+    name = f"{one or _name(results)}-less-{line or _name(other)}"
+    return Table(name, about, frame, results.features, signed=True)
+
+
+def _side(results: Results, line: str, same: bool) -> str:
+    """What a caption calls a line, or all lines of an experiment."""
+    if not line:
+        return f"lines of {_name(results)}"
+    return line if same else f"{line} of {_name(results)}"
 
 
 _PAIRED = (

@@ -444,18 +444,21 @@ function link(row, text) {
   } }, text);
 }
 
+const counted = (count) => `${count.toLocaleString("en")} row${count === 1 ? "" : "s"}`;
+
 function columns() {
   const text = (field, title, more = {}) => ({ field, title, headerTooltip: true, ...more });
   const number = (field, title, more = {}) => ({ field, title, sorter: numeric, hozAlign: "right", headerHozAlign: "right", ...more });
   return [
     number("rank", "#", { width: 52 }),
     text("line", "Schedule", { minWidth: 170, widthGrow: 2, formatter: (cell) => link(cell.getData(), cell.getValue()) }),
+    text("model", "Model", { minWidth: 110 }),
     text("sampler", "Sampler", { minWidth: 120, widthGrow: 1 }),
     number("nfe", "NFE", { width: 66 }),
     ...Object.entries(shown.metrics).map(([key, metric]) => number(`m_${key}`, `${metric.label} ${metric.higher ? "↑" : "↓"}`, {
       minWidth: 124, formatter: (cell) => document.createTextNode(sure(cell.getData().scores[key])) })),
-    text("model", "Model", { minWidth: 110 }), text("space", "Space", { width: 80 }), text("law", "Training law", { minWidth: 110 }),
-    text("data", "Data set", { minWidth: 110 }), number("n", "Images", { width: 84 }), number("blocks", "Blocks", { width: 78 }),
+    text("space", "Space", { width: 80 }), text("law", "Training law", { minWidth: 110 }),
+    text("data", "Data set", { minWidth: 110 }), number("n", "Images", { width: 96 }), number("blocks", "Blocks", { width: 92 }),
     text("features", "Features", { minWidth: 110 }), text("experiment", "Experiment", { minWidth: 110 }),
   ];
 }
@@ -488,11 +491,12 @@ function applyFilters() {
   table.setFilter(passes);
   const only = state.get("f_metric");
   const rows = shown.rows.filter(passes);
+  table.setGroupValues([unique(rows.map((row) => row.protocolText))]); // without empty groups
   for (const key of Object.keys(shown.metrics)) {
     const used = (!only || only === key) && rows.some((row) => row.scores[key]);
     table[used ? "showColumn" : "hideColumn"](`m_${key}`);
   }
-  at("count").textContent = `${rows.length.toLocaleString("en")} of ${shown.rows.length.toLocaleString("en")} rows`;
+  at("count").textContent = `${rows.length.toLocaleString("en")} of ${counted(shown.rows.length)}`;
 }
 
 function drawTable() {
@@ -502,7 +506,7 @@ function drawTable() {
   table = new Tabulator(at("table"), {
     data: shown.rows, columns: made, index: "id", height: "620px", layout: "fitColumns",
     groupBy: "protocolText", groupValues: [unique(shown.rows.map((row) => row.protocolText))], groupToggleElement: "header",
-    groupHeader: (value, count) => make("span", {}, `${value} — ${count.toLocaleString("en")} rows`),
+    groupHeader: (value, count) => make("span", {}, `${value} — ${counted(count)}`),
     initialSort: made.some((column) => column.field === field) ? [{ column: field, dir: dir === "desc" ? "desc" : "asc" }] : [],
   });
   table.on("cellClick", (_, cell) => openRecord(cell.getData()));
