@@ -336,3 +336,17 @@ def test_the_shell_completes_verbs() -> None:
         cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert done.stdout.split() == ["records", "reconstruct"]
+
+
+def test_figures_of_chosen_lines_go_into_a_folder_of_ones_own(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(results.rglob("*"))
+    out, how = results.parent / f"{results.name}-mine", ("--results", results, "--columns", 1)
+    lines = ("--lines", "trained, Karras(rho=7),native")
+    text = said(monkeypatch, capsys, "figures", "toy", out, *how, *lines)
+    paths = [Path(line) for line in text.split()]
+    assert sorted(out.iterdir()) == sorted(paths) and sorted(results.rglob("*")) == before
+    assert {"score-vs-nfe.png", "score-vs-nfe.pdf", "grids.png"} <= {path.name for path in paths}
+    assert crs(monkeypatch, "figures", "toy", out, *how, "--lines", "nativ") == 2
+    assert "no cell of line 'nativ' is scored" in capsys.readouterr().err

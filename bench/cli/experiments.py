@@ -311,6 +311,23 @@ def report_(
 
 
 @app.command()
+def figures(
+    experiment: Annotated[str, typer.Argument(help="an experiment that was run")],
+    out: Annotated[Path, typer.Argument(help="folder for PNG (300 dpi) and PDF files")],
+    lines: LinesOf = "",
+    columns: Annotated[
+        int, typer.Option(min=1, max=2, help="width in columns of a paper: 3.35 or 6.9 inches")
+    ] = 2,
+    results: Results = Path("results"),
+) -> None:
+    """Draw the figures of some lines, or for a column of a paper, into a folder of your own."""
+    from bench.report import draw
+
+    folder = folder_of(experiment, results)
+    _say_paths(draw(folder, check_output(out / "x").parent, _lines_of(lines, folder), columns))
+
+
+@app.command()
 def compare(
     a: Annotated[
         str, typer.Argument(metavar="A", help="EXPERIMENT, EXPERIMENT:LINE, or a line of --in")

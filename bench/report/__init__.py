@@ -4,17 +4,19 @@ This package imports `bench.store` and no other part of bench. `draw_law` reads 
 model folder instead, and `draw_losses` its `loss.csv`.
 """
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from bench import store
 from bench.report import chosen, figures, published, tables
 from bench.report.chosen import Choice, Table
+from bench.report.drawing import ONE, TWO
 from bench.report.frame import Results
 from bench.report.law import draw_law
 from bench.report.losses import draw_losses
 from bench.report.study import report_study
 
-__all__ = ["Choice", "draw_law", "draw_losses", "report", "report_study", "table"]
+__all__ = ["Choice", "draw", "draw_law", "draw_losses", "report", "report_study", "table"]
 
 
 def table(folder: Path, choice: Choice, other: Path | None = None, line: str = "") -> Table:
@@ -73,17 +75,49 @@ def report(folder: Path) -> list[Path]:
         ValueError: there is no record yet, or the plan or a record is damaged. The message names
             the folder.
     """
-    folder = Path(folder)
+    return _written(
+        Path(folder),
+        lambda results, folder: [
+            *tables.write(results, folder), *figures.write(results, folder, folder / "figures"),
+        ],
+    )  # fmt: skip
+
+
+def draw(folder: Path, out: Path, lines: Collection[str] = (), columns: int = 2) -> list[Path]:
+    """Write the figures of an experiment into a folder, as `<name>.png` and `<name>.pdf`.
+
+    Arguments:
+        folder: the results folder of the experiment.
+        lines: those that curves show. Empty: at most six.
+        columns: width in columns of a paper, 1 (3.35 inches) or 2 (6.9 inches).
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        ValueError: as of `report`; a line that was not scored; another number of columns.
+    """
+    if columns not in (1, 2):
+        raise ValueError(f"a figure is 1 or 2 columns wide, not {columns}")
+    rows = store.load_plan(folder)["rows"]
+    known = dict.fromkeys(row["line"] for row in rows if row["role"] == "score")
+    for line in lines:
+        if line not in known:
+            raise ValueError(f"no cell of line {line!r} is scored (known: {', '.join(known)})")
+    width = ONE if columns == 1 else TWO
+    return _written(
+        Path(folder), lambda results, its: figures.write(results, its, out, lines, width)
+    )
+
+
+def _written(folder: Path, write: Callable[[Results, Path], list[Path]]) -> list[Path]:
+    """What `write` makes of a folder's results, with the errors of `report`."""
     plan = store.load_plan(folder)
     results = Results(plan, store.load_records(folder), [])
     try:
         done, name = bool(results.done), store.in_a_line(plan["experiment"])
         results.published.extend(published.read(folder, plan.get("published", "")))
-        made = (
-            [*tables.write(results, folder), *figures.write(results, folder, folder / "figures")]
-            if done
-            else []
-        )
+        made = write(results, folder) if done else []
     except OSError:  # a disk that cannot be written
         raise
     except Exception as error:  # of content that no run wrote pandas and matplotlib raise anything

@@ -12,6 +12,7 @@ from bench.report import published, summary
 from bench.report.frame import MANY_LINES, Results, Score, label
 from bench.report.intervals import LEAST, LEVEL
 from bench.report.layout import Grid, digits, grids, markdown_table, shown
+from bench.report.lines import paper_name
 from bench.report.tidy import tidy
 
 _WHOLE = "Nothing is bold before all cells that are compared with each other were run."
@@ -232,7 +233,7 @@ def latex(results: Results) -> str:
         for metric in results.metrics:
             name = f"{label(metric, results.features)} of {results.models(model, n)}"
             for grid in grids(results, model, n, metric):
-                caption = f"{name}, {grid.subject}, {n:,} images a cell."
+                caption = f"{name}, {paper_name(grid.subject)}, {n:,} images a cell."
                 text.append(_latex_table(grid, metric, caption, f"{experiment}-{len(text)}"))
     return "\n\n".join(text) + "\n"
 
@@ -250,7 +251,7 @@ LATEX_NEEDS = "% needs \\usepackage{booktabs,graphicx}"
 LATEX_MARKS: tuple[Callable[[str], str], str, str] = (
     r"\textbf{{{}}}".format, r"$\pm$", r"$^\dagger$",
 )  # fmt: skip
-_FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+_FIT = r"\smallskip\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
 def latex_float(frame: pd.DataFrame, caption: str, name: str) -> str:
