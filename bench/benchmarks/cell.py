@@ -210,8 +210,9 @@ def cell_readings(parts: list[Part]) -> list[Reading]:
     for part in parts:
         one = Reading(part.what, part.seconds)
         if part.cpu is not None:
-            more: dict[str, Any] = {"difference": part.off, "most": part.most, "agrees": part.agrees}
-            one = one.beside("crs-bench, CPU", part.cpu, **more)
+            one = one.beside(
+                "crs-bench, CPU", part.cpu, difference=part.off, most=part.most, agrees=part.agrees
+            )
         for name, seconds in part.peers.items():
             one = one.beside(name, seconds, name)
         found.append(one)
