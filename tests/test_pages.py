@@ -108,7 +108,7 @@ def test_costs_are_read_from_records(tmp_path: Path) -> None:
     assert costs.ratio("a", "DDIM()", "other") == 2.5
     assert costs.overheads("a") == [25] and costs.overheads("a", "other") == [50]
     assert costs.memory("a", "DDIM()") == "1.05 GB" and costs.difference("a") == 2e-3
-    assert costs.has("a", "DDIM()") and not costs.has("a", "Heun()")
+    assert costs.has("a", "DDIM()") and not costs.has("a", "Heun()") and not costs.has("b", "x")
     for ask, words in (
         (lambda: costs.record("b"), "has no record 'b'"),
         (lambda: costs.reading("a", "Heun()"), "'a' has no one reading 'Heun\\(\\)'"),

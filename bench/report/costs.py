@@ -15,7 +15,7 @@ from bench.report.frame import Results
 
 @dataclass(frozen=True)
 class Costs:
-    """The records of a folder. ValueError, from every method: it has no such record or reading."""
+    """The records of a folder. ValueError, from every method but `has`: it has no such record or reading."""
 
     folder: Path
 
@@ -26,8 +26,9 @@ class Costs:
         return store.read_json(path)
 
     def has(self, name: str, what: str) -> bool:
-        """Whether a record has a reading."""
-        return any(one["what"] == what for one in self.record(name)["readings"])
+        """Whether there is a record with such a reading."""
+        there = (self.folder / f"{name}.json").is_file()
+        return there and any(one["what"] == what for one in self.record(name)["readings"])
 
     def reading(self, name: str, what: str, peer: str = "") -> dict[str, Any]:
         """A reading, or what a peer of it needed."""
