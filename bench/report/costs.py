@@ -15,7 +15,7 @@ from bench.report.frame import Results
 
 @dataclass(frozen=True)
 class Costs:
-    """The records of a folder. ValueError, from every method but `has`: it has no such record or reading."""
+    """The records of a folder. Methods but `has` raise ValueError: no such record or reading."""
 
     folder: Path
 
