@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,19 @@ import torch
 from torch import nn
 
 from bench import benchmarks, cli
-from bench.benchmarks import Reading, Trial, fitting, table, time_samplers, untrained
+from bench.benchmarks import (
+    Reading,
+    Trial,
+    content,
+    fitting,
+    record,
+    sampler_table,
+    time_samplers,
+    untrained,
+)
 from bench.benchmarks.untrained import network_of
 from bench.checkpoints import Checkpoint, compiled
-from bench.samplers import DDIM, DPMpp2MSDE, Heun
+from bench.samplers import DDIM, Heun
 
 
 def bench(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -32,25 +42,39 @@ def test_the_command_reads_every_line(
     words = "--nfe", "5", "--repeats", "2", "--seconds", "600", "--device", "cpu", "--json"
     assert bench(monkeypatch, "sampler", *words, str(out)) == 0
     printed, whole = capsys.readouterr().out, json.loads(out.read_text())
+    assert whole["verb"] == "sampler" and whole["counts"].startswith("the median of 2")
+    assert whole["arguments"]["nfe"] == 5 and whole["arguments"]["seconds"] == 600
     assert whole["device"].startswith("CPU") and "diffusers" in whole["versions"]
-    (content,) = whole["networks"]
-    assert content["network"] == "tiny" and content["parameters"] > 1e4
-    assert content["batch"] == 4 and content["nfe"] == 5 and content["dtype"] == "float32"
-    lines = content["lines"]
-    assert [line["by"] for line in lines] == ["network"] + ["bench"] * 9 + ["diffusers"] * 4
-    assert {line["what"] for line in lines} >= {
-        "tiny",
-        "DDIM(eta=0.0)",
-        "Heun()",
-        repr(DPMpp2MSDE()),
-    }
-    for line in lines:
-        assert line["what"] in printed
-        assert line["calls"] == 5 and len(line["seconds"]) == 2
-        assert all(0 < second < math.inf for second in line["seconds"])
-        assert (line["overhead"] is None) == (line["by"] == "network")
-        assert line["by"] == "network" or -1 < line["overhead"] < math.inf
-        assert line["difference"] is line["grey_levels"] is None
+    alone, *readings = whole["readings"]
+    assert alone["what"] == "network alone" and "overhead" not in alone and not alone["peers"]
+    assert [one["what"] for one in readings] == [repr(one) for one in benchmarks.sampling.SAMPLERS]
+    peers = {one["what"].partition("(")[0]: peer for one in readings for peer in one["peers"]}
+    assert peers.keys() == {"DDIM", "DPMpp2M", "UniPC", "DPMpp2MSDE"}
+    for one in (alone, *readings):
+        assert one["network"] == "tiny" and one["parameters"] > 1e4 and one["what"] in printed
+        assert one["batch"] == 4 and one["dtype"] == "float32"
+        for timed in (one, *one["peers"]):
+            assert timed["calls"] == 5 and len(timed["runs"]) == 2
+            assert timed["seconds"] == pytest.approx(sum(timed["runs"]) / 2)  # the median
+            assert -1 < timed.get("overhead", 0) < math.inf and "difference" not in timed
+        for peer in one["peers"]:
+            assert peer["name"] == "diffusers" and peer["version"] == version("diffusers")
+            assert peer["ratio"] == peer["seconds"] / one["seconds"]
+
+
+def test_works_run_in_turn_after_a_warm_up() -> None:
+    ran: list[str] = []
+    runs = record.in_turns([lambda: ran.append("a"), lambda: ran.append("b")], 2, "cpu")
+    assert ran == ["a", "b"] * 3 and [len(each) for each in runs] == [2, 2]
+
+
+def test_a_peer_without_a_package_has_no_version() -> None:
+    one = Reading("work", 2.0).beside("theirs", 3.0, unit="s").beside("torch's", 1.0, "torch")
+    assert content([one])[0]["peers"] == [
+        {"name": "theirs", "version": None, "seconds": 3.0, "ratio": 1.5, "unit": "s"},
+        {"name": "torch's", "version": version("torch"), "seconds": 1.0, "ratio": 0.5},
+    ]
+    assert "1.50" in benchmarks.table([one]) and "theirs" in benchmarks.table([one])
 
 
 def test_another_network_is_read_beside_the_first_and_compared_with_it() -> None:
@@ -70,18 +94,18 @@ def test_another_network_is_read_beside_the_first_and_compared_with_it() -> None
     trial = Trial(untrained("tiny"), nfe=4, batch=3, repeats=1)
     for prepare, differs in ((lambda model: model, False), (moved, True)):
         *_, alone, ddim, heun = time_samplers(trial, prepare, (DDIM(), Heun()))
-        assert (alone.by, ddim.by, heun.by) == ("compiled network",) + ("compiled bench",) * 2
-        assert alone.difference is None and alone.overhead is None
-        assert (ddim.calls, heun.calls) == (4, 3)
-        for line in (ddim, heun):
-            assert (line.difference > 0) == (line.grey_levels > 0) == differs
+        assert alone.what == "network alone, compiled" and heun.what == "Heun(), compiled"
+        assert "difference" not in alone.more and "overhead" not in alone.more
+        assert (ddim.more["calls"], heun.more["calls"]) == (4, 3)
+        for one in (ddim, heun):
+            assert (one.more["difference"] > 0) == (one.more["grey_levels"] > 0) == differs
 
 
 @pytest.mark.slow
 def test_the_compiled_network_makes_the_same_states() -> None:
     trial = Trial(untrained("tiny"), nfe=3, batch=2, repeats=1)
-    *_, line = time_samplers(trial, compiled, (DDIM(),))
-    assert line.by == "compiled bench" and line.difference <= 1e-3
+    *_, one = time_samplers(trial, compiled, (DDIM(),))
+    assert one.what.endswith(", compiled") and one.more["difference"] <= 1e-3
 
 
 def test_final_states_are_not_quantised_and_depend_on_the_seed_alone() -> None:
@@ -128,20 +152,21 @@ def test_several_networks_are_read_in_one_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        benchmarks, "time_samplers", lambda trial, compiled: [Reading("network", "x", 1)]
+        benchmarks, "time_samplers", lambda trial, compiled: [Reading("x", 1.0, trial.about)]
     )
     out = tmp_path / "readings.json"
     words = "--network", "tiny", "--network", "tiny", "--batch", "3", "--device", "cpu", "--json"
     assert bench(monkeypatch, "sampler", *words, str(out)) == 0
-    assert [one["batch"] for one in json.loads(out.read_text())["networks"]] == [3, 3]
+    assert [one["batch"] for one in json.loads(out.read_text())["readings"]] == [3, 3]
     assert capsys.readouterr().out.count("tiny, batch 3, float32") == 2
 
 
 def test_compiled_states_that_are_far_from_eager_ones_are_told() -> None:
     trial = Trial(untrained("tiny"), 4, 32)
-    near, far = (Reading("compiled bench", "DDIM()", 4, difference=d) for d in (1e-4, 0.02))
-    assert "differ" not in table(trial, [near])
-    assert "compiled and eager states differ by 0.02, more than 0.001" in table(trial, [near, far])
+    near, far = (Reading("DDIM()", 4.0, {"difference": d}) for d in (1e-4, 0.02))
+    assert "states differ" not in sampler_table(trial, [near])
+    said = sampler_table(trial, [near, far])
+    assert "compiled and eager states differ by 0.02, more than 0.001" in said
 
 
 def test_states_that_are_not_finite_are_named() -> None:
@@ -193,10 +218,20 @@ def test_throughput_goes_on_until_a_batch_does_not_fit(
                 raise RuntimeError("out of memory")
             return x
 
-    rates = list(benchmarks.throughput(replace(model, net=Small()), (8, 1, 4), seconds=0))
-    assert [rate.batch for rate in rates] == [1, 4]
-    assert all(rate.images_a_second > 0 and rate.memory_gib is None for rate in rates)
+    small = replace(model, net=Small())
+    found = list(benchmarks.throughput(small, (8, 1, 4), 0, None, untrained("tiny")))
+    assert [one.more["batch"] for one in found] == [1, 4]
+    for one in found:
+        (peer,) = one.peers
+        assert (peer.name, peer.version) == ("diffusers UNet2DModel, float32", version("diffusers"))
+        for timed, seconds in ((one.more, one.seconds), (peer.more, peer.seconds)):
+            assert timed["images_a_second"] == pytest.approx(one.more["batch"] / seconds)
+            assert timed["memory_gib"] is None
     assert {size[0] for size in sizes} == {1, 4, 8} and sizes[0][2] == model.shape
+    (alone,) = benchmarks.throughput(model, (2,), 0, None, small)
+    assert alone.peers[0].name == "as published, float32" and alone.peers[0].version is None
+    (alone,) = benchmarks.throughput(model, (5,), 0, None, small)
+    assert not alone.peers  # it does not fit
     with pytest.raises(RuntimeError, match="out of memory"):
         list(benchmarks.throughput(replace(model, net=Small()), (8,), seconds=0))
     with pytest.raises(ValueError, match="--batch must be 1 or more"):
@@ -206,9 +241,13 @@ def test_throughput_goes_on_until_a_batch_does_not_fit(
     monkeypatch.setattr(sys, "argv", asked)
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert not stop.value.code and "images/s" in capsys.readouterr().out
-    found = json.loads((tmp_path / "r.json").read_text())
-    assert [rate["batch"] for rate in found["rates"]] == [1, 2]
+    assert not stop.value.code and "images a second" in capsys.readouterr().out
+    whole = json.loads((tmp_path / "r.json").read_text())
+    product, *found = whole["readings"]
+    assert whole["arguments"]["batches"] == "1,2" and [one["batch"] for one in found] == [1, 2]
+    assert all(one["peers"][0]["ratio"] > 0 for one in found)
+    flops = product["tflops"] / product["images_a_second"]
+    assert product["network_tflop"] == pytest.approx(flops) and flops > 0
 
 
 def test_metrics_are_timed_beside_their_peers(
@@ -218,12 +257,13 @@ def test_metrics_are_timed_beside_their_peers(
     words = ("--images", "64", "--dim", "24", "--repeats", "1", "--device", "cpu")
     assert not bench(monkeypatch, "metrics", *words, "--json", str(out))
     said = capsys.readouterr().out
-    assert "times ours" in said and "sqrtm" in said
-    lines = json.loads(out.read_text())["lines"]
-    assert {line["task"] for line in lines} == {"frechet", "neighbours", "inception"}
-    for task in ("frechet", "neighbours", "inception"):
-        values = [line["value"] for line in lines if line["task"] == task]
-        assert len(values) >= 2 and values == pytest.approx([values[0]] * len(values), rel=1e-5)
-    assert all(line["seconds"] > 0 for line in lines)
+    assert "ratio" in said and "clean-fid" in said
+    readings = json.loads(out.read_text())["readings"]
+    assert [one["what"] for one in readings] == ["frechet", "neighbours", "inception"]
+    for one in readings:
+        assert {peer["name"].split(",")[0] for peer in one["peers"]} >= {"torch-fidelity"}
+        for peer in one["peers"]:
+            assert peer["value"] == pytest.approx(one["value"], rel=1e-5) and peer["version"]
+            assert peer["seconds"] == min(peer["runs"]) and peer["memory_mib"] >= 0
     assert bench(monkeypatch, "metrics", "--only", "fid") == 2
     assert "no task 'fid'" in capsys.readouterr().err

@@ -381,5 +381,10 @@ def test_parts_of_a_cell_are_timed_and_compared() -> None:
     wrong = replace(one, off=1e-8), replace(one, off=float("nan"))
     assert not any(part.agrees for part in wrong)
     assert "NO, more than 1e-09" in benchmarks.cell_table(list(wrong))
+    one, two = (one for one in benchmarks.cell_readings(parts) if one.what.startswith(
+        ("moments", "frechet, 24")))  # fmt: skip
+    for reading in (one, two):
+        assert [peer.name for peer in reading.peers] == ["crs-bench, CPU", "torch-fidelity"]
+        assert reading.peers[0].more["agrees"] is True
     alone = benchmarks.cell_parts("cpu", 32, (24,), 2, 1)
     assert all(part.cpu is None and part.agrees for part in alone)

@@ -3,15 +3,15 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 
-from bench.benchmarks.scoring import features_like, small_pictures
+from bench.benchmarks.record import Reading, in_turns, table
+from bench.benchmarks.scoring import features_like, has, small_pictures
 from bench.features import EffNetLite0, Features, extract
 from bench.machine import beside_sampling
 from bench.metrics import FrechetDistance, Precision, Recall, interval
@@ -28,6 +28,7 @@ class Part:
     seconds: on the device, the fastest of several runs after a warm-up.
     cpu: on the CPU, once; None if the device is the CPU.
     off: largest difference of the two results, relative to the largest entry; most: the bound.
+    peers: seconds of other packages, in turn with the device.
     """
 
     what: str
@@ -35,6 +36,7 @@ class Part:
     cpu: float | None = None
     off: float = 0.0
     most: float = 0.0
+    peers: dict[str, float] = field(default_factory=dict)
 
     @property
     def agrees(self) -> bool:
@@ -78,7 +80,7 @@ def _extraction(device: str, n: int, repeats: int) -> Iterator[Part]:
     one = _part("features, by 256", partial(work, images=few, group=256), device, 1, 2e-4)
     for group in (256, 2048):
         whole = partial(work, images=pictures, group=group)
-        seconds = _seconds(whole, device, repeats)
+        seconds = _fastest(whole, device, repeats)
         cpu = None if one.cpu is None else one.cpu * n / len(few)
         yield Part(f"features, by {group}", seconds, cpu, one.off, one.most)
 
@@ -120,16 +122,17 @@ def _scores(
             ), 1e-9,
         ),
     }  # fmt: skip
+    theirs = _torch_fidelity(fake, real)
     for what, (work, most) in parts.items():
-        yield _part(f"{what}, {dim}", work, device, repeats, most)
+        yield _part(f"{what}, {dim}", work, device, repeats, most, theirs.get(what))
     # which of its two ways a distance took shows beside the time that either takes
     for size in (dim, 2 * dim):
         square = Features.of(features_like(2 * size, size, 0).to(device), 0).cov
         solve = partial(lambda square, where: torch.linalg.eigvalsh(square), square)
-        yield Part(f"eigenvalues of {size} x {size}", _seconds(solve, device, repeats))
+        yield Part(f"eigenvalues of {size} x {size}", _fastest(solve, device, repeats))
     if device.startswith("cuda"):
         whole = partial(_three, (frechet, precision, recall), metric, sums)
-        yield Part(f"frechet, precision and recall, {dim}", _seconds(whole, device, repeats))
+        yield Part(f"frechet, precision and recall, {dim}", _fastest(whole, device, repeats))
         yield Part(f"the same beside a busy GPU, {dim}", _beside(whole, device))
 
 
@@ -139,31 +142,41 @@ def _three(metrics: tuple[Any, ...], metric: Any, sums: Any, where: str) -> None
         metric(one, where)
 
 
-def _part(what: str, work: Work, device: str, repeats: int, most: float) -> Part:
-    seconds = _seconds(work, device, repeats)
+def _torch_fidelity(fake: Tensor, real: Tensor) -> dict[str, Callable[[], Any]]:
+    """torch-fidelity's way of some parts, on the CPU. Nothing, where it is not installed."""
+    if not has("torch_fidelity"):
+        return {}
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    stats = [fid_features_to_statistics(rows) for rows in (fake, real)]
+    return {
+        "moments": lambda: fid_features_to_statistics(fake),
+        "frechet": lambda: fid_statistics_to_metric(*stats, False),
+    }
+
+
+def _part(
+    what: str, work: Work, device: str, repeats: int, most: float,
+    theirs: Callable[[], Any] | None = None,
+) -> Part:  # fmt: skip
+    works = [lambda: work(device), *([theirs] if theirs else [])]
+    seconds, *other = map(min, in_turns(works, repeats, device))
+    peers = {"torch-fidelity": other[0]} if other else {}
     if device == "cpu":
-        return Part(what, seconds)
+        return Part(what, seconds, peers=peers)
     found, start = _tensor(work(device)), time.perf_counter()
     want = _tensor(work("cpu"))
     cpu = time.perf_counter() - start
     off = float((found - want).abs().max() / want.abs().max())
-    return Part(what, seconds, cpu, off, most)
+    return Part(what, seconds, cpu, off, most, peers)
 
 
 def _tensor(found: Any) -> Tensor:
     return torch.as_tensor(found, device="cpu").double()
 
 
-def _seconds(work: Work, device: str, repeats: int) -> float:
-    """The fastest of several runs after a warm-up."""
-    took = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work(device)
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        took.append(time.perf_counter() - start)
-    return min(took[1:])
+def _fastest(work: Work, device: str, repeats: int) -> float:
+    return min(in_turns([lambda: work(device)], repeats, device)[0])
 
 
 def _beside(work: Work, device: str) -> float:
@@ -191,14 +204,23 @@ def _beside(work: Work, device: str) -> float:
     return took[0]
 
 
-def cell_table(parts: list[Part]) -> str:
-    """A text table with a row for each part."""
-    rows = []
+def cell_readings(parts: list[Part]) -> list[Reading]:
+    """Parts as readings: the CPU is a peer where there is another device."""
+    found = []
     for part in parts:
-        compared = part.cpu is not None
-        verdict = ("yes" if part.agrees else f"NO, more than {part.most:g}") if compared else ""
-        rows.append((part.what, f"{part.seconds:.3g}", f"{part.cpu:.3g}" if compared else "",
-                     f"{part.off:.1e}" if compared else "", verdict))  # fmt: skip
-    return tabulate(
-        rows, ("part", "seconds", "on the CPU", "difference", "agrees"), disable_numparse=True
-    )
+        one = Reading(part.what, part.seconds)
+        if part.cpu is not None:
+            one = one.beside(
+                "crs-bench, CPU", part.cpu, difference=part.off, most=part.most, agrees=part.agrees
+            )
+        for name, seconds in part.peers.items():
+            one = one.beside(name, seconds, name)
+        found.append(one)
+    return found
+
+
+def cell_table(parts: list[Part]) -> str:
+    """A text table with a row for each part and each peer."""
+    text = table(cell_readings(parts), difference=".1e")
+    wrong = [f"{part.what}: NO, more than {part.most:g}" for part in parts if not part.agrees]
+    return "\n".join([text, *wrong])

@@ -1,20 +1,19 @@
 """Time from noise to the final state: our samplers, diffusers' loop, and the network alone.
 
-All lines share network, batch and number of calls. They run in turns, so that a drift of the
-machine affects all lines equally. The time includes the noise, but no decoding and no quantisation.
+All readings share network, batch and number of calls. The time includes the noise, but no decoding
+and no quantisation.
 """
 
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 
 from bench import generate
+from bench.benchmarks.record import Reading, Work, in_turns, seconds_of, table
 from bench.checkpoints import Checkpoint
 from bench.checkpoints.codecs import cpu_chunk
 from bench.samplers import (
@@ -35,24 +34,6 @@ SAMPLERS: tuple[Any, ...] = (
     DDIM(), DPMpp2M(), UniPC(), DPMpp3M(), DEIS(), Heun(), DDPM(), DPMpp2MSDE(), EDMStochastic(),
 )  # fmt: skip
 COMPILED_WITHIN = 1e-3  # largest accepted difference from eager states, in units of [-1, 1]
-Work = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The times of one line. Each is the time of a batch from noise to the final state.
-
-    overhead: (median - network) / network, for the same number of calls of the network alone.
-    """
-
-    by: str  # network, bench, diffusers; compiled network, compiled bench
-    what: str
-    calls: int  # of the network
-    seconds: tuple[float, ...] = ()  # one for each repeat
-    median: float = 0.0
-    overhead: float | None = None  # None for the network alone
-    difference: float | None = None  # largest difference from eager, in units of [-1, 1]
-    grey_levels: int | None = None  # largest difference from eager, in uint8 levels
 
 
 @dataclass(frozen=True)
@@ -109,35 +90,23 @@ class Trial:
 
         return work
 
-    def read(self, lines: list[tuple[Reading, Work]]) -> list[Reading]:
-        """The lines with their times, after a warm-up. The first line must be the network."""
-        turns = [[self.seconds(work) for _, work in lines] for _ in range(self.repeats + 1)][1:]
-        alone = statistics.median(turn[0] for turn in turns) / self.nfe
-        read: list[Reading] = []
-        for (line, _), seconds in zip(lines, zip(*turns, strict=True), strict=True):
-            median = statistics.median(seconds)
-            over = median / (alone * line.calls) - 1 if read else None
-            read.append(replace(line, seconds=seconds, median=median, overhead=over))
-        return read
-
     def seconds(self, work: Work) -> float:
-        """Seconds of one run. The device is idle before and after it."""
-        self._wait()
-        start = time.perf_counter()
-        work()
-        self._wait()
-        return time.perf_counter() - start
+        """Seconds of one run."""
+        return seconds_of(work, self.model.device)
 
-    def _wait(self) -> None:
-        if self.model.device.startswith("cuda"):
-            torch.cuda.synchronize(self.model.device)
+    @property
+    def about(self) -> dict[str, Any]:
+        """What all readings share, for the record."""
+        weights = sum(weight.numel() for weight in self.model.net.parameters())
+        return {
+            "network": self.model.name, "parameters": weights, "dtype": dtype_of(self.model),
+            "batch": self.batch,
+        }  # fmt: skip
 
-    def lines(self, samplers: tuple[Sampler, ...], by: str = "") -> list[tuple[Reading, Work]]:
-        """The network alone, then our samplers."""
-        alone = Reading(f"{by}network", self.model.name, self.nfe)
-        return [(alone, self.network())] + [
-            (Reading(f"{by}bench", repr(s), s.evals(self.grid(s))), self.ours(s)) for s in samplers
-        ]
+
+def dtype_of(model: Checkpoint) -> str:
+    """`float16`."""
+    return str(model.dtype).removeprefix("torch.")
 
 
 def schedulers() -> dict[str, Any]:
@@ -161,20 +130,47 @@ def time_samplers(
     compiled: Callable[[Checkpoint], Checkpoint] | None = None,
     samplers: tuple[Sampler, ...] = SAMPLERS,
 ) -> list[Reading]:
-    """Time the network, our samplers and diffusers'. With `compiled`, also the compiled ones."""
-    theirs = [
-        (Reading("diffusers", name, trial.nfe), trial.theirs(scheduler))
-        for name, scheduler in schedulers().items()
-    ]
-    found = trial.read(trial.lines(samplers) + theirs)
+    """Time the network, our samplers and diffusers'. With `compiled`, also the compiled ones.
+
+    The seconds are those of a batch from noise to the final state, the median over the repeats.
+    `overhead` is (seconds - network) / network, for as many calls of the network alone.
+    """
+    found = _read(trial, samplers, "", schedulers())
     if compiled is None:
         return found
     eager = [trial.ours(s)().cpu() for s in samplers]
     torch.cuda.empty_cache()  # CUDA graphs keep memory of their own
     fast = replace(trial, model=compiled(trial.model))
-    alone, *ours = fast.read(fast.lines(samplers, "compiled "))
+    alone, *ours = _read(fast, samplers, ", compiled", {})
     apart = [_apart(fast.ours(s)().cpu(), x) for s, x in zip(samplers, eager, strict=True)]
-    return [*found, alone, *(replace(a, **b) for a, b in zip(ours, apart, strict=True))]
+    return [*found, alone, *(replace(a, more={**a.more, **b})
+                             for a, b in zip(ours, apart, strict=True))]  # fmt: skip
+
+
+def _read(
+    trial: Trial, samplers: tuple[Sampler, ...], suffix: str, peers: Mapping[str, Any]
+) -> list[Reading]:
+    """The network alone, then samplers. A peer stands beside our sampler of its name."""
+    works = [trial.network(), *map(trial.ours, samplers), *map(trial.theirs, peers.values())]
+    runs = in_turns(works, trial.repeats, trial.model.device)
+    network, *seconds = map(statistics.median, runs)
+
+    def more(took: float, calls: int, runs: tuple[float, ...]) -> dict[str, Any]:
+        over = took * trial.nfe / (network * calls) - 1
+        return {"calls": calls, "overhead": over, "runs": runs}
+
+    beside = dict(zip(peers, zip(seconds[len(samplers):], runs[len(samplers) + 1:], strict=True),
+                      strict=True))  # fmt: skip
+    alone = {**trial.about, "calls": trial.nfe, "runs": runs[0]}
+    found = [Reading(f"network alone{suffix}", network, alone)]
+    for sampler, took, each in zip(samplers, seconds, runs[1:], strict=False):
+        calls = sampler.evals(trial.grid(sampler))
+        one = Reading(f"{sampler!r}{suffix}", took, trial.about | more(took, calls, each))
+        if (name := type(sampler).__name__) in beside:
+            took, each = beside[name]
+            one = one.beside("diffusers", took, "diffusers", **more(took, trial.nfe, each))
+        found.append(one)
+    return found
 
 
 def _apart(have: Tensor, want: Tensor) -> dict[str, Any]:
@@ -186,30 +182,12 @@ def _apart(have: Tensor, want: Tensor) -> dict[str, Any]:
     }
 
 
-def content(trial: Trial, lines: list[Reading]) -> dict[str, Any]:
-    """The settings and readings of a comparison, for JSON."""
-    weights = sum(weight.numel() for weight in trial.model.net.parameters())
-    return {
-        "network": trial.model.name, "parameters": weights,
-        "dtype": str(trial.model.dtype).removeprefix("torch."), "batch": trial.batch,
-        "nfe": trial.nfe, "repeats": trial.repeats, "lines": [asdict(line) for line in lines],
-    }  # fmt: skip
-
-
-def table(trial: Trial, lines: list[Reading]) -> str:
-    """A text table with a row for each line."""
-    names = "by", "what", "calls", "seconds", "overhead", "from eager", "grey levels"
-    rows = []
-    for line in lines:
-        over = "" if line.overhead is None else f"{line.overhead:+.2%}"
-        apart = (
-            ("", "") if line.difference is None else (f"{line.difference:.2g}", line.grey_levels)
-        )
-        rows.append((line.by, line.what, line.calls, f"{line.median:.4g}", over, *apart))
+def sampler_table(trial: Trial, readings: list[Reading]) -> str:
+    """A text table with a row for each reading, and what is to be said of the readings."""
     model = trial.model
-    text = f"{model.name}, batch {trial.batch}, {str(model.dtype).removeprefix('torch.')}\n"
-    text += tabulate(rows, names, disable_numparse=True)
-    off = max((line.difference for line in lines if line.difference is not None), default=0.0)
+    text = f"{model.name}, batch {trial.batch}, {dtype_of(model)}\n"
+    text += table(readings, calls="d", overhead="+.2%", difference=".2g", grey_levels="d")
+    off = max((one.more.get("difference", 0.0) for one in readings), default=0.0)
     if off > COMPILED_WITHIN:
         text += f"\ncompiled and eager states differ by {off:.2g}, more than {COMPILED_WITHIN:g}"
     chunk = cpu_chunk(*model.shape[1:])

@@ -1,14 +1,12 @@
 """Time and memory of our metrics and of other tools, in one process and on the same input.
 
-A tool that is not installed has no line. The weights are random, because time does not depend on
+A tool that is not installed is left out. The weights are random, because time does not depend on
 them.
 """
 
 import importlib.util
 import tempfile
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,30 +14,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from tabulate import tabulate
 from torch import Tensor
 
+from bench.benchmarks.record import Reading, Work, in_turns
 from bench.features import REFERENCES, Features, InceptionV3Compat
 from bench.metrics import frechet_distance, precision_recall
 
-Work = Callable[[], Any]
-
 
 @dataclass(frozen=True)
-class Line:
-    """One tool at one task: its fastest run after a warm-up."""
+class _Task:
+    """Works on the same input: ours by name, and those of other tools by name, with package."""
 
-    task: str
-    by: str
-    seconds: float
-    memory_mib: float  # peak above the start, of the process or of the GPU
-    value: float  # its result, which shows a fast but wrong tool
+    device: str  # where the memory is read
+    ours: dict[str, Work]
+    theirs: dict[tuple[str, str], Work]
+    images: int
 
 
-def score_lines(
+def time_metrics(
     tasks: tuple[str, ...], device: str, images: int, dim: int, repeats: int, peers: bool = True
-) -> list[Line]:
-    """Time tasks.
+) -> list[Reading]:
+    """Time tasks. The fastest run counts.
 
     Arguments:
         tasks: among frechet, neighbours and inception.
@@ -56,13 +51,27 @@ def score_lines(
         raise ValueError(f"no task {unknown[0]!r}; known: {', '.join(known)}")
     if min(images, dim) < 16 or repeats < 1:
         raise ValueError("--images and --dim must be at least 16, and --repeats 1")
-    lines = []
+    found: list[Reading] = []
     with tempfile.TemporaryDirectory() as folder:
         for task in tasks:
-            for by, work in known[task](device, images, dim, Path(folder)).items():
-                if peers or by.startswith("crs-bench"):
-                    lines.append(_timed(task, by, work, device, repeats))
-    return lines
+            found += _read(known[task](device, images, dim, Path(folder)), repeats, peers)
+    return found
+
+
+def _read(task: _Task, repeats: int, peers: bool) -> list[Reading]:
+    """Our works, each beside all peers."""
+    ours = {name: _Watched(work, task.device) for name, work in task.ours.items()}
+    theirs = {key: _Watched(work, task.device) for key, work in task.theirs.items() if peers}
+    runs = in_turns([*ours.values(), *theirs.values()], repeats, task.device)
+    best = [min(each) for each in runs]
+    found = []
+    for (name, work), seconds, each in zip(ours.items(), best, runs, strict=False):
+        one = Reading(name, seconds, {"images": task.images, **work.found, "runs": each})
+        for (peer, package), at in zip(theirs, range(len(ours), len(best)), strict=True):
+            more = theirs[peer, package].found | {"runs": runs[at]}
+            one = one.beside(peer, best[at], package, **more)
+        found.append(one)
+    return found
 
 
 def features_like(n: int, dim: int, seed: int) -> Tensor:
@@ -74,71 +83,64 @@ def features_like(n: int, dim: int, seed: int) -> Tensor:
     return (common + 0.3 * torch.randn(n, dim, generator=generator)).relu() + 0.02 * seed
 
 
-def _frechet(device: str, n: int, dim: int, folder: Path) -> dict[str, Work]:
+def _frechet(device: str, n: int, dim: int, folder: Path) -> _Task:
     """The distance between given statistics, always on the CPU."""
-    a, b = (Features.of(features_like(max(n, 2 * dim), dim, seed), 0) for seed in (0, 1))
+    n = max(n, 2 * dim)
+    a, b = (Features.of(features_like(n, dim, seed), 0) for seed in (0, 1))
     one, two = ((x.mean.numpy(), x.cov.numpy()) for x in (a, b))
-    works: dict[str, Work] = {"crs-bench": lambda: frechet_distance(*one, *two)}
-    if _has("torch_fidelity"):
+    theirs: dict[tuple[str, str], Work] = {}
+    if has("torch_fidelity"):
         from torch_fidelity.metric_fid import fid_statistics_to_metric
 
         stats = [{"mu": mu, "sigma": sigma} for mu, sigma in (one, two)]
-        works["torch-fidelity"] = lambda: fid_statistics_to_metric(*stats, False)[
-            "frechet_inception_distance"
-        ]
-    if _has("cleanfid"):
-        from cleanfid.fid import frechet_distance as theirs
+        theirs["torch-fidelity", "torch-fidelity"] = lambda: fid_statistics_to_metric(
+            *stats, False
+        )["frechet_inception_distance"]
+    if has("cleanfid"):
+        from cleanfid.fid import frechet_distance as clean
 
-        works["clean-fid"] = lambda: theirs(*one, *two)
-    works["pytorch-fid's formula (scipy sqrtm)"] = lambda: _by_sqrtm(*one, *two)
-    return works
-
-
-def _by_sqrtm(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: np.ndarray) -> float:
-    from scipy.linalg import sqrtm
-
-    root = np.real(sqrtm(cov1 @ cov2))
-    return float(((mu1 - mu2) ** 2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * np.trace(root))
+        theirs["clean-fid", "clean-fid"] = lambda: clean(*one, *two)
+    return _Task("cpu", {"frechet": lambda: frechet_distance(*one, *two)}, theirs, n)
 
 
-def _neighbours(device: str, n: int, dim: int, folder: Path) -> dict[str, Work]:
+def _neighbours(device: str, n: int, dim: int, folder: Path) -> _Task:
     fake, real = (features_like(n, dim, seed).to(device) for seed in (0, 1))
+    theirs: dict[tuple[str, str], Work] = {}
+    if has("torch_fidelity"):
+        from torch_fidelity import metric_prc as prc
+
+        for name, work in (
+            ("torch-fidelity", prc.calculate_precision_recall_full),
+            ("torch-fidelity, saving memory", prc.calculate_precision_recall_part),
+        ):
+            theirs[name, "torch-fidelity"] = lambda work=work: work(fake, real)[0]  # type: ignore[misc]
     # clones, because results for a bank are cached
-    works: dict[str, Work] = {
-        "crs-bench": lambda: precision_recall(fake=fake.clone(), real=real.clone())[0]
-    }
-    if _has("torch_fidelity"):
-        from torch_fidelity import metric_prc
-
-        works["torch-fidelity"] = lambda: metric_prc.calculate_precision_recall_full(fake, real)[0]
-        works["torch-fidelity, saving memory"] = lambda: metric_prc.calculate_precision_recall_part(
-            fake, real
-        )[0]
-    return works
+    ours = {"neighbours": lambda: precision_recall(fake=fake.clone(), real=real.clone())[0]}
+    return _Task(device, ours, theirs, n)
 
 
-def _inception(device: str, n: int, dim: int, folder: Path) -> dict[str, Work]:
+def _inception(device: str, n: int, dim: int, folder: Path) -> _Task:
     """Features of uint8 images [n, 3, 256, 256] in memory, from the test set of Fashion-MNIST.
 
     The second half has noise, so that the distance between the halves is realistic.
     """
-    if not _has("torch_fidelity"):
+    if not has("torch_fidelity"):
         raise ValueError("the task inception needs torch-fidelity: pip install torch-fidelity")
     count = n if device.startswith("cuda") else max(8, n // 20)
     images = _pictures(count).to(device)
     file = str(random_inception(folder / "inception.pth"))
     theirs = _theirs(file).to(device)
-    ours = {"crs-bench": InceptionV3Compat(file, device)}
+    ours = {"inception": InceptionV3Compat(file, device)}
     if device.startswith("cuda"):
-        ours |= {f"crs-bench, {p}": InceptionV3Compat(file, device, p)  # type: ignore[arg-type]
+        ours |= {f"inception, {p}": InceptionV3Compat(file, device, p)  # type: ignore[arg-type]
                  for p in ("tf32", "float16")}  # fmt: skip
 
     def peer() -> Tensor:
         with torch.no_grad():
             return torch.cat([theirs(x)[0] for x in images.split(64)])  # its own batch
 
-    works: dict[str, Work] = {by: partial(one, images) for by, one in ours.items()}
-    return works | {"torch-fidelity": peer}
+    works: dict[str, Work] = {name: partial(one, images) for name, one in ours.items()}
+    return _Task(device, works, {("torch-fidelity", "torch-fidelity"): peer}, count)
 
 
 def _pictures(n: int) -> Tensor:
@@ -160,7 +162,7 @@ def small_pictures(n: int, noise: float = 0.0) -> Tensor:
     return (clean + noise * draw).clamp(0, 255).byte()
 
 
-def _found(made: Tensor | float) -> float:
+def _found(made: Any) -> float:
     """The result of a tool. For features: the Frechet distance between their halves."""
     if not isinstance(made, Tensor):
         return float(made)
@@ -197,21 +199,27 @@ def _theirs(file: str) -> Any:
     )
 
 
-def _has(name: str) -> bool:
+def has(name: str) -> bool:
+    """Whether a package is installed."""
     return importlib.util.find_spec(name) is not None
 
 
-def _timed(task: str, by: str, work: Work, device: str, repeats: int) -> Line:
-    gpu = device.startswith("cuda") and task != "frechet"
-    value, best = _found(work()), float("inf")
-    with _Peak(device if gpu else "") as peak:
-        for _ in range(repeats):
-            start = time.perf_counter()
-            work()
-            if gpu:
-                torch.cuda.synchronize(device)
-            best = min(best, time.perf_counter() - start)
-    return Line(task, by, best, peak.mib, value)
+class _Watched:
+    """A work that keeps its result, and the most memory that a run took after the first."""
+
+    def __init__(self, work: Work, device: str) -> None:
+        self.work, self.device, self.made = work, device, None
+        self.mib: list[float] = []
+
+    def __call__(self) -> None:
+        with _Peak(self.device if self.device.startswith("cuda") else "") as peak:
+            self.made = self.work()
+        self.mib.append(peak.mib)
+
+    @property
+    def found(self) -> dict[str, float]:
+        """The result shows a fast but wrong tool. Memory is above that before the run."""
+        return {"memory_mib": max(self.mib[1:]), "value": _found(self.made)}
 
 
 class _Peak:
@@ -250,15 +258,3 @@ class _Peak:
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
         return 0
-
-
-def score_table(lines: list[Line]) -> str:
-    """A text table with a row for each line. `times ours`: its seconds divided by ours."""
-    rows = []
-    for line in lines:
-        ours = next(one for one in lines if one.task == line.task)
-        times = "" if line is ours else f"{line.seconds / ours.seconds:.2f}"
-        rows.append((line.task, line.by, f"{line.seconds:.3g}", times,
-                     f"{line.memory_mib:.0f}", f"{line.value:.9g}"))  # fmt: skip
-    names = "task", "by", "seconds", "times ours", "MiB", "found"
-    return tabulate(rows, names, disable_numparse=True)

@@ -1,37 +1,83 @@
-"""Throughput and memory of a network's forward pass, by batch size."""
+"""Throughput and memory of a network's forward pass, by batch size, beside its ceiling."""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import torch
-from tabulate import tabulate
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from bench.benchmarks.record import Reading, in_turns, wait
+from bench.benchmarks.sampling import dtype_of
 from bench.checkpoints import Checkpoint
 
 WARM = 3  # warm-up calls; the first may compile
+ROUNDS = 3  # in turn; the fastest counts
+Prepare = Callable[[Checkpoint], Checkpoint]
 
 
-@dataclass(frozen=True)
-class Throughput:
-    """The throughput of the network alone at one batch size."""
+@dataclass
+class _Call:
+    """One network at one batch size."""
 
+    model: Checkpoint
     batch: int
-    images_a_second: float
-    memory_gib: float | None  # peak memory with the weights; None on a CPU
+    layout: torch.memory_format
+
+    def __post_init__(self) -> None:
+        model = self.model
+        x = torch.randn(self.batch, *model.shape).to(model.device, model.dtype)
+        self.x = x.contiguous(memory_format=self.layout)
+        self.timestep = torch.full((self.batch,), 500.0, device=model.device)
+        labels = torch.zeros_like(self.timestep).long()
+        self.given = {"class_labels": labels} if model.classes else {}
+
+    @torch.inference_mode()
+    def __call__(self) -> None:
+        self.model.net(self.x, self.timestep, **self.given)
+        wait(self.model.device)
+
+    def warm(self) -> float | None:
+        """Call a few times. Returns: peak memory in GiB with the weights; None on a CPU."""
+        device, before = self.model.device, 0
+        if gpu := device.startswith("cuda"):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+        for _ in range(WARM):
+            self()
+        if not gpu:
+            return None
+        weights = sum(w.nbytes for w in self.model.net.parameters())
+        return (torch.cuda.max_memory_allocated(device) - before + weights) / 2**30
+
+    def mean(self, seconds: float) -> float:
+        """Mean seconds of the calls that `seconds` allow, one at least."""
+        start = time.perf_counter()
+        for calls in count(1):
+            self()
+            if (took := time.perf_counter() - start) >= seconds:
+                return took / calls
+        raise AssertionError
 
 
 def throughput(
     model: Checkpoint,
     batches: tuple[int, ...],
     seconds: float = 2.0,
-    compiled: Callable[[Checkpoint], Checkpoint] | None = None,
-) -> Iterator[Throughput]:
+    compiled: Prepare | None = None,
+    published: Checkpoint | None = None,
+) -> Iterator[Reading]:
     """Time each batch size in ascending order, until one does not fit in memory.
 
     Arguments:
         batches: batch sizes.
-        seconds: duration of the calls for each batch size.
+        seconds: duration of the calls of each network for each batch size.
+        published: the same network, to be called as published code does: not compiled, and its
+            tensors contiguous. Where a batch does not fit, it has no peer.
 
     Raises:
         ValueError: a batch is below 1.
@@ -39,43 +85,68 @@ def throughput(
     """
     if not batches or min(batches) < 1:
         raise ValueError(f"--batch must be 1 or more, not {min(batches, default='none')}")
+    peer = published and _contiguous(published)
     for batch in sorted(batches):
         try:
-            yield _reading(compiled(model) if compiled else model, batch, seconds)
+            yield _reading(compiled(model) if compiled else model, batch, seconds, peer)
         except RuntimeError:  # out of memory, or a kernel with 32-bit indices
             if batch == min(batches):
                 raise
             return
 
 
-def _reading(model: Checkpoint, batch: int, seconds: float) -> Throughput:
-    gpu = model.device.startswith("cuda")
-    x = torch.randn(batch, *model.shape).to(model.device, model.dtype)
-    x = x.contiguous(memory_format=torch.channels_last)
-    timestep = torch.full((batch,), 500.0, device=model.device)
-    given = {"class_labels": torch.zeros_like(timestep).long()} if model.classes else {}
-    if gpu:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(model.device)
+def _reading(
+    model: Checkpoint, batch: int, seconds: float, published: Checkpoint | None
+) -> Reading:
+    ours = _Call(model, batch, torch.channels_last)
+    memory, theirs, more = [ours.warm()], None, {}
+    if published:
+        try:
+            theirs = _Call(published, batch, torch.contiguous_format)
+            memory.append(theirs.warm())
+        except RuntimeError:
+            theirs = None
+    calls = [ours, theirs] if theirs else [ours]
+    means = [min(each) for each in zip(
+        *([call.mean(seconds / ROUNDS) for call in calls] for _ in range(ROUNDS)), strict=True
+    )]  # fmt: skip
+    rates = [{"images_a_second": batch / mean, "memory_gib": gib}
+             for mean, gib in zip(means, memory, strict=False)]  # fmt: skip
+    more = {"network": model.name, "dtype": dtype_of(model), "batch": batch}
+    found = Reading(f"{model.name}, batch {batch}", means[0], more | rates[0])
+    if not (theirs and published):
+        return found
+    kind = type(published.net)
+    package = "diffusers" if kind.__module__.startswith("diffusers.") else ""
+    name = f"{f'diffusers {kind.__name__}' if package else 'as published'}, {dtype_of(published)}"
+    return found.beside(name, means[1], package, **rates[1])
 
-    def call() -> None:
-        model.net(x, timestep, **given)
-        if gpu:
-            torch.cuda.synchronize(model.device)
 
-    with torch.inference_mode():
-        for _ in range(WARM):
-            call()
-        calls, start = 0, time.perf_counter()
-        while (took := time.perf_counter() - start) < seconds or not calls:
-            call()
-            calls += 1
-    peak = torch.cuda.max_memory_allocated(model.device) / 2**30 if gpu else None
-    return Throughput(batch, calls * batch / took, peak)
+def _contiguous(model: Checkpoint) -> Checkpoint:
+    nn.Module.to(model.net, memory_format=torch.contiguous_format)
+    return model
 
 
-def throughput_table(rates: list[Throughput]) -> str:
-    """A text table with a row for each batch size."""
-    rows = [(r.batch, f"{r.images_a_second:.4g}",
-             "" if r.memory_gib is None else f"{r.memory_gib:.1f}") for r in rates]  # fmt: skip
-    return tabulate(rows, ("batch", "images/s", "GiB"), disable_numparse=True)
+def ceiling(model: Checkpoint) -> Reading:
+    """The fastest of several products of large square matrices, in the network's dtype.
+
+    `tflops`: of the product. `network_tflop`: of one image. `images_a_second`: what the network
+    would do at the rate of the product.
+    """
+    size = 8192 if model.device.startswith("cuda") else 2048
+    one = torch.randn(size, size).to(model.device, model.dtype)
+    out = torch.empty_like(one)
+
+    def products() -> Tensor:
+        for _ in range(10):
+            torch.mm(one, one, out=out)
+        return out
+
+    (runs,) = in_turns([products], 5, model.device)
+    seconds, call = min(runs) / 10, _Call(model, 1, torch.channels_last)
+    with FlopCounterMode(display=False) as counter:
+        call()
+    rate, image = 2 * size**3 / seconds / 1e12, counter.get_total_flops() / 1e12
+    more: dict[str, Any] = {"dtype": dtype_of(model), "tflops": rate, "network_tflop": image}
+    what = f"matrix product, {size} x {size}"
+    return Reading(what, seconds, more | {"images_a_second": rate / image})

@@ -3,29 +3,46 @@
 import math
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.options import Device, Models, device_of, numbers
 from bench.cli.options import benchmarks as app
 
-Readings = Annotated[Path | None, typer.Option(help="JSON file for all readings")]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.benchmarks import Reading
+
+Record = Annotated[Path | None, typer.Option("--json", help="JSON file for the record")]
 Repeats = Annotated[int, typer.Option(help="runs after a warm-up; the fastest one counts")]
+Dtype = Annotated[
+    str, typer.Option(help="float32, float16 or bfloat16; default: float16 on a GPU, else float32")
+]
+Peers = Annotated[bool, typer.Option(help="time other tools too, in turn with ours")]
 
 
-def _write(path: Path | None, device: str, content: dict[str, Any]) -> None:
-    """Write readings with the machine that they are of, if they are to be written."""
-    from bench import store
+def _write(asked: typer.Context, counts: str, readings: "Sequence[Reading]") -> None:
+    """Write a record (`bench.benchmarks.record`), if --json asks for it."""
+    from bench import benchmarks, store
     from bench.machine import device_name, versions
 
+    given = dict(asked.params)
+    path, device = given.pop("record"), device_of(given.pop("device"))
+    content = {
+        "verb": asked.command.name,
+        "arguments": {name: str(x) if isinstance(x, Path) else x for name, x in given.items()},
+        "device": device_name(device), "versions": versions(), "counts": counts,
+        "readings": benchmarks.content(readings),
+    }  # fmt: skip
     if path:
-        about = {"device": device_name(device), "versions": versions()}
-        typer.echo(store.write_json(path, about | content))
+        typer.echo(store.write_json(path, content))
 
 
 @app.command("sampler")
 def bench_sampler(
+    asked: typer.Context,
     network: Annotated[
         list[str] | None,
         typer.Option(
@@ -38,12 +55,9 @@ def bench_sampler(
     seconds: Annotated[
         float, typer.Option(help="time limit; the batch is halved until it holds; 0: no limit")
     ] = 0.0,
-    dtype: Annotated[
-        str,
-        typer.Option(help="float32, float16 or bfloat16; default: float16 on a GPU, else float32"),
-    ] = "",
+    dtype: Dtype = "",
     compile: Annotated[bool, typer.Option(help="time our samplers with torch.compile too")] = False,
-    json: Readings = None,
+    record: Record = None,
     device: Device = "auto",
 ) -> None:
     """Time our samplers, diffusers' samplers and the network alone, with random weights.
@@ -56,59 +70,67 @@ def bench_sampler(
     where = device_of(device)
     gpu = where.startswith("cuda")
     todo = network or (["adm-256", "latent"] if gpu else ["tiny"])
-    found: list[dict[str, Any]] = []
+    found: list[Reading] = []
     typer.echo(device_name(where))
     for name in todo:
         start = time.monotonic()
         model = benchmarks.untrained(name, where, dtype or ("float16" if gpu else "float32"))
         left = start + seconds / len(todo) - time.monotonic() if seconds else math.inf
         trial = benchmarks.fitting(model, nfe, batch, repeats, compile, left)
-        lines = benchmarks.time_samplers(trial, checkpoints.compiled if compile else None)
-        typer.echo(benchmarks.table(trial, lines))
-        found.append(benchmarks.content(trial, lines))
-    _write(json, where, {"networks": found})
+        read = benchmarks.time_samplers(trial, checkpoints.compiled if compile else None)
+        typer.echo(benchmarks.sampler_table(trial, read))
+        found += read
+    _write(asked, f"the median of {repeats}, in turn, after a warm-up", found)
 
 
 @app.command("network")
 def bench_network(
+    asked: typer.Context,
     model: Annotated[str, typer.Argument(help="name in --models, path, adm-256, latent or tiny")],
     batches: Annotated[
         str, typer.Option(help="batch sizes, tried in ascending order until one does not fit")
     ] = ("1,2,4,8,16,32,64,128,256,384,512"),
     seconds: Annotated[float, typer.Option(help="seconds for each batch size")] = 2.0,
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float16",
+    dtype: Dtype = "",
     compile: Annotated[bool, typer.Option(help="use torch.compile")] = False,
+    peers: Annotated[
+        bool, typer.Option(help="time it as published code runs it too, and a matrix product")
+    ] = True,
     models: Models = None,
-    json: Readings = None,
+    record: Record = None,
     device: Device = "auto",
 ) -> None:
     """Time a network's forward pass for each batch size: images per second and memory.
 
-    The network is a model folder, or has random weights.
+    The network is a model folder, or has random weights. Published code calls it without
+    torch.compile and channels last, in float16 on a GPU and in float32 on a CPU. A product of
+    matrices shows what the device can do.
     """
-    import dataclasses
-
     from bench import benchmarks, checkpoints
     from bench.machine import device_name
 
     where, sizes = device_of(device), numbers(batches, "--batches")
-    opened = (
-        benchmarks.untrained(model, where, dtype)
-        if model in benchmarks.NETWORKS
-        else checkpoints.load(model, where, dtype, models)
-    )
+    usual = "float16" if where.startswith("cuda") else "float32"
+
+    def opened(dtype: str) -> checkpoints.Checkpoint:
+        if model in benchmarks.NETWORKS:
+            return benchmarks.untrained(model, where, dtype)
+        return checkpoints.load(model, where, dtype, models)
+
+    ours, published = opened(dtype or usual), opened(usual) if peers else None
     made = checkpoints.compiled if compile else None
-    rates = list(benchmarks.throughput(opened, sizes, seconds, made))
-    about = f"{opened.name}, {dtype}{', compiled' if compile else ''}, {device_name(where)}"
-    typer.echo(f"{about}\n{benchmarks.throughput_table(rates)}")
-    if len(rates) < len(sizes):
-        typer.echo(f"batch {sorted(sizes)[len(rates)]} does not fit in memory")
-    content = {"network": opened.name, "dtype": dtype, "compiled": compile}
-    _write(json, where, content | {"rates": [dataclasses.asdict(rate) for rate in rates]})
+    product = [benchmarks.ceiling(ours)] if peers else []
+    found = list(benchmarks.throughput(ours, sizes, seconds, made, published))
+    typer.echo(f"{device_name(where)}{', compiled' if compile else ''}")
+    typer.echo(benchmarks.table([*product, *found], images_a_second=".4g", memory_gib=".1f"))
+    if len(found) < len(sizes):
+        typer.echo(f"batch {sorted(sizes)[len(found)]} does not fit in memory")
+    _write(asked, "the fastest of 3 rounds, in turn, after a warm-up", [*product, *found])
 
 
 @app.command("metrics")
 def bench_metrics(
+    asked: typer.Context,
     only: Annotated[str, typer.Option(help="tasks among frechet,neighbours,inception")] = (
         "frechet,neighbours,inception"
     ),
@@ -118,33 +140,31 @@ def bench_metrics(
     ] = 10_000,
     dim: Annotated[int, typer.Option(help="dimension of the features")] = 2048,
     repeats: Repeats = 2,
-    peers: Annotated[bool, typer.Option(help="time other tools too")] = True,
-    json: Readings = None,
+    peers: Peers = True,
+    record: Record = None,
     device: Device = "auto",
 ) -> None:
     """Time our metrics and extractor beside torch-fidelity's and clean-fid's."""
-    import dataclasses
-
     from bench import benchmarks
     from bench.machine import device_name
 
     where = device_of(device)
-    lines = benchmarks.score_lines(tuple(only.split(",")), where, images, dim, repeats, peers)
+    found = benchmarks.time_metrics(tuple(only.split(",")), where, images, dim, repeats, peers)
     typer.echo(f"{device_name(where)}; {images} images, {dim} dimensions")
-    typer.echo(benchmarks.score_table(lines))
-    content = {"images": images, "dim": dim}
-    _write(json, where, content | {"lines": [dataclasses.asdict(line) for line in lines]})
+    typer.echo(benchmarks.table(found, memory_mib=".0f", value=".9g"))
+    _write(asked, f"the fastest of {repeats}, in turn, after a warm-up", found)
 
 
 @app.command("cell")
 def bench_cell(
+    asked: typer.Context,
     images: Annotated[int, typer.Option(help="images in the cell")] = 10_000,
     dims: Annotated[
         str, typer.Option(help="dimensions; 1280 are of effnet-lite0, others are random features")
     ] = "1280,2048",
     replicates: Annotated[int, typer.Option(help="replicates of the bootstrap")] = 10,
     repeats: Repeats = 2,
-    json: Readings = None,
+    record: Record = None,
     device: Device = "auto",
 ) -> None:
     """Time each part of scoring a cell, on a GPU and on the CPU, and compare the results.
@@ -152,16 +172,14 @@ def bench_cell(
     The exit status is 1 if a part does not agree. The CPU extracts features of 1/20 of the images,
     and its time is scaled.
     """
-    import dataclasses
-
     from bench import benchmarks
     from bench.machine import device_name
 
     where, sizes = device_of(device), tuple(numbers(dims, "--dims"))
     parts = benchmarks.cell_parts(where, images, sizes, replicates, repeats)
     typer.echo(f"{device_name(where)}; {images} images\n{benchmarks.cell_table(parts)}")
-    content = {"cpu": device_name("cpu"), "images": images}
-    _write(json, where, content | {"parts": [dataclasses.asdict(part) for part in parts]})
+    counts = f"the fastest of {repeats}, in turn, after a warm-up; the CPU as a peer ran once"
+    _write(asked, counts, benchmarks.cell_readings(parts))
     if wrong := [part.what for part in parts if not part.agrees]:
         typer.echo(f"the GPU and the CPU do not agree: {'; '.join(wrong)}", err=True)
         raise typer.Exit(1)

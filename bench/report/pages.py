@@ -4,7 +4,8 @@
 
 Each page is a Jinja template, `bench/docs/*.md.j2`. It asks the `Facts` of an experiment for each
 number. Write no number into a template by hand: a test finds it. A sentence that a new run can make
-wrong stands beside `{{ so(CONDITION, "what it claims") }}`.
+wrong stands beside `{{ so(CONDITION, "what it claims") }}`. Numbers that no record can hold stand
+in a block whose name ends in `by_hand`.
 """
 
 import re
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from bench import store
-from bench.report import published, summary
+from bench.report import costs, published, summary
 from bench.report.frame import Results
 from bench.report.intervals import LEAST, LEVEL, half_width
 from bench.report.layout import markdown_table, shown
@@ -279,7 +280,7 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
 
     An experiment has its own name, with _ in place of -: `fmnist_latent`. `experiments` has all of
     them. `folders` has the names of all folders. `published(data set, model)` is a row of
-    published.csv.
+    published.csv. `costs` has the records of `crs-bench bench`.
     """
     folders = sorted((root / "results").glob("*/"))
     facts = {
@@ -301,6 +302,8 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
     made.globals |= {"experiments": facts, "folders": [folder.name for folder in folders],
                      "published": _published, "so": so, "listed": listed,
                      "LEVEL": f"{100 * LEVEL:g} %", "LEAST": LEAST,
+                     "costs": costs.Costs(root / "results" / "costs"), "short": costs.short,
+                     "pace": costs.pace, "spent": costs.spent, "million": 10**6,
                      "NEAR": summary.NEAR}  # fmt: skip
     return made, false
 
