@@ -178,13 +178,13 @@ def test_lines_with_the_same_grid_do_not_hide_each_other(tmp_path: Path) -> None
 def test_errors_have_a_figure_of_their_own(tmp_path: Path) -> None:
     found = results(tmp_path / "x", with_errors(toy()))
     figure = scores.quality(found, "m", 500)
-    assert ylabels(figure) == ["FD-EffNet ↓", "Precision ↑", "Recall ↑"]
+    assert ylabels(figure) == ["FD-EffNet\u00a0↓", "Precision\u00a0↑", "Recall\u00a0↑"]
     levels_drawn = [line for line in figure.axes[0].lines if line.get_label() == "converged m"]
     assert [line.get_ydata()[0] for line in levels_drawn] == [15.0]
     assert "converged m" in legend(figure)
     errors = scores.errors(found, "m", 500)
     assert errors
-    assert [one.replace("\n", " ") for one in ylabels(errors)] == [
+    assert [re.sub(r"\s", " ", one) for one in ylabels(errors)] == [
         "FD to converged ↓", "RMS to converged (grey levels) ↓",
     ]  # fmt: skip
     names = {path.name for path in report(tmp_path / "x")}
@@ -204,7 +204,7 @@ def test_one_nfe_is_intervals_on_a_line(tmp_path: Path) -> None:
     figure = scores.quality(results(tmp_path / "x", [*cells, cell("b", 5, "1", 3.0)]), "m", 500)
     axes = figure.axes[0]
     assert [one.get_text() for one in axes.get_yticklabels()] == ["a", "b"]
-    assert axes.get_xlabel() == "FD-EffNet ↓" and "NFE 5" in figure.get_suptitle()
+    assert axes.get_xlabel() == "FD-EffNet\u00a0↓" and "NFE 5" in figure.get_suptitle()
     (bar,) = axes.collections
     assert bar.get_segments()[0][:, 0] == pytest.approx([670.3, 769.7], abs=0.1)
     assert [tuple(line.get_xydata()[0]) for line in axes.lines] == [(720.0, 0), (3.0, 1)]

@@ -63,7 +63,11 @@ def samples(
     for name, row in zip(["real images"] * real.is_file() + names, grid, strict=True):
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=5, parse_math=False)
     every = "Every row has the same seeds" + (", below real images." if real.is_file() else ".")
-    empty = " An empty place: no images were kept." if len(strips) < len(rows) * len(nfes) else ""
+    empty = (
+        " An empty place: no images were kept."
+        if sum(shown[nfe] for nfe in nfes) < len(rows) * len(nfes)
+        else ""
+    )
     caption(figure, f"Samples of {results.models(model, n)}. {every}{empty}")
     return figure
 

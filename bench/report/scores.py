@@ -7,6 +7,7 @@ from itertools import cycle
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from bench.report import published
 from bench.report.drawing import (
@@ -24,6 +25,7 @@ from bench.report.intervals import LEVEL
 from bench.report.lines import paper_name
 
 _ERRORS = ("fd_error", "rms_error")
+_HALO = withStroke(linewidth=1.5, foreground="white")  # around small numbers
 _LEVELS = (("#009E73", ":"), ("#117733", "-."), ("#44AA99", (0, (5, 1.5))))
 
 
@@ -55,7 +57,7 @@ def _intervals(results: Results) -> str:
 
 
 def _named(metric: str, results: Results) -> str:
-    return f"{label(metric, results.features)} {arrow(results.higher_is_better(metric))}"
+    return f"{label(metric, results.features)}\u00a0{arrow(results.higher_is_better(metric))}"
 
 
 def _against_nfe(
@@ -203,7 +205,8 @@ def precision_recall(results: Results, model: str, n: int, width: float = TWO) -
             for nfe, right, up in zip(points[:, 0], x, y, strict=True):
                 if nfe in labelled and line in places:
                     axes.annotate(f"{nfe:.0f}", (right, up), places[line], color=look.color,
-                                  textcoords="offset points", fontsize=6)  # fmt: skip
+                                  textcoords="offset points", fontsize=6,
+                                  path_effects=[_HALO])  # fmt: skip
         axes.set_title(paper_name(sampler))
         axes.set_xlabel("Recall (coverage) ↑")
         axes.set_ylabel("Precision (fidelity) ↑")
