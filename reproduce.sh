@@ -117,6 +117,7 @@ setup)
 esac
 
 unset CDPATH PYTHONHOME UV_SYSTEM_PYTHON
+unset PYTHONDONTWRITEBYTECODE # or each process compiles its imports anew, for seconds
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 if [ -n "${PYTHON:-}" ] && [ "${PYTHON#*/}" != "$PYTHON" ] && [ "${PYTHON#/}" = "$PYTHON" ]; then
     PYTHON=$OLDPWD/$PYTHON # a relative path means relative to where the caller stood
