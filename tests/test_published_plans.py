@@ -17,8 +17,8 @@ from bench.zoo.presets import find_preset
 
 PLANS = [one for name in experiments.__all__ if isinstance(one := getattr(experiments, name), Plan)]
 FLAGS = {
-    "image_size": 16, "num_channels": 32, "channel_mult": (1,), "num_res_blocks": 1,
-    "attention_resolutions": (16,), "num_head_channels": 16,
+    "image_size": 8, "num_channels": 32, "channel_mult": (1,), "num_res_blocks": 1,
+    "attention_resolutions": (8,), "num_head_channels": 16,
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def horse(tmp_path: Path) -> Path:
     features = numbers.standard_normal((40, 2048)).clip(0)
     np.savez(
         tmp_path / "batch.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False),
-        arr_0=numbers.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8),
+        arr_0=numbers.integers(0, 256, (8, 8, 8, 3), dtype=np.uint8),
     )  # fmt: skip
     return tmp_path
 
@@ -140,6 +140,6 @@ def test_a_rate_is_measured_on_images_of_a_folder(
     assert crs(monkeypatch, *asked, "--data", horse / "batch.npz") == 0
     path = models / "mine" / "measures" / "v_x.json"
     assert json.loads(path.read_text())["provenance"]["images"] == 3
-    wrong = ("--data", horse / "batch.npz", "--preprocess", "adm-lsun(size=8)")
+    wrong = ("--data", horse / "batch.npz", "--preprocess", "adm-lsun(size=4)")
     assert crs(monkeypatch, *asked, *wrong) == 2
-    assert "takes uint8 images [3, 16, 16]" in capsys.readouterr().err
+    assert "takes uint8 images [3, 8, 8]" in capsys.readouterr().err
