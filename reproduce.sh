@@ -98,7 +98,8 @@ run_tests() {
     .venv/bin/ruff check . || status=1
     .venv/bin/mypy bench || status=1
     [ "$status" = 0 ] || echo "reproduce.sh: ruff or mypy failed, so this run fails; pytest follows"
-    HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile "$@" || status=$?
+    HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 \
+        --dist loadfile --no-loadscope-reorder "$@" || status=$?
     return "$status"
 }
 
@@ -117,6 +118,7 @@ setup)
 esac
 
 unset CDPATH PYTHONHOME UV_SYSTEM_PYTHON
+unset PYTHONDONTWRITEBYTECODE # or each process compiles its imports anew, for seconds
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 if [ -n "${PYTHON:-}" ] && [ "${PYTHON#*/}" != "$PYTHON" ] && [ "${PYTHON#/}" = "$PYTHON" ]; then
     PYTHON=$OLDPWD/$PYTHON # a relative path means relative to where the caller stood

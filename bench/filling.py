@@ -54,7 +54,7 @@ class Gaps:
 
         Arguments:
             apart: whether workers are other processes: then the longest shards come first.
-            said: called with the name of a cell, each time one of its shards is sent.
+            said: called with the name of a cell when the first of its shards is sent.
         """
         cells, size = self.cells, bench.scoring.shard
         if apart:
@@ -63,7 +63,8 @@ class Gaps:
             name = f"{one.row['line']} {one.row['sampler']} {one.cell.nfe}"
 
             def order(one: Planned, task: Task, name: str) -> Order:
-                said(name)
+                if task is self.missing[one.key][0]:
+                    said(name)
                 return Order(task, records.truth(bench, one, task))
 
             for task in self.missing[one.key]:

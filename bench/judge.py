@@ -101,8 +101,12 @@ class Judge:
 
         Where two have one name, it goes to the one with default fields.
         """
+
+        def has_fields(pair: tuple[int, Metric]) -> bool:
+            return long_name(pair[1]) != pair[1].name
+
         taken: dict[int, str] = {}
-        for i, metric in sorted(enumerate(self.metrics), key=lambda pair: _has_fields(pair[1])):
+        for i, metric in sorted(enumerate(self.metrics), key=has_fields):
             taken[i] = free_name(metric.name, long_name(metric), taken.values())
         return {taken[i]: metric for i, metric in enumerate(self.metrics)}
 
@@ -189,10 +193,6 @@ class Judge:
 def long_name(metric: Metric) -> str:
     """`precision(k=5)`: a metric's name with the fields that its label shows."""
     return metric.name + metric.label[len(label_of(metric.spec() | {"fields": {}})) :]
-
-
-def _has_fields(metric: Metric) -> bool:
-    return long_name(metric) != metric.name
 
 
 def free_name(name: str, longer: str, taken: Collection[str]) -> str:

@@ -114,6 +114,13 @@ class Task:
     keeps_images: bool = False
     against: str = ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The grid goes as NumPy's: torch takes longer to pickle than all else of a task."""
+        return self.__dict__ | {"grid": self.grid.numpy()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, grid=torch.from_numpy(state["grid"]))
+
 
 def make(
     task: Task,
@@ -178,7 +185,7 @@ class Shelf:
 
     def home(self, key: str) -> Path:
         """The folder of a cell's shards."""
-        return self.folder / "shards" / key / self.extractor
+        return self.folder / f"shards/{key}/{self.extractor}"
 
     def path(self, key: str, seeds: range) -> Path:
         """The file of a shard."""

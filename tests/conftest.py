@@ -11,11 +11,21 @@ import torch
 if TYPE_CHECKING:
     from nursery import Nursery
 
+_LONG = {f"test_{name}" for name in (
+    "engines", "extractors", "kills", "layers", "published_plans", "run", "shards", "shipped",
+    "studies", "wheel", "windows",
+)}  # fmt: skip
+
 
 def pytest_configure() -> None:
     """One torch thread per xdist worker, or the workers fight over the cores."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long go first, so that no worker waits for one at the end."""
+    items.sort(key=lambda item: item.path.stem not in _LONG)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -81,6 +81,7 @@ def serve() -> None:
     import matplotlib.backends.backend_pdf  # noqa: F401
     import pandas  # noqa: F401
     import tiny  # noqa: F401
+    from diffusers import UNet2DModel  # noqa: F401
 
     import bench.run  # noqa: F401
     from bench import cli, experiments, report  # noqa: F401

@@ -413,6 +413,6 @@ def test_several_gpus_are_all_used(
 
 
 def test_stand_ins_make_every_shard_and_are_never_idle() -> None:
-    """`scale.py` with few shards; its numbers at full size are in the page on cost."""
+    """`scale.py` with few shards; its numbers at full size are in the page on clusters."""
     found = scale.simulate(scale.Timed(16, 0.01), 320)
     assert found["shards"] == 320 and found["wall"] >= found["ideal"] > 0

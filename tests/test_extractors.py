@@ -259,16 +259,17 @@ def test_fid_is_that_of_clean_fids_compute_fid(clean_file: Path, tmp_path: Path)
     from cleanfid.inception_torchscript import InceptionV3W
 
     network = InceptionV3W(str(clean_file.parent), download=False)
-    sets = pictures(40, 3, 32), pictures(30, 3, 40).flip(0)
+    part = slice(None, None, 256)  # of the features: theirs takes long for the root of a matrix
+    sets = pictures(12, 3, 32), pictures(10, 3, 40).flip(0)
     folders = [str(folder_of(one, tmp_path / str(i))) for i, one in enumerate(sets)]
     theirs = fid.compute_fid(
-        *folders, mode="clean", custom_feat_extractor=network, num_workers=0, verbose=False,
-        device=torch.device("cpu"),
+        *folders, mode="clean", custom_feat_extractor=lambda x: network(x)[:, part], num_workers=0,
+        verbose=False, device=torch.device("cpu"),
     )  # fmt: skip
     ours = Clean(str(clean_file))
-    fake, real = (Features.of(ours(one), 0) for one in sets)
+    fake, real = (Features.of(ours(one)[:, part], 0) for one in sets)
     found = metrics.frechet_distance(fake.mean, fake.cov, real.mean, real.cov)
-    assert found == pytest.approx(theirs, rel=1e-5) and found > 1
+    assert found == pytest.approx(theirs, rel=1e-5) and found > 1e-3
 
 
 @WARNINGS
@@ -285,7 +286,7 @@ def test_statistics_in_clean_fids_own_folder_are_references(
     monkeypatch.setattr(cleanfid, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(fid, "build_feature_extractor", lambda *_: network)
     monkeypatch.setattr(known, "clean_fid_folder", lambda: tmp_path / "stats")
-    real, fake = pictures(40, 3, 32), pictures(30, 3, 32).flip(0)
+    real, fake = pictures(12, 3, 32), pictures(10, 3, 32).flip(0)
     cpu = torch.device("cpu")
     fid.make_custom_stats("toy", str(folder_of(real, tmp_path / "real")), device=cpu)
     ours = Clean(str(clean_file))

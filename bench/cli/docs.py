@@ -4,7 +4,6 @@ notebook."""
 import importlib
 import inspect
 import json
-from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Annotated, Any
@@ -74,21 +73,18 @@ def reference() -> str:
     """Signature and docstring of all public names, as Markdown."""
     bench = importlib.import_module("bench")
     parts = [f"# Reference\n\n{_TITLE}\n", "## bench\n"]
-    own = [name for name in dir(bench) if inspect.isclass(getattr(bench, name))
-           or inspect.isfunction(getattr(bench, name))]  # fmt: skip
-    parts += [_entry(f"bench.{name}", getattr(bench, name)) for name in own]
+    own = {name: getattr(bench, name) for name in dir(bench)}
+    parts += [_entry(f"bench.{name}", one) for name, one in own.items() if _has_entry(one)]
     for room in _ROOMS:
         module = importlib.import_module(f"bench.{room}")
         parts.append(f"## bench.{room}\n\n{inspect.cleandoc(module.__doc__ or '')}\n")
-        parts += _entries(module)
+        found = {name: getattr(module, name) for name in sorted(module.__all__)}
+        parts += [_entry(name, one) for name, one in found.items() if _has_entry(one)]
     return "\n".join(parts)
 
 
-def _entries(module: Any) -> Iterator[str]:
-    for name in sorted(module.__all__):
-        found = getattr(module, name)
-        if inspect.isclass(found) or inspect.isfunction(found):
-            yield _entry(name, found)
+def _has_entry(found: Any) -> bool:
+    return inspect.isclass(found) or inspect.isfunction(found)
 
 
 def _entry(name: str, found: Any) -> str:

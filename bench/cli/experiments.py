@@ -275,8 +275,7 @@ def rescore_(
     if done.missing:
         typer.echo(f"{len(done.missing)} cells have no features on disk, so they are not "
                    "scored:\n  " + "\n  ".join(listed(done.missing)), err=True)  # fmt: skip
-    for path in report(folder):
-        typer.echo(path)
+    _say_paths(report(folder))
 
 
 @app.command("report")

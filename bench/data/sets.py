@@ -159,8 +159,8 @@ class ImageSet:
             said.append(f"{name}: {found.other:,} images were converted to RGB")
         if found.enlarged:
             said.append(f"{name}: {found.enlarged:,} images were smaller and were enlarged")
-        wanted = _wanted(self.manifest)
-        if wanted is not None and wanted != len(self):
+        wanted = sum(b - a for a, b in self.manifest["seeds"]) if self.manifest else len(self)
+        if wanted != len(self):
             said.append(f"{name}: its manifest says {wanted:,} images, but it has {len(self):,}; "
                         "it may be a mixture")  # fmt: skip
         return said
@@ -217,11 +217,6 @@ def whole(batches: Iterator[Tensor]) -> Tensor:
     parts = list(batches)
     channels = max(len(part[0]) for part in parts)
     return torch.cat([part.expand(-1, channels, -1, -1) for part in parts])
-
-
-def _wanted(manifest: dict[str, Any] | None) -> int | None:
-    """The number of images that a manifest speaks of."""
-    return None if manifest is None else sum(b - a for a, b in manifest["seeds"])
 
 
 def _numbered(names: Sequence[str]) -> bool:
@@ -335,25 +330,13 @@ def _walk(top: Path, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     real = folder.resolve()
     if real in above:
         raise ValueError(f"{folder} is a link to a folder that it lies in; remove the link")
-    with os.scandir(folder) if folder.is_dir() else _nothing() as entries:
-        for entry in sorted(entries, key=lambda one: one.name):
-            path = Path(entry.path)
-            if entry.is_symlink() and not path.exists():
-                raise ValueError(f"{path} is a broken link to {os.readlink(path)}; remove it")
-            if entry.is_dir():
-                yield from _walk(top, path, (*above, real))
-            else:
-                yield path.relative_to(top)
-
-
-class _nothing:
-    """An empty folder."""
-
-    def __enter__(self) -> list[os.DirEntry[str]]:
-        return []
-
-    def __exit__(self, *_: object) -> None:
-        return None
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_symlink() and not path.exists():
+            raise ValueError(f"{path} is a broken link to {os.readlink(path)}; remove it")
+        if path.is_dir():
+            yield from _walk(top, path, (*above, real))
+        else:
+            yield path.relative_to(top)
 
 
 def _check_name(path: Path, name: str) -> None:

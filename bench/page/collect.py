@@ -64,7 +64,8 @@ def collect(results: Path, about: About = lambda *_: UNKNOWN) -> Content:
         ValueError: there is no experiment with a record, or a plan or a record is damaged.
     """
     content = Content()
-    for folder in sorted(path.parent for path in _plans(results)):
+    found = {path.parent for path in results.glob("*/plan.json*")}
+    for folder in sorted(one for one in found if store.has_plan(one)):
         plan, records = store.load_plan(folder), store.load_records(folder)
         try:
             _Shown(content, folder.name, Results(plan, records), about).add()
@@ -81,10 +82,6 @@ def collect(results: Path, about: About = lambda *_: UNKNOWN) -> Content:
     _merge(content)
     _add_published(content, results)
     return content
-
-
-def _plans(results: Path) -> set[Path]:
-    return {path for path in results.glob("*/plan.json*") if store.has_plan(path.parent)}
 
 
 @dataclass

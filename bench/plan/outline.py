@@ -10,7 +10,7 @@ import torch
 from bench.plan.cells import Bench, Chosen, Planned
 from bench.schedules import ConstantRate
 from bench.store import digest
-from bench.types import Metric, Rate, Sampler, Schedule, Tuned
+from bench.types import Metric, NoiseProcess, Rate, Sampler, Schedule, Tuned
 
 
 def outline(bench: Bench, cells: Sequence[Planned], chosen: Chosen) -> dict[str, Any]:
@@ -81,23 +81,31 @@ def _curve(model: str, rate: Rate) -> dict[str, Any]:
     return {"model": model, "name": rate.name, **levels, **band, **known}
 
 
+def _band(schedule: ConstantRate, steps: int, process: NoiseProcess) -> list[list[float]]:
+    rate = schedule.rate
+    assert rate.replicates is not None
+    grids = torch.stack([
+        replace(schedule, rate=Rate(rate.name, rate.sigma, v))(steps, process)
+        for v in rate.replicates
+    ])  # fmt: skip
+    return [grids.quantile(share, 0).tolist() for share in (0.05, 0.95)]
+
+
 def grid_bands(bench: Bench, cells: Sequence[Planned]) -> dict[str, list[list[float]]]:
     """Key -> [low, high] sigmas of a constant-rate grid: 90 % of its rate's bootstrap replicates.
 
     For the cells of the NFE nearest to 10, which the report draws.
     """
     near = min((one.cell.nfe for one in cells), key=lambda nfe: (abs(nfe - 10), nfe), default=0)
-    bands = {}
+    bands, known = {}, {}
     for one in cells:
         schedule = one.cell.schedule
         if one.cell.nfe != near or not isinstance(schedule, ConstantRate):
             continue
         if schedule.rate.replicates is None or one.key in bands:
             continue
-        process, steps = bench.models[one.cell.model].process, len(one.grid) - 1
-        grids = torch.stack([
-            replace(schedule, rate=Rate(schedule.rate.name, schedule.rate.sigma, v))(steps, process)
-            for v in schedule.rate.replicates
-        ])  # fmt: skip
-        bands[one.key] = [grids.quantile(share, 0).tolist() for share in (0.05, 0.95)]
+        steps, model = len(one.grid) - 1, one.cell.model
+        if (what := (schedule, steps, model)) not in known:  # other blocks have the same grid
+            known[what] = _band(schedule, steps, bench.models[model].process)
+        bands[one.key] = known[what]
     return bands

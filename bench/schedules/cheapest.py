@@ -47,7 +47,6 @@ class CheapestPath(Schedule):
 
     @property
     def measured(self) -> tuple[Costs]:
-        """The costs."""
         return (self.costs,)
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:

@@ -71,7 +71,6 @@ class ConstantRate(Schedule):
 
     @property
     def measured(self) -> tuple[Rate]:
-        """The rate."""
         return (self.rate,)
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:

@@ -26,7 +26,6 @@ class _Changed(Schedule):
 
     @property
     def measured(self) -> tuple[Rate | Costs, ...]:
-        """Those of the other schedule."""
         return self.schedule.measured
 
 

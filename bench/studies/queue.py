@@ -117,7 +117,8 @@ def run(
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     desk = open_desk(study, data, state, results / study.name, device, compile)
-    jobs = [job for job in desk.jobs if not only or _asked(job, only)]
+    jobs = [job for job in desk.jobs
+            if not only or {job.arm.name, f"{job.arm.name},{job.seed}"} & set(only)]  # fmt: skip
     if not jobs:
         known = ", ".join(arm.name for arm in study.arms)
         raise ValueError(f"--only {' '.join(only)} names no training of {study.name}: its arms are "
@@ -127,10 +128,6 @@ def run(
             if mine and not store.has_record(desk.folder, job.key):
                 _finish(desk, job)
     return [job.key for job in desk.jobs if not store.has_record(desk.folder, job.key)]
-
-
-def _asked(job: Job, only: Sequence[str]) -> bool:
-    return job.arm.name in only or f"{job.arm.name},{job.seed}" in only
 
 
 @contextmanager

@@ -180,16 +180,12 @@ def train_codec(
     reconstruct = compiled(_Reconstruction(run.net, recipe.kl), mode)
     x = kept(images, device, recipe.flip)
     for batch, noise in _steps(run, x, recipe.card(image).state, state, losses):
-        run.update(*_judged(reconstruct, batch, noise))
+        back, loss = reconstruct(batch, noise)
+        run.update(back, batch, loss)
     run.save(state)
     run.journal.write(losses)
     run.board.close()
     return _export(run, recipe.card(image), x, dataset, out)
-
-
-def _judged(reconstruct: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    back, loss = reconstruct(x, noise)
-    return back, x, loss
 
 
 def _steps(

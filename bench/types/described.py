@@ -38,7 +38,8 @@ class Described:
             ValueError: a field that JSON cannot hold.
         """
         kind = type(self)
-        name = kind.__name__ if kind.__module__.startswith(_HOME) else _elsewhere(kind)
+        elsewhere = f"{kind.__module__}:{kind.__qualname__}"
+        name = kind.__name__ if kind.__module__.startswith(_HOME) else elsewhere
         fields: dict[str, Any] = {}
         known = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
         field: dataclasses.Field[Any]
@@ -48,10 +49,6 @@ class Described:
                 fields[field.name] = _json(value, f"{name}.{field.name}")
         version = {} if self.version == 1 else {"version": self.version}
         return {"class": name, "fields": fields} | version
-
-
-def _elsewhere(kind: type) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:

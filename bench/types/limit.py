@@ -61,12 +61,11 @@ class Limit:
 
     def _lines(self, blocks: Iterable[Block], lines: tuple[str, ...]) -> list[Block]:
         """The blocks that have one of the lines."""
-        kept = [
+        return [
             replace(block, lines=tuple(line for line in block.lines if line in lines))
             for block in blocks
             if not block.lines or set(block.lines) & set(lines)
         ]
-        return kept
 
     def _nfes(self, blocks: list[Block]) -> list[Block]:
         """The blocks that have one of the NFEs."""

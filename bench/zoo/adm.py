@@ -38,7 +38,6 @@ class ADMFlags(UNetFlags):
 
     @property
     def width(self) -> int:
-        """Channels that `channel_mult` multiplies."""
         return self.num_channels
 
     def attends(self, level: int) -> bool:

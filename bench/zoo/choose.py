@@ -119,8 +119,8 @@ def pick(
     names, removed = _cleaned(contents.readable().tensors)
     inside = {n: v for n, v in names.items() if n.startswith(_dotted(key))} if key else names
     if key and not inside:
-        raise ValueError(f"{contents.file} has no --weights-key {key}; it has "
-                         f"{some(_tops(names), 6)}")  # fmt: skip
+        tops = list(dict.fromkeys(name.partition(".")[0] for name in names))
+        raise ValueError(f"{contents.file} has no --weights-key {key}; it has {some(tops, 6)}")
     tried = [(view, _tried(attempt, view)) for view in _views(inside, _dotted(key), want)]
     fitting = _distinct([(v, a) for v, a in tried if isinstance(a, Attempt) and a.fits])
     if not fitting:
@@ -351,7 +351,3 @@ def _nearest(
     else:
         hint = ""
     return Picked(found, view, hint=hint)
-
-
-def _tops(names: dict[str, Tensor]) -> list[str]:
-    return list(dict.fromkeys(name.partition(".")[0] for name in names))

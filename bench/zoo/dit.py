@@ -52,7 +52,6 @@ class DiTFlags(Flags):
 
     @property
     def shape(self) -> Shape:
-        """Channels, height and width of a state."""
         return self.in_channels, self.input_size, self.input_size
 
     def disagreement(self, card: Card) -> str:

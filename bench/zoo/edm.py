@@ -96,7 +96,6 @@ class EDMFlags(Flags):
 
     @property
     def shape(self) -> Shape:
-        """Channels, height and width of an image."""
         return self.img_channels, self.img_resolution, self.img_resolution
 
     def disagreement(self, card: Card) -> str:

@@ -53,7 +53,6 @@ class UNetFlags(Flags):
 
     @property
     def shape(self) -> Shape:
-        """Channels, height and width of a state."""
         return self.in_channels, self.image_size, self.image_size
 
     def heads(self, channels: int) -> int:

@@ -63,7 +63,6 @@ class LDMFlags(UNetFlags):
 
     @property
     def width(self) -> int:
-        """Channels that `channel_mult` multiplies."""
         return self.model_channels
 
     def attends(self, level: int) -> bool:
