@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from bench.lazy import Tensor, torch
 
 Betas = Literal["linear", "scaled_linear", "cosine"]
 Prediction = Literal["eps", "v", "x0", "edm"]

@@ -10,10 +10,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 
-import torch
 from torch import Tensor, nn
 
 from bench.checkpoints.card import Card
+from bench.lazy import torch
 from bench.names import attribute, nearest
 from bench.process import Process
 

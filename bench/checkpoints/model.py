@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bench import process as processes
@@ -24,6 +23,7 @@ from bench.checkpoints.wrapped import (
     given_process,
     wrapped_card,
 )
+from bench.lazy import torch
 from bench.process import VE, Process
 from bench.store import digest
 from bench.types import Denoiser, Model, VarianceDenoiser

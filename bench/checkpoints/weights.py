@@ -7,9 +7,9 @@ from pathlib import Path
 
 import safetensors
 from safetensors.torch import load_file, save, save_file
-from torch import Tensor
 
 from bench.checkpoints.files import check_finite, content_of, shards, unwritable
+from bench.lazy import Tensor
 from bench.store import file_digest, first_line, in_a_line, some
 
 WEIGHTS = "model.safetensors"

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import checkpoints, data, measures
 from bench.checkpoints import Models
 from bench.experiments.rates import crs
 from bench.features import PUBLISHED, known_references, reference_images, reference_path
 from bench.judge import extractor_of
+from bench.lazy import torch
 from bench.samplers import DDIM, DDPM, IPNDM, DPMpp2M, DPMpp3M, Heun, UniPC
 from bench.schedules import Karras, LogSNR, Native
 from bench.types import Block, Experiment, Keep, Rate, Sampler, Scoring

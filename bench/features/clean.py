@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bench.features.images import check_images, full_float32, in_batches
 from bench.features.weights import Published, PublishedExtractor
+from bench.lazy import Tensor, torch
 
 _FILE = "inception-2015-12-05.pt"
 

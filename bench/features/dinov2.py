@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.features.fidelity import through
 from bench.features.weights import Published, PublishedExtractor, check_tensors
+from bench.lazy import torch
 
 _SIDE = 224 // 14  # patches on a side of torch-fidelity's input; Meta's grids have 37
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from bench.features.images import check_images, full_float32, in_batches
 from bench.features.inception import Inception
 from bench.features.weights import Published, PublishedExtractor, check_tensors
+from bench.lazy import torch
 
 
 @dataclass(frozen=True)

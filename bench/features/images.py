@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.machine import side_by_side
 
 

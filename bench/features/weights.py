@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-import torch
-
+from bench.lazy import torch
 from bench.store import file_digest
 from bench.types import Extractor
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bench import curves
+from bench.lazy import Tensor, torch
 from bench.types import Measure, Model, NoiseProcess, Rate, Schedule, rate_between
 
 _FINE = 4001  # nodes of the integral of a rate

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from bench import store
+from bench.lazy import Tensor, torch
 from bench.types import Costs, Rate
 
 _EXACT, _SHORT = 17, 6  # significant digits: every bit of a float64; of replicates and costs

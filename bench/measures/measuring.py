@@ -9,12 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from bench import store
 from bench.features import full_float32
+from bench.lazy import Tensor, torch
 from bench.measures.files import from_json, to_json
 from bench.measures.predictions import FIRST_SEED
 from bench.types import CostMeasure, Costs, Measure, Model, Rate

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.noise import normal
 from bench.types import Measure, Model, Rate, rate_between
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from bench.lazy import Tensor, torch
 from bench.measures.predictions import seeds_from
 from bench.noise import normal
 from bench.samplers import IPNDM

@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from bench.lazy import Tensor, torch
 
 _PAIRS = 2**22  # distances in memory at once, on a CPU
 _PAIRS_ON_GPU = 2**26

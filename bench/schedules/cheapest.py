@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from torch import Tensor
 
+from bench.lazy import Tensor
 from bench.schedules.ends import times, with_ends
 from bench.types import Costs, NoiseProcess, Schedule
 

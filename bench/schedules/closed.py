@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from bench.lazy import Tensor, torch
 from bench.schedules.ends import times, with_ends
 from bench.types import NoiseProcess, Schedule
 

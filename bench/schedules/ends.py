@@ -1,8 +1,6 @@
 """Equal times and exact ends, which all schedules share."""
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.types import NoiseProcess
 
 

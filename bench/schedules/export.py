@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 
 import numpy as np
-from torch import Tensor
 
+from bench.lazy import Tensor
 from bench.process import VP
 from bench.types import NoiseProcess
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bench import store
+from bench.lazy import Tensor, torch
 from bench.schedules.ends import times, with_ends
 from bench.types import Costs, NoiseProcess, Rate, Schedule
 

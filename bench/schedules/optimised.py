@@ -6,9 +6,8 @@ from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from bench.lazy import Tensor, torch
 from bench.schedules.closed import LogSNR, Native
 from bench.schedules.ends import with_ends
 from bench.types import NoiseProcess, Schedule

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor
+from bench.lazy import Tensor, torch
 
 
 class Examples:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from bench import checkpoints, data
@@ -19,6 +18,7 @@ from bench import process as processes
 from bench.checkpoints.card import Card, CodecCard, Data, VECard, VPCard
 from bench.checkpoints.codecs import Codec, Pixels
 from bench.features import full_float32
+from bench.lazy import torch
 from bench.measures import path_of, save
 from bench.process import VE, Process
 from bench.schedules import Native

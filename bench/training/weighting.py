@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Protocol
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.process import Process
 from bench.training.laws import OnlineConstantRate, law_density, noise_law
 from bench.types import Described, Schedule

@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.store import digest
 from bench.types.described import Described
 

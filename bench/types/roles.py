@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from bench.lazy import Tensor, torch
 from bench.types.described import Described
 from bench.types.measured import Costs, Rate
 
