@@ -17,7 +17,6 @@ from bench.lazy import torch
 from bench.samplers import DDIM, DDPM, IPNDM, DPMpp2M, DPMpp3M, Heun, UniPC
 from bench.schedules import Karras, LogSNR, Native
 from bench.types import Block, Experiment, Keep, Rate, Sampler, Scoring
-from bench.zoo.presets import find_preset
 
 NFES = (5, 6, 8, 10, 15, 20, 25, 50, 100, 250)
 MEASURED_ON = 64  # images; enough for v_x, and minutes for 256 x 256 at 101 levels in float32
@@ -102,6 +101,8 @@ class Plan:
         try:
             models.folder(self.home)
         except ValueError:
+            from bench.zoo.presets import find_preset  # it opens all networks
+
             family, chosen = find_preset(self.preset)
             lacks["weights"] = chosen.commands(family, self.preset, self.home)
         try:

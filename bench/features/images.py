@@ -1,5 +1,7 @@
 """What all extractors share: the check of images, batches, and arithmetic."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any

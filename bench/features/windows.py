@@ -14,9 +14,9 @@ from contextlib import nullcontext
 from math import ceil
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-
-from bench.lazy import Tensor, torch
+from torch import Tensor
 
 _BLOCK = 1024  # output values of one program of the kernel
 

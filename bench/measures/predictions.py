@@ -4,6 +4,8 @@ Each uses the same x0 and eps at neighbouring levels, so that their sampling noi
 the change. Each gives bootstrap replicates over images.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from bench import checkpoints, generate, measures, names, schedules, store, training
 from bench.data import Ready, digest, open_images
 from bench.features import fold_layers, full_float32
 from bench.judge import Judge
-from bench.lazy import Tensor, torch
 from bench.machine import device_name, versions
 from bench.noise import normal
 from bench.process import error_gain

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +19,6 @@ from bench import data
 from bench.checkpoints.card import CodecCard
 from bench.checkpoints.codecs import autoencoder
 from bench.checkpoints.weights import write_half
-from bench.lazy import torch
 from bench.store import write_json
 from bench.training.examples import Examples, kept
 from bench.training.journal import Board, Session, compiled

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from bench.lazy import Tensor, torch
+import torch
+from torch import Tensor
 
 
 class Examples:

@@ -4,11 +4,13 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from bench import checkpoints, generate
 from bench.checkpoints import Card, Checkpoint
 from bench.checkpoints.codecs import Codec, Pixels
 from bench.data.writing import write_png
-from bench.lazy import Tensor, torch
 from bench.samplers import DPMpp2M
 from bench.schedules import Karras
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from bench import store
-from bench.lazy import Tensor, torch
 
 EVERY = 20  # steps of a row; the loss is read from the device that often
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from bench.lazy import Tensor, torch
 from bench.measures import mix, of_schedule
 from bench.process import Process
 from bench.schedules import ConstantRate, Coordinate, Native

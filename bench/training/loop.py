@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from bench import checkpoints, data
@@ -18,7 +19,6 @@ from bench import process as processes
 from bench.checkpoints.card import Card, CodecCard, Data, VECard, VPCard
 from bench.checkpoints.codecs import Codec, Pixels
 from bench.features import full_float32
-from bench.lazy import torch
 from bench.measures import path_of, save
 from bench.process import VE, Process
 from bench.schedules import Native

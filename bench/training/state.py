@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from bench.lazy import Tensor, torch
 from bench.training.journal import EVERY, Board, Journal, Row
 
 _SAID = 30  # seconds between two lines of progress where there is no terminal

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Protocol
 
-from bench.lazy import Tensor, torch
+import torch
+from torch import Tensor
+
 from bench.process import Process
 from bench.training.laws import OnlineConstantRate, law_density, noise_law
 from bench.types import Described, Schedule

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from bench.checkpoints.card import Card, Data
 from bench.checkpoints.family import Family, Shape
-from bench.lazy import torch
 
 
 class Flags(BaseModel, ABC):
