@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench import checkpoints, data, measures
 from bench.checkpoints import Models
 from bench.experiments.rates import crs
 from bench.features import PUBLISHED, known_references, reference_images, reference_path
 from bench.judge import extractor_of
-from bench.lazy import torch
 from bench.samplers import DDIM, DDPM, IPNDM, DPMpp2M, DPMpp3M, Heun, UniPC
 from bench.schedules import Karras, LogSNR, Native
 from bench.types import Block, Experiment, Keep, Rate, Sampler, Scoring
@@ -171,7 +172,7 @@ class Plan:
     def sketch(self, models: Models) -> Experiment:
         """The experiment, to count its cells, whatever is missing. A rate that is not measured has
         a stand-in."""
-        sigma = torch.logspace(-3, 3, 61, dtype=torch.float64)
+        sigma = np.logspace(-3, 3, 61)
         try:
             v_x = self._measured(models)
         except ValueError:

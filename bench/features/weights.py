@@ -1,6 +1,7 @@
 """Weights that other libraries publish. They are found on this machine and verified."""
 
 import functools
+import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +30,9 @@ class Published:
     @property
     def cached(self) -> Path:
         """The path of the file in torch.hub's cache, where downloads are kept."""
-        return Path(torch.hub.get_dir()) / "checkpoints" / self.file
+        cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+        home = os.environ.get("TORCH_HOME", f"{cache}/torch")  # as torch.hub.get_dir has it
+        return Path(home).expanduser() / "hub" / "checkpoints" / self.file
 
     def find(self, given: str) -> Path:
         """The file `given`, or the published file if `given` is "".

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
+import numpy as np
 
 from bench.plan.cells import Bench, Chosen, Planned
 from bench.schedules import ConstantRate
@@ -75,7 +75,7 @@ def _curve(model: str, rate: Rate) -> dict[str, Any]:
     v = [value if math.isfinite(value) else None for value in rate.v.tolist()]
     levels = {"sigma": rate.sigma.tolist(), "v": v}
     band = {} if rate.replicates is None else {
-        name: rate.replicates.quantile(share, 0).tolist()
+        name: np.quantile(rate.replicates, share, 0).tolist()
         for name, share in (("v_low", 0.05), ("v_high", 0.95))
     }  # fmt: skip
     return {"model": model, "name": rate.name, **levels, **band, **known}
@@ -95,9 +95,7 @@ def grid_bands(bench: Bench, cells: Sequence[Planned]) -> dict[str, list[list[fl
         if schedule.rate.replicates is None or one.key in bands:
             continue
         process, steps = bench.models[one.cell.model].process, len(one.grid) - 1
-        grids = torch.stack([
-            replace(schedule, rate=Rate(schedule.rate.name, schedule.rate.sigma, v))(steps, process)
-            for v in schedule.rate.replicates
-        ])  # fmt: skip
-        bands[one.key] = [grids.quantile(share, 0).tolist() for share in (0.05, 0.95)]
+        rates = [Rate(schedule.rate.name, schedule.rate.sigma, v) for v in schedule.rate.replicates]
+        grids = [replace(schedule, rate=rate).levels(steps, process) for rate in rates]
+        bands[one.key] = np.quantile(grids, (0.05, 0.95), 0).tolist()
     return bands
