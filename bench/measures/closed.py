@@ -146,9 +146,10 @@ def mix(rates: Mapping[Rate, float]) -> Rate:
     sigma = np.unique(nodes[(nodes >= low) & (nodes <= high)])
     repeated = np.diff(np.log(sigma), prepend=-np.inf) < _SAME
     sigma = sigma[~repeated]
-    v = sum(weight / whole * _normalised(rate, sigma, low, high) for rate, weight in rates.items())
-    name = " + ".join(f"{w / whole:.3g} {rate.name}" for rate, w in rates.items())
-    parts = [{"weight": w / whole, "name": r.name, **r.provenance} for r, w in rates.items()]
+    shares = {rate: weight / whole for rate, weight in rates.items()}
+    v = sum((shares[r] * _normalised(r, sigma, low, high) for r in rates), np.zeros(len(sigma)))
+    name = " + ".join(f"{share:.3g} {rate.name}" for rate, share in shares.items())
+    parts = [{"weight": share, "name": r.name, **r.provenance} for r, share in shares.items()]
     replicates = _mixed_replicates(rates, sigma, low, high)
     return Rate(name, sigma, v, {"measure": "mix", "parts": parts}, replicates)
 

@@ -5,18 +5,19 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bench.lazy import Tensor
 from bench.process import VP
 from bench.types import NoiseProcess
 
 
-def export(form: str, grid: np.ndarray, process: NoiseProcess) -> tuple[str, str]:
+def export(form: str, grid: np.ndarray | Tensor, process: NoiseProcess) -> tuple[str, str]:
     """Write a grid for another program.
 
     Levels are rounded to float32, in which these programs keep them.
 
     Arguments:
         form: diffusers, k-diffusion or comfyui.
-        grid: float64 [steps + 1], decreasing, as `Schedule.levels` gives it.
+        grid: float64 [steps + 1], decreasing, as a schedule gives it.
         process: of the model. Whole timesteps are those of its training.
 
     Returns:
@@ -27,15 +28,16 @@ def export(form: str, grid: np.ndarray, process: NoiseProcess) -> tuple[str, str
     """
     if form not in FORMS:
         raise ValueError(f"--format {form!r} is not known; known: {', '.join(FORMS)}")
-    if (np.diff(np.float32(grid)) >= 0).any():
+    levels = grid.numpy() if isinstance(grid, Tensor) else grid
+    if (np.diff(levels.astype(np.float32)) >= 0).any():
         raise ValueError("two levels are one number in float32, which the other program uses; "
                          "use fewer steps")  # fmt: skip
-    return FORMS[form](grid, process)
+    return FORMS[form](levels, process)
 
 
 def _shortest(grid: np.ndarray) -> list[str]:
     """Each level in the fewest digits that give its float32, without an exponent."""
-    return [np.format_float_positional(level, trim="0") for level in np.float32(grid)]
+    return [np.format_float_positional(level, trim="0") for level in grid.astype(np.float32)]
 
 
 def _k_diffusion(grid: np.ndarray, process: NoiseProcess) -> tuple[str, str]:

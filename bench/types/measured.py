@@ -129,7 +129,8 @@ class Costs(_Named):
 
 def _array(values: Any) -> np.ndarray:
     """A copy of an array, a tensor or a list, as float64 on the CPU."""
-    return np.array(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    given = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    return np.array(given, dtype=np.float64)
 
 
 def _spec(what: Rate | Costs, *numbers: np.ndarray) -> dict[str, Any]:

@@ -99,7 +99,8 @@ class Schedule(Described, ABC):
 
     def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         """The same grid as an array. Default: that of the tensor."""
-        return np.asarray(self(steps, process))
+        grid = self(steps, process)
+        return grid.numpy() if isinstance(grid, Tensor) else np.asarray(grid)
 
     @property
     def measured(self) -> tuple[Rate | Costs, ...]:
