@@ -305,7 +305,9 @@ def test_of_schedule_is_a_measure_too(schedule) -> None:
     model, measure = Gaussian(process=process, shape=SHAPE), OfSchedule(schedule)
     rate = measures.of_schedule(schedule, process)
     assert rate.provenance["measure"] == measure.spec()
-    np.testing.assert_allclose(measure(model, [], torch.as_tensor(rate.sigma)).v, rate.v, rtol=1e-12, atol=0)
+    np.testing.assert_allclose(
+        measure(model, [], torch.as_tensor(rate.sigma)).v, rate.v, rtol=1e-12, atol=0
+    )
     found = measures.measure(model, measure, pictures(0.3, 2), levels=401)
     assert found.name == measure.name == rate.name
     grid = ConstantRate(found)(20, process)

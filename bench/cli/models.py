@@ -152,10 +152,9 @@ def sample(
     choices lies beside the images. After an interruption, the same command makes the missing
     images.
     """
-    import torch
-
     from bench import checkpoints, generate, names, samplers
     from bench.data import writing
+    from bench.lazy import torch
     from bench.plan.cells import manifest_of
     from bench.types import Cell, Sampler, grid_of
 
