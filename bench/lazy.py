@@ -1,8 +1,9 @@
 """torch, imported when it is first used: `from bench.lazy import Tensor, torch`.
 
 The import of torch takes seconds. With these two names a module may use torch in its functions and
-`Tensor` in its annotations, and `crs-bench list` can import the module without torch. A module that
-uses torch while it is imported, as one of networks does, imports torch itself.
+`Tensor` in its annotations, and `crs-bench list` can import the module without torch. Where the
+types of annotations are others, such as torch.dtype, the module says `from __future__ import
+annotations`. A module that defines networks, or code for torch.compile, imports torch itself.
 """
 
 import importlib
