@@ -37,6 +37,7 @@ rooms:
     benchmarks   what the bench itself costs
     fetch        downloads that continue after a break
     names        text -> objects; never evaluates code
+    lazy         torch, imported when it is used
     machine      the hardware and the versions behind a number
     cli          one verb an action
     docs         the pages of the documentation, in Markdown

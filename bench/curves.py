@@ -27,13 +27,13 @@ def log_rate(rate: Rate, log_sigma: np.ndarray, floor: float, smooth: float) -> 
     """
     from scipy.interpolate import PchipInterpolator  # a second to import
 
-    level, v = np.log(rate.sigma.numpy()), rate.v.numpy()
+    level, v = np.log(rate.sigma), rate.v
     finite = np.isfinite(v)
     if not (v > 0).any():
         raise ValueError(
             f"rate {rate.name} is zero everywhere, so it gives no schedule; measure another one"
         )
-    level, per_log = level[finite], (v * np.exp(np.log(rate.sigma.numpy())))[finite]
+    level, per_log = level[finite], (v * np.exp(np.log(rate.sigma)))[finite]
     log_v = np.log(np.maximum(per_log, floor * per_log.max()))  # per log sigma
     if smooth > 0:
         log_v = smoothed(level, log_v, smooth)

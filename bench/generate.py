@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.machine import spread
 from bench.noise import normal
 from bench.types import (

@@ -10,13 +10,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from bench import features as feature_room
 from bench import metrics as metric_room
 from bench import names
 from bench.data import ImageSet, open_images
 from bench.features import Features, Reference
+from bench.lazy import Tensor
 from bench.metrics import interval, paired_interval
 from bench.metrics.frechet import gaussian_of
 from bench.store import digest

@@ -11,9 +11,9 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-import torch
 from threadpoolctl import threadpool_limits
-from torch import Tensor
+
+from bench.lazy import Tensor, torch
 
 
 @dataclass(frozen=True)

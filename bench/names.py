@@ -203,13 +203,17 @@ def _fields(kind: type) -> list[str]:
     return [one.name for one in dataclasses.fields(kind) if one.init]
 
 
+def _hints(kind: type) -> dict[str, Any]:
+    """Field -> its type. Types are not resolved where a class has one that cannot be."""
+    try:
+        return typing.get_type_hints(kind)
+    except (NameError, TypeError):  # of a user's class
+        return {one.name: one.type for one in dataclasses.fields(kind)}
+
+
 def _texts(kind: type) -> dict[str, tuple[str, ...]]:
     """Field -> the texts that its type, a Literal, allows. Other fields are left out."""
-    try:
-        hints = typing.get_type_hints(kind)
-    except (NameError, TypeError):  # an annotation of a user's class that cannot be resolved
-        return {}
-    found = {name: tuple(_literals(hint)) for name, hint in hints.items()}
+    found = {name: tuple(_literals(hint)) for name, hint in _hints(kind).items()}
     return {name: texts for name, texts in found.items() if texts}
 
 
@@ -258,18 +262,18 @@ def _call(function: Callable[..., Any], positional: list[Any], named: dict[str, 
 
 def _make(kind: type, positional: list[Any], named: dict[str, Any]) -> Any:
     try:
-        made = kind(*positional, **named)
+        made, hints = kind(*positional, **named), _hints(kind)
         for one in dataclasses.fields(kind):
             value = getattr(made, one.name)
-            if one.type is int and (isinstance(value, bool) or not isinstance(value, int)):
+            if hints[one.name] is int and (isinstance(value, bool) or not isinstance(value, int)):
                 raise TypeError(f"{one.name} must be a whole number, not {value!r}")
-            if one.type is float and isinstance(value, int) and abs(value) > 2**53:
+            if hints[one.name] is float and isinstance(value, int) and abs(value) > 2**53:
                 raise TypeError(f"{one.name} is too large for a whole number; write, say, 1e30")
         return made
     except (TypeError, OverflowError) as error:
-        texts = _texts(kind)
+        texts, hints = _texts(kind), _hints(kind)
         fields = ", ".join(
-            f"{one.name}: {' | '.join(texts.get(one.name, ())) or _type_name(one.type)}"
+            f"{one.name}: {' | '.join(texts.get(one.name, ())) or _type_name(hints[one.name])}"
             for one in dataclasses.fields(kind)
         )
         raise ValueError(f"{kind.__name__} takes ({fields}); {error}") from error

@@ -8,8 +8,7 @@ for each image would take tens of microseconds for each image and differ between
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+from bench.lazy import Tensor, torch
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85

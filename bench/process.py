@@ -6,14 +6,15 @@ Only this module knows alpha. All other modules use sigma = sqrt((1 - alpha) / a
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from bench.lazy import Tensor, torch
 
 Betas = Literal["linear", "scaled_linear", "cosine"]
 Prediction = Literal["eps", "v", "x0", "edm"]
+Values = TypeVar("Values", np.ndarray, Tensor)
 
 
 def _alphas(
@@ -88,17 +89,18 @@ class VP:
         alpha = _alphas(self.betas, self.timesteps, self.beta_range)
         return np.sqrt((1 - alpha) / alpha)
 
-    def timestep(self, sigma: Tensor) -> Tensor:
-        """The timestep of each sigma, float64; not always whole; clamped to the trained range."""
-        index = np.arange(self.timesteps, dtype=np.float64)
-        value = np.interp(np.log(_numpy(sigma)), np.log(self.table), index)
-        return torch.as_tensor(value, dtype=torch.float64)
+    def timestep(self, sigma: Values) -> Values:
+        """The timestep of each sigma, float64; not always whole; clamped to the trained range.
 
-    def sigma(self, timestep: Tensor) -> Tensor:
+        Of an array it gives an array, and of a tensor a tensor on the CPU.
+        """
+        index = np.arange(self.timesteps, dtype=np.float64)
+        return _alike(sigma, np.interp(np.log(_numpy(sigma)), np.log(self.table), index))
+
+    def sigma(self, timestep: Values) -> Values:
         """Inverse of `timestep`."""
         index = np.arange(self.timesteps, dtype=np.float64)
-        value = np.exp(np.interp(_numpy(timestep), index, np.log(self.table)))
-        return torch.as_tensor(value, dtype=torch.float64)
+        return _alike(timestep, np.exp(np.interp(_numpy(timestep), index, np.log(self.table))))
 
     def scale(self, sigma: Tensor | float) -> Tensor | float:
         """The factor of x at the input of the network: sqrt(alpha)."""
@@ -121,13 +123,13 @@ class VE:
     def __post_init__(self) -> None:
         _check_ends(self.sigma_min, self.sigma_max)
 
-    def timestep(self, sigma: Tensor) -> Tensor:
+    def timestep(self, sigma: Values) -> Values:
         """c_noise = ln(sigma) / 4."""
-        return torch.as_tensor(np.log(_numpy(sigma)) / 4, dtype=torch.float64)
+        return _alike(sigma, np.log(_numpy(sigma)) / 4)
 
-    def sigma(self, timestep: Tensor) -> Tensor:
+    def sigma(self, timestep: Values) -> Values:
         """Inverse of `timestep`."""
-        return torch.as_tensor(np.exp(4 * _numpy(timestep)), dtype=torch.float64)
+        return _alike(timestep, np.exp(4 * _numpy(timestep)))
 
     def scale(self, sigma: Tensor | float) -> Tensor | float:
         """The factor of x at the input of the network: c_in = 1 / sqrt(sigma^2 + sigma_data^2)."""
@@ -137,11 +139,16 @@ class VE:
 Process = VP | VE
 
 
-def _numpy(x: Tensor | float) -> np.ndarray:
-    return torch.as_tensor(x, dtype=torch.float64).cpu().numpy()
+def _numpy(x: np.ndarray | Tensor) -> np.ndarray:
+    return np.asarray(x.cpu().numpy() if isinstance(x, Tensor) else x, dtype=np.float64)
 
 
-def alpha(sigma: Tensor) -> Tensor:
+def _alike(x: np.ndarray | Tensor, value: Any) -> Any:
+    """A value, float64, as a tensor where x is one, else as an array."""
+    return torch.as_tensor(value) if isinstance(x, Tensor) else value
+
+
+def alpha(sigma: Values) -> Values:
     """DDPM's alpha-bar, the variance of the signal: 1 / (1 + sigma^2)."""
     return 1 / (1 + sigma**2)
 

@@ -20,6 +20,7 @@ from bench.features import (
     effnet,
     fold,
     load_reference,
+    passes,
     save_reference,
 )
 from bench.types import Extractor
@@ -322,8 +323,8 @@ def test_the_network_for_a_gpu_is_the_same_network(
     net = effnet.fold_norms(effnet.load_effnet_lite(number))
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     before = net(x)
-    fewer = effnet.for_gpu(net)
+    fewer = passes.for_gpu(net)
     kinds = [type(part) for part in fewer.modules()]
-    assert kinds.count(effnet.Pointwise) == 2 * blocks and kinds.count(effnet.Depthwise) == blocks
+    assert kinds.count(passes.Pointwise) == 2 * blocks and kinds.count(passes.Depthwise) == blocks
     assert kinds.count(torch.nn.ReLU6) == 1
     torch.testing.assert_close(fewer(x), before, rtol=1e-4, atol=1e-5)

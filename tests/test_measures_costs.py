@@ -144,12 +144,12 @@ def pictures(c: float, n: int) -> Tensor:
 def test_klub_of_a_gaussian(c: float) -> None:
     oracle = Gaussian(c, process=VE(0.05, 20.0), shape=(1, 8, 8))
     found = measures.measure(oracle, KLUB(), pictures(c, 500), 41, batch=100)
-    want = exact_klub(found.sigma, c)
+    want = exact_klub(torch.as_tensor(found.sigma), c)
     for reach, rtol in ((8, 0.03), (1, 0.15)):  # 32,000 pixels: 1 to 2 %; and m bends
         ahead = torch.ones_like(want, dtype=torch.bool).triu(reach)
-        torch.testing.assert_close(found.cost[ahead], want[ahead], rtol=rtol, atol=0)
+        np.testing.assert_allclose(found.cost[ahead], want[ahead], rtol=rtol, atol=0)
     assert found.coefficient == 1 and found.name == "klub"
-    torch.testing.assert_close(found.sigma, fine(oracle.process, 41))
+    np.testing.assert_allclose(found.sigma, fine(oracle.process, 41))
 
 
 def test_integrals_are_exact_where_the_change_is_linear_in_the_square() -> None:
@@ -206,7 +206,7 @@ def test_gits_of_a_gaussian_with_a_spectrum() -> None:
     """The flow scales every pixel by s / s_max, s^2 = c^2 + sigma^2; slopes are sigma x / s^2."""
     oracle = Diagonal(process=VE(0.02, 10.0))
     found = measures.measure(oracle, GITS(trajectories=40), levels=121)
-    sigma, c = found.sigma, oracle.deviations().flatten().double()
+    sigma, c = torch.as_tensor(found.sigma), oracle.deviations().flatten().double()
     s = (c**2 + sigma[:, None] ** 2).sqrt()  # [levels, pixels]
     seeds = torch.arange(40) + 2**40
     start = 10 * room.normal(seeds, 0, (16,)).double()
@@ -222,7 +222,7 @@ def test_gits_of_a_gaussian_with_a_spectrum() -> None:
 def test_gits_of_straight_trajectories_is_nothing() -> None:
     """Of isotropic data every state lies on the line through the ends."""
     found = measures.measure(Gaussian(0.5), GITS(trajectories=5), levels=11)
-    assert found.cost.abs().max() < 1e-3  # of states of norm 300, float32
+    assert np.abs(found.cost).max() < 1e-3  # of states of norm 300, float32
 
 
 def test_deviations_are_those_of_the_definition() -> None:
@@ -271,9 +271,9 @@ def test_results_do_not_depend_on_the_batch(models: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(room, "_AT_ONCE", at_once)
         gits.append(measures.measure(model, GITS(trajectories=5), levels=6))
     for one, *others in (klub, gits):
-        assert one.cost.abs().max() > 0
+        assert np.abs(one.cost).max() > 0
         for other in others:
-            assert torch.equal(one.cost, other.cost) and one.provenance == other.provenance
+            assert np.array_equal(one.cost, other.cost) and one.provenance == other.provenance
 
 
 def test_provenance_says_what_they_were_measured_from() -> None:
@@ -307,8 +307,8 @@ def test_files_keep_levels_exactly_and_six_digits_of_costs(tmp_path: Path) -> No
     found = made(fine(VE(), 61), coefficient=1.15)
     path = measures.save(measures.path_of(tmp_path / "m", "made"), found)
     again = measures.load_costs(path)
-    assert torch.equal(again.sigma, found.sigma) and again.coefficient == 1.15
-    torch.testing.assert_close(again.cost, found.cost, rtol=1e-5, atol=0)
+    assert np.array_equal(again.sigma, found.sigma) and again.coefficient == 1.15
+    np.testing.assert_allclose(again.cost, found.cost, rtol=1e-5, atol=0)
     assert again.provenance == found.provenance and again.name == "made"
     assert path.stat().st_size < 40_000
     text = path.read_text()
@@ -479,4 +479,4 @@ def test_measures_are_listed_with_parameters_and_a_sentence(
 def test_a_grid_of_a_checkpoints_own_clock() -> None:
     """`fine` may be any schedule."""
     found = measures.measure(Gaussian(0.2), GITS(2, fine=Native()), levels=9)
-    torch.testing.assert_close(found.sigma, Native()(9, Gaussian().process)[:-1])
+    np.testing.assert_allclose(found.sigma, Native()(9, Gaussian().process)[:-1])

@@ -1,13 +1,13 @@
 """Codecs between images and a sampler's state, which is pixels or the latents of an autoencoder."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
-
 from bench.checkpoints.card import CodecCard, Quantiser
+from bench.lazy import Tensor, torch
 from bench.machine import side_by_side
 
 CPU_CHUNK = 32  # images a forward pass on a CPU, at most
@@ -94,14 +94,13 @@ class Latents:
         latent = (x.float() / self.card.scale + self.card.shift).to(self.dtype)
         return in_chunks(lambda part: _bytes(self.net.decode(part).sample, self.quantiser), latent)
 
-    @torch.inference_mode()
     def _latent(self, pixels: Tensor) -> Tensor:
-        if self.card.kind == "VQModel":
-            return self.net.encode(pixels).latents
-        return self.net.encode(pixels).latent_dist.mode()
+        with torch.inference_mode():
+            found = self.net.encode(pixels)
+            return found.latents if self.card.kind == "VQModel" else found.latent_dist.mode()
 
 
-def autoencoder(card: CodecCard) -> nn.Module:
+def autoencoder(card: CodecCard) -> torch.nn.Module:
     """Make the diffusers network of a card. ValueError: it refuses the card's arguments."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.vq_model import VQModel

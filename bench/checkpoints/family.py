@@ -5,15 +5,15 @@ only when a card asks for it. `module:Name` is a family of the user, in a module
 working folder or is installed. Importing that module runs its code.
 """
 
+from __future__ import annotations
+
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 
-import torch
-from torch import Tensor, nn
-
 from bench.checkpoints.card import Card
+from bench.lazy import Tensor, torch
 from bench.names import attribute, nearest
 from bench.process import Process
 
@@ -41,7 +41,7 @@ class Family(ABC):
     """False if the card alone decides the network, so that no file is read."""
 
     @abstractmethod
-    def network(self, card: Card) -> nn.Module:
+    def network(self, card: Card) -> torch.nn.Module:
         """The network of a card, without trained weights, on the CPU or the meta device.
 
         ValueError: the card describes no network of this family.
@@ -54,10 +54,10 @@ class Family(ABC):
         ValueError: the card describes no network of this family.
         """
 
-    def cast(self, net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    def cast(self, net: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
         """The same network with its float32 weights converted for sampling in float32, float16 or
         bfloat16. By default all weights have the dtype."""
-        return nn.Module.to(net, dtype)
+        return torch.nn.Module.to(net, dtype)
 
     def inputs(
         self, x: Tensor, sigma: float, process: Process, dtype: torch.dtype
@@ -97,7 +97,7 @@ def _built_in(name: str) -> Family:
     return importlib.import_module(f"bench.zoo.{name}").FAMILY
 
 
-def for_sampling(net: nn.Module, device: str) -> nn.Module:
+def for_sampling(net: torch.nn.Module, device: str) -> torch.nn.Module:
     """The same network, which has its dtype, on a device, channels last and frozen."""
-    net = nn.Module.to(nn.Module.to(net, device), memory_format=torch.channels_last)
+    net = torch.nn.Module.to(torch.nn.Module.to(net, device), memory_format=torch.channels_last)
     return net.eval().requires_grad_(False)

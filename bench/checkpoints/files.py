@@ -7,9 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.store import file_digest, in_a_line
 
 Content = Literal["safetensors", "torch", "script", "zip", "pickle", "index", "unknown"]

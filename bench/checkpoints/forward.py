@@ -2,11 +2,10 @@
 
 from dataclasses import asdict, dataclass
 
-from torch import Tensor
-
 from bench.checkpoints.card import VECard, VPCard
 from bench.checkpoints.codecs import Codec, Latents, Pixels
 from bench.checkpoints.family import Shape
+from bench.lazy import Tensor
 from bench.process import VE, Process
 from bench.store import digest
 from bench.types import Denoiser, Model

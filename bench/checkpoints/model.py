@@ -1,14 +1,13 @@
 """The loader: a model folder becomes a `Model` with one denoiser, whatever its network predicts."""
 
+from __future__ import annotations
+
 import copy
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from bench import process as processes
 from bench.checkpoints.card import Card, CodecCard, complaint, read_codec, write_card
@@ -18,12 +17,12 @@ from bench.checkpoints.pipelines import bare, read_card
 from bench.checkpoints.places import Models, is_object, models_of
 from bench.checkpoints.weights import WEIGHTS, read_strict, write_half
 from bench.checkpoints.wrapped import (
-    Adapter,
     check_gives,
     found_object,
     given_process,
     wrapped_card,
 )
+from bench.lazy import Tensor, torch
 from bench.process import VE, Process
 from bench.store import digest
 from bench.types import Denoiser, Model, VarianceDenoiser
@@ -211,7 +210,7 @@ def _opened(home: Path, card: Card, device: str, dtype: str) -> Checkpoint:
 
 
 def wrap(
-    net: nn.Module | str | Path,
+    net: torch.nn.Module | str | Path,
     *,
     process: Process,
     prediction: processes.Prediction,
@@ -257,6 +256,8 @@ def wrap(
         net, process=process, prediction=prediction, shape=shape, name=name, classes=classes,
         null_class=null_class, clip=clip, version=version,
     )  # fmt: skip
+    from bench.checkpoints.adapter import Adapter
+
     own = for_sampling(Adapter(copy.deepcopy(net)).float(), "cpu")
     check_gives(own, card, shape)
     return Checkpoint(
@@ -281,7 +282,7 @@ def placed(model: Model, device: str, dtype: str) -> Checkpoint:
     return replace(model, net=for_sampling(net, device), device=device, dtype=kind)
 
 
-def _check_cast(name: str, net: nn.Module, dtype: str) -> None:
+def _check_cast(name: str, net: torch.nn.Module, dtype: str) -> None:
     """Raise ValueError, with its name, if a weight became infinite in a half precision."""
     for key, value in net.state_dict().items():
         if value.dtype in (torch.float16, torch.bfloat16) and not torch.isfinite(value).all():
@@ -296,7 +297,7 @@ def find_card(name: str | Path, models: Models) -> Card:
     return read_card(models.folder(name))
 
 
-def open_network(home: Path, card: Card) -> tuple[nn.Module, Shape]:
+def open_network(home: Path, card: Card) -> tuple[torch.nn.Module, Shape]:
     """The network of a model folder, float32 on the CPU, and the shape of its state, [c, h, w].
 
     ValueError: the card makes no network, or its weights are missing, damaged or of another one.
@@ -339,7 +340,7 @@ def load_codec(home: Path, card: CodecCard, device: str, dtype: torch.dtype) -> 
     net.load_state_dict(
         read_strict(home / card.file, home.name, card.weights_sha256, net.state_dict())
     )
-    return Latents(card.image, card, for_sampling(nn.Module.to(net, dtype), device), dtype)
+    return Latents(card.image, card, for_sampling(torch.nn.Module.to(net, dtype), device), dtype)
 
 
 def codec_for(out: Path, home: Path) -> CodecCard:

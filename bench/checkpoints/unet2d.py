@@ -1,14 +1,15 @@
 """Family unet2d: diffusers' `UNet2DModel`, whose arguments are the card's network."""
 
-from typing import Any
+from __future__ import annotations
 
-from torch import nn
+from typing import Any
 
 from bench.checkpoints.card import Card
 from bench.checkpoints.family import Family, Shape
+from bench.lazy import torch
 
 
-def network(config: dict[str, Any]) -> nn.Module:
+def network(config: dict[str, Any]) -> torch.nn.Module:
     """A `UNet2DModel` of these arguments, with random weights, on the CPU.
 
     ValueError: diffusers refuses the arguments.
@@ -22,7 +23,7 @@ def network(config: dict[str, Any]) -> nn.Module:
 
 
 class _UNet2D(Family):
-    def network(self, card: Card) -> nn.Module:
+    def network(self, card: Card) -> torch.nn.Module:
         return network(card.network)
 
     def shape(self, card: Card) -> Shape:

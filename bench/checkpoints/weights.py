@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import safetensors
-from safetensors.torch import load_file, save, save_file
-from torch import Tensor
 
 from bench.checkpoints.files import check_finite, content_of, shards, unwritable
+from bench.lazy import Tensor
 from bench.store import file_digest, first_line, in_a_line, some
 
 WEIGHTS = "model.safetensors"
@@ -28,6 +27,8 @@ def current(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def loaded(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. ValueError: it is none, or is damaged."""
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except Exception as error:  # of a damaged file safetensors and torch raise nearly anything
@@ -55,6 +56,8 @@ def one_digest(path: Path) -> str:
     """The SHA-256 of a file. Of an index: of the one file that its shards make."""
     if not path.name.endswith(".index.json"):
         return file_digest(path)
+    from safetensors.torch import save
+
     return hashlib.sha256(save(joined(path))).hexdigest()
 
 
@@ -108,6 +111,8 @@ def write_half(path: Path, weights: dict[str, Tensor]) -> str:
 
     ValueError: a weight is NaN, or is too large for float16; or the disk is full.
     """
+    from safetensors.torch import save_file
+
     half = {key: value.detach().cpu().half().contiguous() for key, value in weights.items()}
     check_finite(f"{path}, in float16", half)
     temporary = path.with_name(f".{path.name}")

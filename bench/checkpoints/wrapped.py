@@ -1,15 +1,16 @@
 """Models of the user's own Python: a network with its process becomes a `Checkpoint`."""
 
+from __future__ import annotations
+
 import hashlib
 
-import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
 
 from bench import names
 from bench.checkpoints.card import Card, Data, VECard, VPCard, complaint
-from bench.checkpoints.family import Family, Output, Shape
+from bench.checkpoints.family import Family, Shape
 from bench.checkpoints.forward import process_card
+from bench.lazy import Tensor, torch
 from bench.process import VE, VP, Prediction, Process
 from bench.types import Model
 
@@ -17,7 +18,7 @@ from bench.types import Model
 class _Wrapped(Family):
     """The family of networks that exist in Python alone."""
 
-    def network(self, card: Card) -> nn.Module:
+    def network(self, card: Card) -> torch.nn.Module:
         raise ValueError(f"{card.name} is a network in Python; give module:name of the model")
 
     def shape(self, card: Card) -> Shape:
@@ -28,24 +29,8 @@ class _Wrapped(Family):
 FAMILY = _Wrapped()
 
 
-class Adapter(nn.Module):
-    """A network that gives a tensor, a tuple or an output of diffusers -> `Output`."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Output:
-        """x: float [n, c, h, w]; timestep: float32 [n]; class_labels: int64 [n], if it has any."""
-        given = (x, timestep) if class_labels is None else (x, timestep, class_labels)
-        made = self.net(*given)
-        if isinstance(made, Tensor):
-            return Output(made)
-        return Output(made[0] if isinstance(made, tuple) else made.sample)
-
-
 def wrapped_card(
-    net: nn.Module,
+    net: torch.nn.Module,
     *,
     process: Process,
     prediction: Prediction,
@@ -61,7 +46,7 @@ def wrapped_card(
     Raises:
         ValueError: an argument that does not fit.
     """
-    if not isinstance(net, nn.Module):
+    if not isinstance(net, torch.nn.Module):
         raise ValueError(f"wrap needs a torch.nn.Module or a folder of diffusers, not a "
                          f"{type(net).__name__}")  # fmt: skip
     kind = type(net)
@@ -93,7 +78,7 @@ def given_process(process: Process) -> VPCard | VECard:
     return card.model_copy(update=usual)
 
 
-def _digest(net: nn.Module) -> str:
+def _digest(net: torch.nn.Module) -> str:
     """SHA-256 of all weights: name, dtype, shape and bytes."""
     whole = hashlib.sha256()
     for key, value in sorted(net.state_dict().items()):
@@ -103,7 +88,7 @@ def _digest(net: nn.Module) -> str:
     return whole.hexdigest()
 
 
-def check_gives(net: nn.Module, card: Card, shape: Shape) -> None:
+def check_gives(net: torch.nn.Module, card: Card, shape: Shape) -> None:
     """Try the network on one state of zeros.
 
     Raises:
@@ -131,7 +116,7 @@ def found_object(text: str) -> Model:
         ValueError: there is none, or it is something else.
     """
     found = names.attribute(text)
-    if callable(found) and not isinstance(found, type | nn.Module | Model):
+    if callable(found) and not isinstance(found, type | torch.nn.Module | Model):
         try:
             found = found()
         except Exception as error:

@@ -152,10 +152,9 @@ def sample(
     choices lies beside the images. After an interruption, the same command makes the missing
     images.
     """
-    import torch
-
     from bench import checkpoints, generate, names, samplers
     from bench.data import writing
+    from bench.lazy import torch
     from bench.plan.cells import manifest_of
     from bench.types import Cell, Sampler, grid_of
 
@@ -322,7 +321,7 @@ def schedule_(
 
     With --format, print the levels for another program.
     """
-    import torch
+    import numpy as np
 
     from bench import checkpoints, schedules
     from bench.process import alpha
@@ -331,16 +330,17 @@ def schedule_(
         raise ValueError("--json and --format exclude each other; leave one out")
     where = checkpoints.models_of(models)
     process = checkpoints.find_card(model, where).process.build()
-    grid = schedule_of(schedule, homes_of(where, rates_of, model))(nfe, process)
+    grid = schedule_of(schedule, homes_of(where, rates_of, model)).levels(nfe, process)
     if format:
         levels, note = schedules.export(format, grid, process)
         typer.echo(levels)
         typer.echo(note, err=True)
         return
-    columns = {
-        "sigma": grid, "alpha": alpha(grid), "lambda": -torch.log(grid),
-        "timestep": process.timestep(grid.clamp(min=process.sigma_min)),
-    }  # fmt: skip
+    with np.errstate(divide="ignore"):  # lambda of 0 is infinite
+        columns = {
+            "sigma": grid, "alpha": alpha(grid), "lambda": -np.log(grid),
+            "timestep": process.timestep(np.maximum(grid, process.sigma_min)),
+        }  # fmt: skip
     if json:
         listed = {
             k: [v if v < float("inf") else None for v in c.tolist()] for k, c in columns.items()

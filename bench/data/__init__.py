@@ -1,13 +1,12 @@
 """Datasets: uint8 images, from files on this machine. Nothing here touches a network."""
 
-from torch import Tensor
-
 from bench.data.fashion import FashionMNIST
 from bench.data.manifest import MANIFEST, joined, read_manifest, write_manifest
 from bench.data.preprocess import ADMLSUN, LDMLSUN, AsIs, CentreCrop, Preprocess
 from bench.data.ready import Dataset, Ready
 from bench.data.sets import ImageSet, natural, open_images, pickle_refusal, whole
 from bench.data.tensors import digest, hashed
+from bench.lazy import Tensor
 
 __all__ = [
     "ADMLSUN", "LDMLSUN", "MANIFEST", "AsIs", "CentreCrop", "Dataset", "FashionMNIST", "ImageSet",

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from bench.lazy import Tensor, torch
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

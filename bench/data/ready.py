@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
-
 from bench.data.preprocess import AsIs, Preprocess
 from bench.data.sets import ImageSet
+from bench.lazy import Tensor
 
 
 class Dataset(Protocol):

@@ -12,8 +12,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from bench.data.arrays import array_names, mapped, readable
@@ -21,6 +19,7 @@ from bench.data.decode import Picture, decode, layout
 from bench.data.formats import known_set, rows_of
 from bench.data.manifest import MANIFEST, read_manifest
 from bench.data.preprocess import AsIs, Preprocess
+from bench.lazy import Tensor, torch
 from bench.store import in_a_line, some
 
 _SUFFIXES = {

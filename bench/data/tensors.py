@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
+from bench.lazy import Tensor
 
 
 def digest(images: Tensor) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from bench.data.manifest import MANIFEST, joined, merged_spans, read_manifest, write_manifest
 from bench.data.sets import open_images
+from bench.lazy import Tensor
 from bench.store import check_output, write_bytes
 
 

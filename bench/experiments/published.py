@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from bench import checkpoints, data, measures
 from bench.checkpoints import Models
@@ -18,7 +18,6 @@ from bench.judge import extractor_of
 from bench.samplers import DDIM, DDPM, IPNDM, DPMpp2M, DPMpp3M, Heun, UniPC
 from bench.schedules import Karras, LogSNR, Native
 from bench.types import Block, Experiment, Keep, Rate, Sampler, Scoring
-from bench.zoo.presets import find_preset
 
 NFES = (5, 6, 8, 10, 15, 20, 25, 50, 100, 250)
 MEASURED_ON = 64  # images; enough for v_x, and minutes for 256 x 256 at 101 levels in float32
@@ -103,6 +102,8 @@ class Plan:
         try:
             models.folder(self.home)
         except ValueError:
+            from bench.zoo.presets import find_preset  # it opens all networks
+
             family, chosen = find_preset(self.preset)
             lacks["weights"] = chosen.commands(family, self.preset, self.home)
         try:
@@ -171,7 +172,7 @@ class Plan:
     def sketch(self, models: Models) -> Experiment:
         """The experiment, to count its cells, whatever is missing. A rate that is not measured has
         a stand-in."""
-        sigma = torch.logspace(-3, 3, 61, dtype=torch.float64)
+        sigma = np.logspace(-3, 3, 61)
         try:
             v_x = self._measured(models)
         except ValueError:

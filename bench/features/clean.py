@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bench.features.images import check_images, full_float32, in_batches
 from bench.features.weights import Published, PublishedExtractor
+from bench.lazy import Tensor, torch
 
 _FILE = "inception-2015-12-05.pt"
 
@@ -43,13 +42,12 @@ class Clean(PublishedExtractor):
         if path.name != _FILE:
             raise ValueError(f"clean-fid reads only files with the name {_FILE}: rename {path}")
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 2048] on `device`; grey is repeated."""
         check_images(images)
         network = _network(self.published.find(self.weights), self.device)
         batch = 16 if self.device == "cpu" else 256  # 299 x 299 pixels: 16 fit in caches
-        with full_float32():
+        with torch.no_grad(), full_float32():
             parts = in_batches(lambda x: network(_resize(x).to(self.device)), images, batch, "cpu")
         return torch.cat(parts)
 

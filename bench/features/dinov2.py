@@ -4,17 +4,16 @@ torch-fidelity 0.4 builds these networks from code that torch.hub downloads, and
 Here timm builds them and reads the published file. torch-fidelity's class does the rest.
 """
 
+from __future__ import annotations
+
 import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from bench.features.fidelity import through
 from bench.features.weights import Published, PublishedExtractor, check_tensors
+from bench.lazy import Tensor, torch
 
 _SIDE = 224 // 14  # patches on a side of torch-fidelity's input; Meta's grids have 37
 
@@ -94,7 +93,7 @@ def _state(path: Path) -> dict[str, Tensor]:
     return {_timm_key(key): value for key, value in found.items() if key != "mask_token"}
 
 
-def _build(network: str) -> nn.Module:
+def _build(network: str) -> torch.nn.Module:
     import timm
 
     return timm.create_model(network, pretrained=False, num_classes=0, img_size=224)
@@ -145,18 +144,18 @@ def _positions(embedding: Tensor) -> Tensor:
         return embedding
     grid = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
     factor = (_SIDE + 0.1) / side
-    grid = F.interpolate(grid, scale_factor=(factor, factor), mode="bicubic")
+    grid = torch.nn.functional.interpolate(grid, scale_factor=(factor, factor), mode="bicubic")
     return torch.cat([token, grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
 
 
 @functools.lru_cache(maxsize=2)
-def _network(path: Path, network: str, device: str) -> nn.Module:
+def _network(path: Path, network: str, device: str) -> torch.nn.Module:
     """timm's network inside torch-fidelity's class, whose `forward` does the preprocessing."""
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
     from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 
     class Local(FeatureExtractorDinoV2):  # type: ignore[misc]
-        def __init__(self, model: nn.Module):
+        def __init__(self, model: torch.nn.Module):
             FeatureExtractorBase.__init__(self, network, ["dinov2"])
             self.feature_extractor_internal_dtype = torch.float32
             self.model: Any = model

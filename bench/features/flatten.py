@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from bench.lazy import Tensor
 from bench.types import Extractor
 
 

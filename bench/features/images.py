@@ -1,12 +1,12 @@
 """What all extractors share: the check of images, batches, and arithmetic."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.machine import side_by_side
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from bench.data import hashed
@@ -19,6 +17,7 @@ from bench.data.decode import layout
 from bench.features.embedding import embedded
 from bench.features.known import find_reference, images_beside
 from bench.features.sums import Features, check_layers, extract, fold_rows, spread
+from bench.lazy import Tensor, torch
 from bench.store import in_a_line, write_bytes
 from bench.types import Extractor
 

@@ -6,9 +6,7 @@ Partial sums can be added, so that a run can be stopped and continued, or split 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.types import Extractor
 
 

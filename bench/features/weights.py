@@ -1,15 +1,24 @@
 """Weights that other libraries publish. They are found on this machine and verified."""
 
 import functools
+import os
 import re
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-import torch
-
+from bench.lazy import torch
 from bench.store import file_digest
 from bench.types import Extractor
+
+
+def _hub() -> Path:
+    """torch.hub's cache: what torch says or, before it is imported, what it would say."""
+    if "torch" in sys.modules:
+        return Path(torch.hub.get_dir())
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub"
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Published:
     @property
     def cached(self) -> Path:
         """The path of the file in torch.hub's cache, where downloads are kept."""
-        return Path(torch.hub.get_dir()) / "checkpoints" / self.file
+        return _hub() / "checkpoints" / self.file
 
     def find(self, given: str) -> Path:
         """The file `given`, or the published file if `given` is "".

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bench import curves
+from bench.lazy import Tensor, torch
 from bench.types import Measure, Model, NoiseProcess, Rate, Schedule, rate_between
 
 _FINE = 4001  # nodes of the integral of a rate
@@ -58,11 +57,11 @@ class GaussianW2(Measure):
         sigma = sigmas[:, None]  # [levels, 1]
         if self.frame == "ve":
             v = (sigma**2 / (spectrum + sigma**2)).sum(1).sqrt()
-            return Rate(self.name, sigmas, v)
+            return Rate(self.name, sigmas.numpy(), v.numpy())
         s = ((spectrum + sigma**2) / (1 + sigma**2)).sqrt()
         moved = (sigma * (1 - spectrum) / ((1 + sigma**2) ** 2 * s)).square().sum(1)
         moved = moved + mean2 * sigmas**2 / (1 + sigmas**2) ** 3
-        return Rate(self.name, sigmas, moved.sqrt())
+        return Rate(self.name, sigmas.numpy(), moved.sqrt().numpy())
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Uniform(Measure):
 
     def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate:
         v = np.exp(-curves.log_dsigma_du(self.coordinate, sigmas.numpy()))
-        return Rate(self.name, sigmas, torch.as_tensor(v))
+        return Rate(self.name, sigmas.numpy(), v)
 
 
 def of_schedule(schedule: Schedule, process: NoiseProcess, nodes: int = 401) -> Rate:
@@ -98,8 +97,8 @@ def of_schedule(schedule: Schedule, process: NoiseProcess, nodes: int = 401) -> 
             integral is 1.
     """
     measure = OfSchedule(schedule, nodes)
-    grid = schedule(nodes, process)[:-1].flip(0)  # increasing
-    rate = rate_between(measure.name, grid, 1 / ((nodes - 1) * grid.diff()))
+    grid = schedule.levels(nodes, process)[-2::-1]  # increasing
+    rate = rate_between(measure.name, grid, 1 / ((nodes - 1) * np.diff(grid)))
     return Rate(rate.name, rate.sigma, rate.v, {"measure": measure.spec()})
 
 
@@ -121,7 +120,7 @@ class OfSchedule(Measure):
     def __call__(self, model: Model, images: Iterable[Tensor], sigmas: Tensor) -> Rate:
         rate = of_schedule(self.schedule, model.process, self.nodes)
         log_v = curves.log_rate(rate, sigmas.log().numpy(), _FLOOR, 0.0)
-        return Rate(self.name, sigmas, torch.as_tensor(np.exp(log_v)))
+        return Rate(self.name, sigmas.numpy(), np.exp(log_v))
 
 
 def mix(rates: Mapping[Rate, float]) -> Rate:
@@ -143,15 +142,16 @@ def mix(rates: Mapping[Rate, float]) -> Rate:
     if low >= high:
         raise ValueError(f"rates {', '.join(r.name for r in rates)} share no range of sigma")
     whole = sum(rates.values())
-    nodes = torch.cat([rate.sigma for rate in rates])
-    sigma = torch.unique(nodes[(nodes >= low) & (nodes <= high)])
-    repeated = sigma.log().diff(prepend=torch.tensor([-math.inf])) < _SAME
+    nodes = np.concatenate([rate.sigma for rate in rates])
+    sigma = np.unique(nodes[(nodes >= low) & (nodes <= high)])
+    repeated = np.diff(np.log(sigma), prepend=-np.inf) < _SAME
     sigma = sigma[~repeated]
-    v = sum(weight / whole * _normalised(rate, sigma, low, high) for rate, weight in rates.items())
-    name = " + ".join(f"{w / whole:.3g} {rate.name}" for rate, w in rates.items())
-    parts = [{"weight": w / whole, "name": r.name, **r.provenance} for r, w in rates.items()]
+    shares = {rate: weight / whole for rate, weight in rates.items()}
+    v = sum((shares[r] * _normalised(r, sigma, low, high) for r in rates), np.zeros(len(sigma)))
+    name = " + ".join(f"{share:.3g} {rate.name}" for rate, share in shares.items())
+    parts = [{"weight": share, "name": r.name, **r.provenance} for r, share in shares.items()]
     replicates = _mixed_replicates(rates, sigma, low, high)
-    return Rate(name, sigma, torch.as_tensor(v), {"measure": "mix", "parts": parts}, replicates)
+    return Rate(name, sigma, v, {"measure": "mix", "parts": parts}, replicates)
 
 
 def _weighs(item: tuple[Any, Any]) -> bool:
@@ -160,17 +160,17 @@ def _weighs(item: tuple[Any, Any]) -> bool:
     return isinstance(rate, Rate) and number and bool(0 < weight < math.inf)
 
 
-def _normalised(rate: Rate, sigma: Tensor, low: float, high: float) -> np.ndarray:
+def _normalised(rate: Rate, sigma: np.ndarray, low: float, high: float) -> np.ndarray:
     """v at sigma, divided by the integral of v from low to high."""
     fine = np.linspace(math.log(low), math.log(high), _FINE)
     per_log = np.exp(curves.log_rate(rate, fine, _FLOOR, 0.0) + fine)
     total = np.trapezoid(per_log, fine)
-    return np.exp(curves.log_rate(rate, sigma.log().numpy(), _FLOOR, 0.0)) / total
+    return np.exp(curves.log_rate(rate, np.log(sigma), _FLOOR, 0.0)) / total
 
 
 def _mixed_replicates(
-    rates: Mapping[Rate, float], sigma: Tensor, low: float, high: float
-) -> Tensor | None:
+    rates: Mapping[Rate, float], sigma: np.ndarray, low: float, high: float
+) -> np.ndarray | None:
     """The i-th replicate is the sum of the i-th replicates. A rate without replicates is exact."""
     counts = [len(rate.replicates) for rate in rates if rate.replicates is not None]
     if not counts:
@@ -183,5 +183,5 @@ def _mixed_replicates(
                 rate.name, rate.sigma, rate.replicates[i]
             )  # fmt: skip
             row += weight / whole * _normalised(again, sigma, low, high)
-        rows.append(torch.as_tensor(row))
-    return torch.stack(rows)
+        rows.append(row)
+    return np.stack(rows)

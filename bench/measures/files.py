@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from bench import store
 from bench.types import Costs, Rate
@@ -20,20 +19,20 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / "measures" / f"{name}.json"
 
 
-def _written(values: Tensor, digits: int = _EXACT) -> list[Any]:
+def _written(values: np.ndarray, digits: int = _EXACT) -> list[Any]:
     """Nested numbers; None stands for infinity, which JSON does not have."""
     if values.ndim > 1:
         return [_written(row, digits) for row in values]
     return [float(f"{v:.{digits}g}") if math.isfinite(v) else None for v in values.tolist()]
 
 
-def _tensor(values: list[Any]) -> Tensor:
+def _array(values: list[Any]) -> np.ndarray:
     def read(value: Any) -> Any:
         if isinstance(value, list):
             return [read(one) for one in value]
         return math.inf if value is None else value
 
-    return torch.tensor(read(values), dtype=torch.float64)
+    return np.array(read(values), dtype=np.float64)
 
 
 def to_json(found: Rate | Costs, digits: int = _EXACT) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def from_json(content: Any) -> Rate | Costs:
     """
     try:
         return _parsed(content)
-    except Exception as error:  # of numbers of any size and lists of any shape torch raises more
+    except Exception as error:  # of numbers of any size and lists of any shape numpy raises more
         raise ValueError(store.in_a_line(error)) from error
 
 
@@ -73,15 +72,15 @@ def _parsed(content: Any) -> Rate | Costs:
         raise ValueError("its name is no text, or its provenance is no object")
     if kind == "rate":
         rows = content.get("replicates")
-        v, replicates = _tensor(content["v"]), _tensor(rows) if rows else None
-        return Rate(name, _tensor(sigma), v, provenance, replicates)
+        v, replicates = _array(content["v"]), _array(rows) if rows else None
+        return Rate(name, _array(sigma), v, provenance, replicates)
     if kind != "costs":
         raise ValueError(f"unknown kind {kind!r}; known: rate, costs")
     rows, n = content["cost"], len(sigma)
     if [len(row) for row in rows] != list(range(n - 1, 0, -1)):
         raise ValueError(f"{len(rows)} rows are no triangle over {n} levels")
-    cost = _tensor([[0.0] * (i + 1) + row for i, row in enumerate(rows)] + [[0.0] * n])
-    return Costs(name, _tensor(sigma), cost, float(content["coefficient"]), provenance)
+    cost = _array([[0.0] * (i + 1) + row for i, row in enumerate(rows)] + [[0.0] * n])
+    return Costs(name, _array(sigma), cost, float(content["coefficient"]), provenance)
 
 
 def save(path: Path, found: Rate | Costs) -> Path:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import ClassVar, Literal
 
-import torch
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
 from bench.features import EffNetLite0, Features
+from bench.lazy import Tensor, torch
 from bench.measures.predictions import draws, resampled, with_replicates
 from bench.metrics import Gaussian
 from bench.types import Extractor, Measure, Model, Rate

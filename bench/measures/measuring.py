@@ -9,12 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 from tqdm import tqdm
 
 from bench import store
 from bench.features import full_float32
+from bench.lazy import Tensor
 from bench.measures.files import from_json, to_json
 from bench.measures.predictions import FIRST_SEED
 from bench.types import CostMeasure, Costs, Measure, Model, Rate
@@ -201,16 +201,16 @@ def _joined(left: Rate, right: Rate) -> Rate:
     Segments that share no level follow each other. A shared level that only repeats its neighbour
     (the held end of `rate_between`) is dropped. Otherwise its two values are averaged.
     """
-    rows = [torch.stack([r.v, *(r.replicates if r.replicates is not None else [])])
+    rows = [np.stack([r.v, *(r.replicates if r.replicates is not None else [])])
             for r in (left, right)]  # fmt: skip
     if left.sigma[-1] * (1 + 1e-9) < right.sigma[0]:
-        sigma, values = torch.cat([left.sigma, right.sigma]), torch.cat(rows, dim=1)
+        sigma, values = np.concatenate([left.sigma, right.sigma]), np.concatenate(rows, axis=1)
     elif left.v[-1] == left.v[-2] and right.v[0] == right.v[1]:
-        sigma = torch.cat([left.sigma[:-1], right.sigma[1:]])
-        values = torch.cat([rows[0][:, :-1], rows[1][:, 1:]], dim=1)
+        sigma = np.concatenate([left.sigma[:-1], right.sigma[1:]])
+        values = np.concatenate([rows[0][:, :-1], rows[1][:, 1:]], axis=1)
     else:
-        sigma = torch.cat([left.sigma, right.sigma[1:]])
+        sigma = np.concatenate([left.sigma, right.sigma[1:]])
         middle = (rows[0][:, -1:] + rows[1][:, :1]) / 2
-        values = torch.cat([rows[0][:, :-1], middle, rows[1][:, 1:]], dim=1)
+        values = np.concatenate([rows[0][:, :-1], middle, rows[1][:, 1:]], axis=1)
     replicates = values[1:] if len(values) > 1 else None
     return Rate(left.name, sigma, values[0], left.provenance, replicates)

@@ -4,15 +4,15 @@ Each uses the same x0 and eps at neighbouring levels, so that their sampling noi
 the change. Each gives bootstrap replicates over images.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.noise import normal
 from bench.types import Measure, Model, Rate, rate_between
 
@@ -53,7 +53,7 @@ def with_replicates(name: str, sigmas: Tensor, v: Tensor, rows: Tensor | None) -
     rate = rate_between(name, sigmas, v)
     if rows is None:
         return rate
-    held = torch.cat([rows[:, :1], rows, rows[:, -1:]], dim=1)
+    held = torch.cat([rows[:, :1], rows, rows[:, -1:]], dim=1).numpy()
     return Rate(name, rate.sigma, rate.v, {}, held)
 
 
@@ -160,7 +160,8 @@ class Entropy(Measure):
             errors.append(torch.stack(found, 1).cpu())  # [n, k]
         error, scale = torch.cat(errors), sigmas**self.power
         rows = resampled(len(error), REPLICATES) @ error / len(error) / scale
-        return Rate(self.name, sigmas, error.mean(0) / scale, {}, rows)
+        v = (error.mean(0) / scale).numpy()
+        return Rate(self.name, sigmas.numpy(), v, {}, rows.numpy())
 
 
 @dataclass(frozen=True)

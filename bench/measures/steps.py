@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from bench.lazy import Tensor, torch
 from bench.measures.predictions import seeds_from
 from bench.noise import normal
 from bench.samplers import IPNDM
@@ -61,7 +60,7 @@ class GITS(CostMeasure):
             found += [_deviations(*one, sigmas) for one in zip(x, d, strict=True)]
         cost = torch.stack(found).mean(0)
         known = {"trajectories": self.trajectories}
-        return Costs(self.name, sigmas, cost, self.coefficient, known)
+        return Costs(self.name, sigmas.numpy(), cost.numpy(), self.coefficient, known)
 
 
 def _trajectory(model: Model, seeds: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +158,7 @@ class KLUB(CostMeasure):
             raise ValueError(f"{self.name}: no images to measure on")
         square = gram.diagonal()
         change = (square[:, None] + square - 2 * gram).clamp(min=0) / (n * math.prod(model.shape))
-        return Costs(self.name, sigmas, _integrals(sigmas, change))
+        return Costs(self.name, sigmas.numpy(), _integrals(sigmas, change).numpy())
 
 
 def _along_paths(denoise: Denoiser, x0: Tensor, first: int, sigmas: Tensor) -> Tensor:

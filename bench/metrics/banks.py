@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+from bench.lazy import Tensor, torch
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from bench.lazy import Tensor, torch
 from bench.metrics.banks import Rows, check_banks
 from bench.types import FeatureStatistics, Metric
 

@@ -6,10 +6,9 @@ from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
+from bench.lazy import Tensor, torch
 from bench.types import FeatureStatistics, Metric, Score
 
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from bench.lazy import Tensor, torch
 from bench.metrics.banks import check_banks
 from bench.types import FeatureStatistics, Metric, Score
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 
+from bench.lazy import torch
 from bench.metrics.banks import Rows, check_banks
 from bench.metrics.frechet import distance_of
 from bench.types import FeatureStatistics, Metric, Score

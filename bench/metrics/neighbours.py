@@ -22,9 +22,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.machine import settled
 from bench.metrics.banks import check_banks
 from bench.metrics.points import Points, bounds_of, centre_of, measured

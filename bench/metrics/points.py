@@ -1,10 +1,11 @@
 """Feature vectors for fast distances with a bound on their error, and exact distances."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from bench.lazy import Tensor, torch
 
 _PAIRS = 2**22  # distances in memory at once, on a CPU
 _PAIRS_ON_GPU = 2**26
@@ -43,7 +44,7 @@ class Points:
     unit: float
 
     @classmethod
-    def of(cls, features: Tensor, centre: Tensor, kind: torch.dtype | None = None) -> "Points":
+    def of(cls, features: Tensor, centre: Tensor, kind: torch.dtype | None = None) -> Points:
         """Shift, round, and bound the error of |a|^2 + |b|^2 - 2 a.b.
 
         Let u be the unit roundoff of the sums. The error of the product is at most dim u |a||b|.
@@ -80,7 +81,7 @@ class Points:
         side = math.isqrt(_PAIRS_ON_GPU if self.quick.is_cuda else _PAIRS)
         return [slice(at, at + side) for at in range(0, len(self.quick), side)]
 
-    def blocks(self, other: "Points") -> list[Tensor]:
+    def blocks(self, other: Points) -> list[Tensor]:
         """Parts of the row numbers, such that the distances to all of `other` fit in memory."""
         size = min(512, max(1, _PAIRS // len(other.quick)))
         return list(torch.arange(len(self.quick), device=self.quick.device).split(size))

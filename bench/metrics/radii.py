@@ -2,9 +2,7 @@
 
 import math
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.metrics.points import Points, bounds_of, centre_of, distances, kinds, measured
 
 _EXTRA = 16  # candidates after the k-th neighbour whose exact distance is computed

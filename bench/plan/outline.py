@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
+import numpy as np
 
 from bench.plan.cells import Bench, Chosen, Planned
 from bench.schedules import ConstantRate
@@ -75,7 +75,7 @@ def _curve(model: str, rate: Rate) -> dict[str, Any]:
     v = [value if math.isfinite(value) else None for value in rate.v.tolist()]
     levels = {"sigma": rate.sigma.tolist(), "v": v}
     band = {} if rate.replicates is None else {
-        name: rate.replicates.quantile(share, 0).tolist()
+        name: np.quantile(rate.replicates, share, 0).tolist()
         for name, share in (("v_low", 0.05), ("v_high", 0.95))
     }  # fmt: skip
     return {"model": model, "name": rate.name, **levels, **band, **known}
@@ -84,11 +84,9 @@ def _curve(model: str, rate: Rate) -> dict[str, Any]:
 def _band(schedule: ConstantRate, steps: int, process: NoiseProcess) -> list[list[float]]:
     rate = schedule.rate
     assert rate.replicates is not None
-    grids = torch.stack([
-        replace(schedule, rate=Rate(rate.name, rate.sigma, v))(steps, process)
-        for v in rate.replicates
-    ])  # fmt: skip
-    return [grids.quantile(share, 0).tolist() for share in (0.05, 0.95)]
+    rates = [Rate(rate.name, rate.sigma, v) for v in rate.replicates]
+    grids = [replace(schedule, rate=one).levels(steps, process) for one in rates]
+    return np.quantile(grids, (0.05, 0.95), 0).tolist()
 
 
 def grid_bands(bench: Bench, cells: Sequence[Planned]) -> dict[str, list[list[float]]]:

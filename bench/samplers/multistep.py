@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
-from torch import Tensor
 
+from bench.lazy import Tensor
 from bench.samplers.order import LowerOrderFinal, Multistep
 from bench.types import Denoiser, Noise, Sampler
 

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
-from torch import Tensor
-
+from bench.lazy import Tensor
 from bench.types import Sampler
 
 LowerOrderFinal = Literal["below15", "always", "never"]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-from torch import Tensor
-
+from bench.lazy import Tensor
 from bench.types import Denoiser, Noise, Sampler
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
+from bench.lazy import Tensor
 from bench.samplers.order import LowerOrderFinal, Multistep
 from bench.types import Denoiser, Noise
 

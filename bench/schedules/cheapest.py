@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from torch import Tensor
 
-from bench.schedules.ends import times, with_ends
-from bench.types import Costs, NoiseProcess, Schedule
+from bench.schedules.ends import Grid, times, with_ends
+from bench.types import Costs, NoiseProcess
 
 
 @dataclass(frozen=True, repr=False)
-class CheapestPath(Schedule):
+class CheapestPath(Grid):
     """The path through the measured levels whose steps have the lowest total cost.
 
     Dynamic programming finds it, with the recursion of GITS (arXiv 2405.11326):
@@ -49,7 +48,7 @@ class CheapestPath(Schedule):
     def measured(self) -> tuple[Costs]:
         return (self.costs,)
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         n = len(times(steps))
         sigma = self.costs.sigma
         if n > len(sigma):
@@ -75,7 +74,7 @@ class CheapestPath(Schedule):
     def _path(self, intervals: int) -> list[int]:
         """Indices of the levels of the cheapest path with this number of intervals."""
         n = len(self.costs.sigma)
-        cost = np.where(np.triu(np.ones((n, n), bool), 1), self.costs.cost.numpy(), np.inf)
+        cost = np.where(np.triu(np.ones((n, n), bool), 1), self.costs.cost, np.inf)
         value = cost[:, -1]  # V_1
         g = self.costs.coefficient if self.coefficient is None else self.coefficient
         choices = []

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from bench.schedules.ends import times, with_ends
-from bench.types import NoiseProcess, Schedule
+from bench.schedules.ends import Grid, times, with_ends
+from bench.types import NoiseProcess
 
 
-def _quantiles(law: Any, steps: int, process: NoiseProcess) -> Tensor:
+def _quantiles(law: Any, steps: int, process: NoiseProcess) -> np.ndarray:
     """Quantiles of a law of log sigma, at equal shares of its weight between the process's ends.
 
     Levels below the median come from the lower tail and levels above it from the upper tail. No
@@ -37,32 +35,37 @@ def _quantiles(law: Any, steps: int, process: NoiseProcess) -> Tensor:
             f"deviation {law.std():.4g} has no weight in {low:.4g} .. {high:.4g}, the range of the "
             "model; change its mean or widen it"
         )
-    t = times(steps).numpy()
+    t = times(steps)
     below = law.cdf(high) + t * (law.cdf(low) - law.cdf(high))
     above = law.sf(high) + t * (law.sf(low) - law.sf(high))
-    return torch.as_tensor(np.exp(np.where(below < 0.5, law.ppf(below), law.isf(above))))
+    return np.exp(np.where(below < 0.5, law.ppf(below), law.isf(above)))
+
+
+def _end_timesteps(process: NoiseProcess) -> np.ndarray:
+    """Timesteps of sigma_max and sigma_min. float32: the recorded grids have these digits."""
+    return process.timestep(np.array([process.sigma_max, process.sigma_min], dtype=np.float32))
 
 
 @dataclass(frozen=True)
-class Native(Schedule):
+class Native(Grid):
     """Uniform in the model's own timesteps: the linear selection of DDIM (Song et al. 2021)."""
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
-        ends = process.timestep(torch.tensor([process.sigma_max, process.sigma_min]))
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+        ends = _end_timesteps(process)
         return with_ends(process.sigma(ends[0] + times(steps) * (ends[1] - ends[0])), process)
 
 
 @dataclass(frozen=True)
-class LogSNR(Schedule):
+class LogSNR(Grid):
     """Uniform in lambda = -log sigma, half the log-SNR (Lu et al. 2022, DPM-Solver)."""
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = math.log(process.sigma_max), math.log(process.sigma_min)
-        return with_ends(torch.exp(high + times(steps) * (low - high)), process)
+        return with_ends(np.exp(high + times(steps) * (low - high)), process)
 
 
 @dataclass(frozen=True)
-class Karras(Schedule):
+class Karras(Grid):
     """Uniform in sigma^(1/rho) (Karras et al. 2022, Eq. 5).
 
     Arguments:
@@ -76,25 +79,25 @@ class Karras(Schedule):
         if not self.rho > 0:
             raise ValueError(f"Karras needs rho > 0, not {self.rho}")
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = process.sigma_max ** (1 / self.rho), process.sigma_min ** (1 / self.rho)
         return with_ends((high + times(steps) * (low - high)) ** self.rho, process)
 
 
 @dataclass(frozen=True)
-class Cosine(Schedule):
+class Cosine(Grid):
     """Uniform in the angle atan sigma, the time of the cosine schedule (Nichol and Dhariwal 2021).
 
     The paper's offset s = 0.008 changes the ends only. Here the ends come from the process.
     """
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = math.atan(process.sigma_max), math.atan(process.sigma_min)
-        return with_ends(torch.tan(high + times(steps) * (low - high)), process)
+        return with_ends(np.tan(high + times(steps) * (low - high)), process)
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
+class Linear(Grid):
     """Uniform in the time t of the VP process of linear beta (Ho et al. 2020; Song et al. 2021).
 
     log alpha = -(beta_max - beta_min) t^2 / 2 - beta_min t;  sigma^2 = exp(-log alpha) - 1.
@@ -114,18 +117,18 @@ class Linear(Schedule):
                 f"Linear needs 0 < beta_min < beta_max, not {self.beta_min} and {self.beta_max}"
             )
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         slope = self.beta_max - self.beta_min
         ends = [math.log1p(sigma**2) for sigma in (process.sigma_max, process.sigma_min)]
         high, low = (
             (math.sqrt(self.beta_min**2 + 2 * slope * end) - self.beta_min) / slope for end in ends
         )
         t = high + times(steps) * (low - high)
-        return with_ends(torch.expm1(slope * t**2 / 2 + self.beta_min * t).sqrt(), process)
+        return with_ends(np.sqrt(np.expm1(slope * t**2 / 2 + self.beta_min * t)), process)
 
 
 @dataclass(frozen=True)
-class LogNormal(Schedule):
+class LogNormal(Grid):
     """Quantiles of log sigma ~ N(mean, std^2), truncated at the process's ends.
 
     It is the law of noise levels with which EDM trains (Karras et al. 2022, Table 1).
@@ -145,14 +148,14 @@ class LogNormal(Schedule):
                 f"LogNormal needs a finite mean and std > 0, not {self.mean} and {self.std}"
             )
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         from scipy.stats import norm  # seconds to import
 
         return with_ends(_quantiles(norm(self.mean, self.std), steps, process), process)
 
 
 @dataclass(frozen=True)
-class Laplace(Schedule):
+class Laplace(Grid):
     """Quantiles of a Laplace law of log-SNR = -2 log sigma, truncated at the process's ends.
 
     It is a law of noise levels for training (Hang et al. 2024). With l = log-SNR its density is
@@ -173,7 +176,7 @@ class Laplace(Schedule):
                 f"Laplace needs a finite mean and scale > 0, not {self.mean} and {self.scale}"
             )
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         from scipy.stats import laplace  # seconds to import
 
         return with_ends(
@@ -182,12 +185,13 @@ class Laplace(Schedule):
 
 
 @dataclass(frozen=True)
-class Quadratic(Schedule):
+class Quadratic(Grid):
     """Uniform in the square root of the model's timesteps (DDIM, Song et al. 2021, App. D.2)."""
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
-        ends = process.timestep(torch.tensor([process.sigma_max, process.sigma_min])).sqrt()
-        if not bool(torch.isfinite(ends).all()):
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            ends = np.sqrt(_end_timesteps(process))
+        if not np.isfinite(ends).all():
             raise ValueError(
                 "Quadratic needs a model with timesteps >= 0, as VP models have; "
                 "use another schedule for this model"
@@ -198,7 +202,7 @@ class Quadratic(Schedule):
 
 
 @dataclass(frozen=True)
-class TimeUniform(Schedule):
+class TimeUniform(Grid):
     """Uniform in t^(1/rho), where t is the time of a VP process that is fitted to the ends.
 
     t decreases from 1 to eps. sigma^2 = exp(b t^2 / 2 + a t) - 1, with a and b such that
@@ -220,16 +224,16 @@ class TimeUniform(Schedule):
                 f"TimeUniform needs rho > 0 and 0 < eps < 1, not {self.rho} and {self.eps}"
             )
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = (math.log1p(sigma**2) for sigma in (process.sigma_max, process.sigma_min))
         b = 2 * (high - low / self.eps) / (1 - self.eps)
         a = high - b / 2
         t = (1 + times(steps) * (self.eps ** (1 / self.rho) - 1)) ** self.rho
-        return with_ends(torch.expm1(b * t**2 / 2 + a * t).sqrt(), process)
+        return with_ends(np.sqrt(np.expm1(b * t**2 / 2 + a * t)), process)
 
 
 @dataclass(frozen=True)
-class PolyExponential(Schedule):
+class PolyExponential(Grid):
     """log sigma decreases as (1 - t)^rho (the polyexponential schedule of k-diffusion).
 
     Arguments:
@@ -243,13 +247,13 @@ class PolyExponential(Schedule):
         if not self.rho > 0:
             raise ValueError(f"PolyExponential needs rho > 0, not {self.rho}")
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = math.log(process.sigma_max), math.log(process.sigma_min)
-        return with_ends(torch.exp(low + (1 - times(steps)) ** self.rho * (high - low)), process)
+        return with_ends(np.exp(low + (1 - times(steps)) ** self.rho * (high - low)), process)
 
 
 @dataclass(frozen=True)
-class Sigmoid(Schedule):
+class Sigmoid(Grid):
     """Uniform in the time t of the sigmoid schedule (Jabri et al. 2023, Algorithm 1).
 
     With s(x) = sigmoid(x / tau), alpha(t) = (s(end) - s(start + t (end - start))) / (s(end) -
@@ -272,7 +276,7 @@ class Sigmoid(Schedule):
                 f"Sigmoid needs start < end and tau > 0, not {self.start}, {self.end}, {self.tau}"
             )
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         from scipy.special import expit, logit  # half a second to import
 
         top, bottom = expit(self.end / self.tau), expit(self.start / self.tau)
@@ -280,13 +284,13 @@ class Sigmoid(Schedule):
             logit(top - (top - bottom) / (1 + sigma**2))
             for sigma in (process.sigma_max, process.sigma_min)
         )
-        at = torch.as_tensor(expit(high + times(steps).numpy() * (low - high)))
+        at = expit(high + times(steps) * (low - high))
         alpha = (top - at) / (top - bottom)
-        return with_ends((1 / alpha - 1).clamp(min=0).sqrt(), process)
+        return with_ends(np.sqrt(np.maximum(1 / alpha - 1, 0)), process)
 
 
 @dataclass(frozen=True)
-class Beta(Schedule):
+class Beta(Grid):
     """Quantiles of the law Beta(a, b), stretched to the process's ends.
 
     Lee et al. 2024 (arXiv 2407.12173).
@@ -308,11 +312,11 @@ class Beta(Schedule):
         if self.of not in ("timestep", "sigma"):
             raise ValueError(f"Beta: unknown variable of={self.of!r}; known: timestep, sigma")
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         from scipy.stats import beta  # seconds to import
 
-        share = torch.as_tensor(beta(self.a, self.b).isf(times(steps).numpy()))  # 1 .. 0
-        ends = torch.tensor([process.sigma_max, process.sigma_min], dtype=torch.float64)
+        share = beta(self.a, self.b).isf(times(steps))  # 1 .. 0
+        ends = np.array([process.sigma_max, process.sigma_min])
         if self.of == "timestep":
             ends = process.timestep(ends)
         levels = ends[1] + share * (ends[0] - ends[1])
@@ -320,7 +324,7 @@ class Beta(Schedule):
 
 
 @dataclass(frozen=True)
-class KLOptimal(Schedule):
+class KLOptimal(Grid):
     """sigma = c tan(u), with u uniform between the ends (Sabour et al. 2024, section 3.1).
 
     It is optimal for Gaussian data of standard deviation c. User interfaces use c = 1.
@@ -336,16 +340,16 @@ class KLOptimal(Schedule):
         if not self.c > 0:
             raise ValueError(f"KLOptimal needs c > 0, not {self.c}")
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = math.atan(process.sigma_max / self.c), math.atan(process.sigma_min / self.c)
-        return with_ends(self.c * torch.tan(high + times(steps) * (low - high)), process)
+        return with_ends(self.c * np.tan(high + times(steps) * (low - high)), process)
 
 
 @dataclass(frozen=True)
-class LinearAlpha(Schedule):
+class LinearAlpha(Grid):
     """Uniform in alpha = 1 / (1 + sigma^2), the variance of the signal in the VP frame."""
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = (1 / (1 + sigma**2) for sigma in (process.sigma_max, process.sigma_min))
         alpha = high + times(steps) * (low - high)
-        return with_ends((1 / alpha - 1).sqrt(), process)
+        return with_ends(np.sqrt(1 / alpha - 1), process)

@@ -6,19 +6,17 @@ from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bench import curves
-from bench.schedules.ends import times, with_ends
-from bench.types import NoiseProcess, Rate, Schedule
+from bench.schedules.ends import Grid, times, with_ends
+from bench.types import NoiseProcess, Rate
 
 Coordinate = Literal["sigma", "alpha", "angle", "logsnr"]
 _FINE = 40_001  # nodes of the integral; the trapezoid error is below 1e-8 over 12 nats of sigma
 
 
 @dataclass(frozen=True, repr=False)
-class ConstantRate(Schedule):
+class ConstantRate(Grid):
     """Constant Rate Scheduling (Okada et al., arXiv 2411.12188): du/dt proportional to v(u)^-xi.
 
     The time of a level u is the share t(u) of the integral of v(u)^xi du between the ends. With
@@ -73,10 +71,10 @@ class ConstantRate(Schedule):
     def measured(self) -> tuple[Rate]:
         return (self.rate,)
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         fine, share = self._cumulative(process.sigma_min, process.sigma_max)
-        levels = np.interp(1 - times(steps).numpy(), share, fine)
-        return with_ends(torch.exp(torch.as_tensor(levels)), process)
+        levels = np.interp(1 - times(steps), share, fine)
+        return with_ends(np.exp(levels), process)
 
     @lru_cache(maxsize=8)  # noqa: B019 - frozen and small; a table uses the same range often
     def _cumulative(self, sigma_min: float, sigma_max: float) -> tuple[np.ndarray, np.ndarray]:

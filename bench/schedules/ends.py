@@ -1,12 +1,25 @@
-"""Equal times and exact ends, which all schedules share."""
+"""Equal times and exact ends, which all schedules share. They compute in numpy, without torch."""
 
-import torch
-from torch import Tensor
+from abc import abstractmethod
 
-from bench.types import NoiseProcess
+import numpy as np
+
+from bench.lazy import Tensor, torch
+from bench.types import NoiseProcess, Schedule
 
 
-def times(steps: int) -> Tensor:
+class Grid(Schedule):
+    """A schedule that defines `levels`. Called, it gives them as a tensor."""
+
+    @abstractmethod
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+        """As a `Schedule` is called: float64 [steps + 1]."""
+
+    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+        return torch.as_tensor(self.levels(steps, process))
+
+
+def times(steps: int) -> np.ndarray:
     """Equal times t of the levels.
 
     Returns:
@@ -17,10 +30,10 @@ def times(steps: int) -> Tensor:
     """
     if steps < 1:
         raise ValueError(f"a schedule needs at least 1 step, not {steps}")
-    return torch.linspace(0, 1, steps, dtype=torch.float64)
+    return np.linspace(0, 1, steps)
 
 
-def with_ends(levels: Tensor, process: NoiseProcess) -> Tensor:
+def with_ends(levels: np.ndarray, process: NoiseProcess) -> np.ndarray:
     """The levels with the process's exact ends, and a final 0.
 
     Arguments:
@@ -29,7 +42,7 @@ def with_ends(levels: Tensor, process: NoiseProcess) -> Tensor:
     Returns:
         float64 [steps + 1].
     """
-    levels = levels.clone()
-    levels[-1] = process.sigma_min
-    levels[0] = process.sigma_max  # set last: a grid of one step starts at sigma_max
-    return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
+    grid = np.append(levels, 0.0)
+    grid[-2] = process.sigma_min
+    grid[0] = process.sigma_max  # set last: a grid of one step starts at sigma_max
+    return grid

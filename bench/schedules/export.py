@@ -4,13 +4,13 @@ import json
 from collections.abc import Callable
 
 import numpy as np
-from torch import Tensor
 
+from bench.lazy import Tensor
 from bench.process import VP
 from bench.types import NoiseProcess
 
 
-def export(form: str, grid: Tensor, process: NoiseProcess) -> tuple[str, str]:
+def export(form: str, grid: np.ndarray | Tensor, process: NoiseProcess) -> tuple[str, str]:
     """Write a grid for another program.
 
     Levels are rounded to float32, in which these programs keep them.
@@ -28,27 +28,28 @@ def export(form: str, grid: Tensor, process: NoiseProcess) -> tuple[str, str]:
     """
     if form not in FORMS:
         raise ValueError(f"--format {form!r} is not known; known: {', '.join(FORMS)}")
-    if (grid.float().diff() >= 0).any():
+    levels = grid.numpy() if isinstance(grid, Tensor) else grid
+    if (np.diff(levels.astype(np.float32)) >= 0).any():
         raise ValueError("two levels are one number in float32, which the other program uses; "
                          "use fewer steps")  # fmt: skip
-    return FORMS[form](grid, process)
+    return FORMS[form](levels, process)
 
 
-def _shortest(grid: Tensor) -> list[str]:
+def _shortest(grid: np.ndarray) -> list[str]:
     """Each level in the fewest digits that give its float32, without an exponent."""
-    return [np.format_float_positional(level, trim="0") for level in grid.float().numpy()]
+    return [np.format_float_positional(level, trim="0") for level in grid.astype(np.float32)]
 
 
-def _k_diffusion(grid: Tensor, process: NoiseProcess) -> tuple[str, str]:
+def _k_diffusion(grid: np.ndarray, process: NoiseProcess) -> tuple[str, str]:
     note = "k-diffusion: sigmas = torch.tensor([...]) is what K.sampling.sample_* take"
     return f"[{', '.join(_shortest(grid))}]", note
 
 
-def _comfyui(grid: Tensor, process: NoiseProcess) -> tuple[str, str]:
+def _comfyui(grid: np.ndarray, process: NoiseProcess) -> tuple[str, str]:
     return ", ".join(_shortest(grid)), "ComfyUI: the node ManualSigmas takes this text"
 
 
-def _diffusers(grid: Tensor, process: NoiseProcess) -> tuple[str, str]:
+def _diffusers(grid: np.ndarray, process: NoiseProcess) -> tuple[str, str]:
     sigmas = [float(text) for text in _shortest(grid)]
     timesteps, why = whole_timesteps(grid, process)
     note = (
@@ -58,12 +59,12 @@ def _diffusers(grid: Tensor, process: NoiseProcess) -> tuple[str, str]:
     return json.dumps({"sigmas": sigmas, "timesteps": timesteps}), note
 
 
-FORMS: dict[str, Callable[[Tensor, NoiseProcess], tuple[str, str]]] = {
+FORMS: dict[str, Callable[[np.ndarray, NoiseProcess], tuple[str, str]]] = {
     "diffusers": _diffusers, "k-diffusion": _k_diffusion, "comfyui": _comfyui,
 }  # fmt: skip
 
 
-def whole_timesteps(grid: Tensor, process: NoiseProcess) -> tuple[list[int] | None, str]:
+def whole_timesteps(grid: np.ndarray, process: NoiseProcess) -> tuple[list[int] | None, str]:
     """The nearest whole timestep of each level above the last, as `Snapped` has them.
 
     Returns:
@@ -74,9 +75,9 @@ def whole_timesteps(grid: Tensor, process: NoiseProcess) -> tuple[list[int] | No
     if grid[-1] > 0:
         return None, "none, since they always end at 0, and this grid does not"
     whole = process.timestep(grid[:-1]).round()
-    if (whole.diff() >= 0).any():
+    if (np.diff(whole) >= 0).any():
         return None, "none, since two levels have one whole timestep; use fewer steps"
-    moved = (process.sigma(whole) / grid[:-1] - 1).abs().max()
+    moved = np.abs(process.sigma(whole) / grid[:-1] - 1).max()
     return [int(one) for one in whole], (
         f"whole timesteps, which moves a level by up to {moved:.2%}, as Snapped does"
     )

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bench import store
-from bench.schedules.ends import times, with_ends
+from bench.schedules.ends import Grid, times, with_ends
 from bench.types import Costs, NoiseProcess, Rate, Schedule
+from bench.types.roles import Values
 
 
 @dataclass(frozen=True)
-class _Changed(Schedule):
+class _Changed(Grid):
     """A schedule that changes another one."""
 
     schedule: Schedule
@@ -53,7 +52,7 @@ class Between(_Changed):
                 f"not {self.sigma_max} and {self.sigma_min}"
             )
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high = self.sigma_max or process.sigma_max
         low = self.sigma_min or process.sigma_min
         if not process.sigma_min <= low < high <= process.sigma_max:
@@ -61,7 +60,7 @@ class Between(_Changed):
                 f"{self.label}: the ends {low:g} .. {high:g} do not lie within the model's "
                 f"{process.sigma_min:g} .. {process.sigma_max:g}; choose other ends"
             )
-        return self.schedule(steps, _Cut(process, low, high))
+        return self.schedule.levels(steps, _Cut(process, low, high))
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,15 @@ class _Cut:
     sigma_min: float
     sigma_max: float
 
-    def timestep(self, sigma: Tensor) -> Tensor:
+    def timestep(self, sigma: Values) -> Values:
         return self.process.timestep(sigma)
 
-    def sigma(self, timestep: Tensor) -> Tensor:
+    def sigma(self, timestep: Values) -> Values:
         return self.process.sigma(timestep)
 
 
 @dataclass(frozen=True)
-class Levels(Schedule):
+class Levels(Grid):
     """Levels that the user gives. `crs-bench schedule MODEL --json` prints such levels.
 
     Arguments:
@@ -99,8 +98,8 @@ class Levels(Schedule):
         if len(above) < 1 or not falls or self.sigmas[-1] != 0 or not math.isfinite(above[0]):
             raise ValueError(f"Levels must fall strictly from above 0 to 0; got {self.sigmas}")
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
-        t, given = times(steps).numpy(), np.array(self.sigmas[:-1])
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+        t, given = times(steps), np.array(self.sigmas[:-1])
         low, high = process.sigma_min, process.sigma_max
         if given[0] > high * (1 + 1e-6) or given[-1] < low * (1 - 1e-6):
             raise ValueError(
@@ -117,7 +116,7 @@ class Levels(Schedule):
                 raise ValueError(f"{self!r} has one level, too few to interpolate {steps} steps")
             nodes = np.linspace(0, 1, len(given))
             given = np.exp(np.interp(t, nodes, np.log(given)))
-        return torch.cat([torch.as_tensor(given), torch.zeros(1, dtype=torch.float64)])
+        return np.append(given, 0.0)
 
 
 def load(path: str | Path, resample: bool = False) -> Levels:
@@ -152,7 +151,7 @@ _ALIGNED = {
 
 
 @dataclass(frozen=True)
-class AlignYourSteps(Schedule):
+class AlignYourSteps(Grid):
     """The published tables of Align Your Steps (Sabour et al. 2024, arXiv 2404.14507, Table 3).
 
     The authors optimised these noise levels for 10 steps. A table has 11 levels, from sigma_max to
@@ -180,12 +179,12 @@ class AlignYourSteps(Schedule):
                 f"AlignYourSteps: unknown table {self.table!r}; known: {', '.join(_ALIGNED)}"
             )
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         given = np.log(_ALIGNED[self.table])
         share = (given - given[-1]) / (given[0] - given[-1])  # 1 .. 0
         high, low = math.log(process.sigma_max), math.log(process.sigma_min)
-        place = np.interp(times(steps).numpy(), np.linspace(0, 1, len(share)), share)
-        return with_ends(torch.as_tensor(np.exp(low + place * (high - low))), process)
+        place = np.interp(times(steps), np.linspace(0, 1, len(share)), share)
+        return with_ends(np.exp(low + place * (high - low)), process)
 
 
 @dataclass(frozen=True)
@@ -196,12 +195,12 @@ class Snapped(_Changed):
         schedule: the other schedule.
     """
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
-        grid = self.schedule(steps, process)
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+        grid = self.schedule.levels(steps, process)
         index = process.timestep(grid[:-1]).round()
-        if (index.diff() >= 0).any():
+        if (np.diff(index) >= 0).any():
             raise ValueError(
                 f"Snapped: {self.schedule.label} with {steps} steps has two levels on one trained "
                 f"timestep; use fewer steps, or {self.schedule.label} without Snapped"
             )
-        return torch.cat([process.sigma(index), grid[-1:]])
+        return np.append(process.sigma(index), grid[-1])

@@ -6,12 +6,10 @@ from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bench.schedules.closed import LogSNR, Native
-from bench.schedules.ends import with_ends
-from bench.types import NoiseProcess, Schedule
+from bench.schedules.ends import Grid, with_ends
+from bench.types import NoiseProcess
 
 _CELLS = 10_000  # cells of the lattice over the range of lambda
 _JUMPS = (100, 50, 20, 10, 5, 2, 1)  # lengths of the moves, in cells
@@ -19,7 +17,7 @@ _MOST = 60  # most steps whose levels are optimised
 
 
 @dataclass(frozen=True)
-class DMNonUniform(Schedule):
+class DMNonUniform(Grid):
     """Levels that minimise the bound of Xue et al. (CVPR 2024, arXiv 2402.17376). Model-free.
 
     The bound is sum_n |e_n W_n|. The exponential multistep integrator of third order, with orders 1
@@ -55,12 +53,12 @@ class DMNonUniform(Schedule):
         if self.error not in ("pixel", "latent"):
             raise ValueError(f"DMNonUniform: unknown error {self.error!r}; known: pixel, latent")
 
-    def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         if steps > _MOST:
-            return LogSNR()(steps, process)
+            return LogSNR().levels(steps, process)
         start = LogSNR() if self.error == "pixel" else Native()
-        levels = _search(tuple((-start(steps, process)[:-1].log()).tolist()), self.error)
-        return with_ends(torch.tensor(levels, dtype=torch.float64).neg().exp(), process)
+        levels = _search(tuple((-np.log(start.levels(steps, process)[:-1])).tolist()), self.error)
+        return with_ends(np.exp(-np.array(levels)), process)
 
 
 def bound(levels: np.ndarray, error: str) -> np.ndarray:

@@ -160,7 +160,7 @@ class OnlineConstantRate(Schedule):
         if not isinstance(self.start, Schedule) or isinstance(self.start, OnlineConstantRate):
             raise ValueError(f"start must be a schedule that is not estimated, not {self.start!r}")
         # ConstantRate checks xi and the coordinate now, not after the warm-up
-        ConstantRate(Rate(self.name, *torch.arange(1.0, 9.0).view(2, 4)), self.xi, self.coordinate)
+        ConstantRate(Rate(self.name, *np.arange(1.0, 9.0).reshape(2, 4)), self.xi, self.coordinate)
 
     @property
     def name(self) -> str:
@@ -253,8 +253,8 @@ class Law:
         if not isinstance(rate, Rate):
             raise ValueError(f"{self.online.measure!r} gave {type(rate).__name__}, not a rate")
         middle = (self.edges[1:] * self.edges[:-1]).sqrt().log()
-        at = torch.isfinite(rate.v)
-        level, log_v = (part[at].log().numpy() for part in (rate.sigma, rate.v.clamp(min=1e-300)))
+        at = np.isfinite(rate.v)
+        level, log_v = (np.log(part[at]) for part in (rate.sigma, np.maximum(rate.v, 1e-300)))
         v = torch.as_tensor(np.exp(np.interp(middle.numpy(), level, log_v)))
         self._enter((v * self.edges.diff()).square().to(self.device))
 

@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from bench.lazy import Tensor, torch
 from bench.types.described import Described
 from bench.types.measured import Rate
 from bench.types.roles import NoiseProcess, Sampler, Schedule

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from bench.lazy import Tensor
 from bench.store import digest
 from bench.types.described import Described
 
@@ -37,14 +37,13 @@ class Rate(_Named):
     """
 
     name: str
-    sigma: Tensor
-    v: Tensor
+    sigma: np.ndarray
+    v: np.ndarray
     provenance: dict[str, Any] = field(default_factory=dict)
-    replicates: Tensor | None = None
+    replicates: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        sigma = torch.as_tensor(self.sigma, dtype=torch.float64)
-        v = torch.as_tensor(self.v, dtype=torch.float64)
+        sigma, v = _array(self.sigma), _array(self.v)
         object.__setattr__(self, "sigma", sigma)
         object.__setattr__(self, "v", v)
         if sigma.shape != v.shape or sigma.ndim != 1:
@@ -52,36 +51,39 @@ class Rate(_Named):
                 f"rate {self.name}: sigma {list(sigma.shape)} and v {list(v.shape)} must be "
                 "one-dimensional and of one length"
             )
-        finite = int(torch.isfinite(v).sum())
-        if finite < 4 and not v.isnan().any():
+        finite = int(np.isfinite(v).sum())
+        if finite < 4 and not np.isnan(v).any():
             raise ValueError(f"rate {self.name} has {finite} levels; at least 4 are needed")
-        if not torch.isfinite(sigma).all() or v.isnan().any():
+        if not np.isfinite(sigma).all() or np.isnan(v).any():
             raise ValueError(f"rate {self.name} has NaN or infinite entries; measure it again")
-        if not ((sigma > 0).all() and (sigma.diff() > 0).all()):
+        if not ((sigma > 0).all() and (np.diff(sigma) > 0).all()):
             raise ValueError(f"rate {self.name}: sigma must be positive and strictly increasing")
         if (v < 0).any():
             raise ValueError(f"rate {self.name}: v must be >= 0")
-        if self.replicates is not None and self.replicates.shape[1:] != v.shape:
-            raise ValueError(f"rate {self.name}: replicates must be [b, {len(v)}]")
+        if self.replicates is not None:
+            object.__setattr__(self, "replicates", _array(self.replicates))
+            if self.replicates.shape[1:] != v.shape:
+                raise ValueError(f"rate {self.name}: replicates must be [b, {len(v)}]")
 
     def spec(self) -> dict[str, Any]:
         """Name and digest of the levels; see `Described.spec`."""
         return _spec(self, self.sigma, self.v)
 
 
-def rate_between(name: str, sigmas: Tensor, v: Tensor) -> Rate:
+def rate_between(name: str, sigmas: Any, v: Any) -> Rate:
     """A rate from its means over intervals.
 
     The mean of an interval stands at the interval's geometric midpoint. The two ends of the range
     have the value of the interval beside them.
 
     Arguments:
-        sigmas: float64 [k + 1], increasing.
+        sigmas: float64 [k + 1], increasing, an array or a tensor.
         v: float64 [k], the mean over each interval.
     """
-    middle = (sigmas[1:] * sigmas[:-1]).sqrt()
-    level = torch.cat([sigmas[:1], middle, sigmas[-1:]])
-    return Rate(name, level, torch.cat([v[:1], v, v[-1:]]))
+    sigma, mean = _array(sigmas), _array(v)
+    middle = np.sqrt(sigma[1:] * sigma[:-1])
+    level = np.concatenate([sigma[:1], middle, sigma[-1:]])
+    return Rate(name, level, np.concatenate([mean[:1], mean, mean[-1:]]))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,36 +99,41 @@ class Costs(_Named):
     """
 
     name: str
-    sigma: Tensor
-    cost: Tensor
+    sigma: np.ndarray
+    cost: np.ndarray
     coefficient: float = 1.0
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        sigma = torch.as_tensor(self.sigma, dtype=torch.float64)
-        cost = torch.as_tensor(self.cost, dtype=torch.float64)
-        n = sigma.numel()
+        sigma, cost = _array(self.sigma), _array(self.cost)
+        n = sigma.size
         if sigma.ndim != 1 or n < 2 or cost.shape != (n, n):
             raise ValueError(
                 f"costs {self.name}: sigma {list(sigma.shape)} must be [n], n at least 2, and cost "
                 f"{list(cost.shape)} [n, n]"
             )
-        ahead = torch.ones_like(cost, dtype=torch.bool).triu(1)
-        if not (torch.isfinite(sigma).all() and torch.isfinite(cost[ahead]).all()):
+        ahead = np.triu(np.ones((n, n), bool), 1)
+        if not (np.isfinite(sigma).all() and np.isfinite(cost[ahead]).all()):
             raise ValueError(f"costs {self.name} have NaN or infinite entries; measure them again")
-        if not ((sigma > 0).all() and (sigma.diff() < 0).all()):
+        if not ((sigma > 0).all() and (np.diff(sigma) < 0).all()):
             raise ValueError(f"costs {self.name}: sigma must be positive and strictly decreasing")
         if not 0 < self.coefficient < float("inf"):
             raise ValueError(f"costs {self.name}: coefficient must be > 0, not {self.coefficient}")
         object.__setattr__(self, "sigma", sigma)
-        object.__setattr__(self, "cost", cost.where(ahead, 0.0))
+        object.__setattr__(self, "cost", np.where(ahead, cost, 0.0))
 
     def spec(self) -> dict[str, Any]:
         """Name and digest of the costs; see `Described.spec`."""
         return _spec(self, self.sigma, self.cost)
 
 
-def _spec(what: Rate | Costs, *numbers: Tensor) -> dict[str, Any]:
+def _array(values: Any) -> np.ndarray:
+    """A copy of an array, a tensor or a list, as float64 on the CPU."""
+    given = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    return np.array(given, dtype=np.float64)
+
+
+def _spec(what: Rate | Costs, *numbers: np.ndarray) -> dict[str, Any]:
     """To nine digits, which agree between machines."""
     text = " ".join(f"{value:.9g}" for part in numbers for value in part.flatten().tolist())
     return {"class": type(what).__name__, "fields": {"name": what.name, "digest": digest(text)}}

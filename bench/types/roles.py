@@ -12,15 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from bench.lazy import Tensor, torch
 from bench.types.described import Described
 from bench.types.measured import Costs, Rate
 
+Values = TypeVar("Values", np.ndarray, Tensor)  # noise levels or timesteps
 Noise = Callable[[], Tensor]  # each call gives a fresh standard normal draw, shaped like the state
 
 
@@ -69,11 +69,12 @@ class NoiseProcess(Protocol):
         """The highest noise level, where sampling starts."""
         ...
 
-    def timestep(self, sigma: Tensor) -> Tensor:
-        """The index that the network takes at each sigma, float64."""
+    def timestep(self, sigma: Values) -> Values:
+        """The index that the network takes at each sigma, float64: of an array an array, of a
+        tensor a tensor."""
         ...
 
-    def sigma(self, timestep: Tensor) -> Tensor:
+    def sigma(self, timestep: Values) -> Values:
         """The inverse of `timestep`, float64."""
         ...
 
@@ -95,6 +96,11 @@ class Schedule(Described, ABC):
         Raises:
             ValueError: no such grid for these steps and this process.
         """
+
+    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+        """The same grid as an array. Default: that of the tensor."""
+        grid = self(steps, process)
+        return grid.numpy() if isinstance(grid, Tensor) else np.asarray(grid)
 
     @property
     def measured(self) -> tuple[Rate | Costs, ...]:
