@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"types", "store"},
     "names": {"types"},
     "fetch": {"store"},
-    "report": {"store"},
+    "report": {"curves", "store"},
     "page": {"store", "report"},
     "schedules": {"types", "process", "noise", "curves", "store"},
     "samplers": {"types", "process", "noise"},

@@ -1,7 +1,7 @@
 """Tables and figures of an experiment, from its `plan.json` and its `records/`.
 
-This package imports `bench.store` and no other part of bench. `draw_law` reads the `law.json` of a
-model folder instead, and `draw_losses` its `loss.csv`.
+This package imports `bench.store` and `bench.curves`, and no other part of bench. `draw_law`
+reads the `law.json` of a model folder instead, and `draw_losses` its `loss.csv`.
 """
 
 from collections.abc import Callable, Collection
