@@ -119,7 +119,7 @@ def toy(**changes) -> list[tuple[dict, dict | None]]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     tuning = cell("CRS(v_x)", 5, "tuning", 0.125, role="tune")
-    return save(tmp_path / "toy", [tuning, *toy()])
+    return save(tmp_path / "toy", [*toy(), tuning])
 
 
 def table(folder: Path, number: int = 0) -> dict[str, list[str]]:

@@ -408,6 +408,11 @@ def test_a_line_has_one_look_in_every_experiment(tmp_path: Path) -> None:
     crowd += [cell(f"other({i})", 5, "1", 3.0) for i in range(len(COOL))]
     every = looks(results(tmp_path / "c", crowd))
     assert len({look.color for look in every.values()}) == len(WARM) + len(COOL)
+    some = results(tmp_path / "d", crowd).only(["CRS(3)", "other(2)"])
+    assert looks(some)["CRS(3)"] == every["CRS(3)"]
+    drawn = scores.quality(some, "m", 500).axes[0].lines
+    known = [every[one].color for one in ("CRS(3)", "other(2)")]
+    assert [line.get_color() for line in drawn] == known
 
 
 def test_latex_is_balanced_and_tells_of_the_dagger(tmp_path: Path) -> None:

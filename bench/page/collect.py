@@ -157,10 +157,7 @@ class _Shown:
     @cached_property
     def colors(self) -> dict[str, str]:
         """Line -> its colour, as the figures have it."""
-        frame = self.results.frame
-        shown = dict.fromkeys(frame[frame.role == "score"].line)
-        return {line: look.color for line, look in
-                looks(self.results.plan["lines"], shown).items()}  # fmt: skip
+        return {line: look.color for line, look in looks(self.results.plan["lines"]).items()}
 
     def data(self, entries: dict[str, dict[str, Any]]) -> str:
         """The data set: as published.csv names it, else the name of the reference."""

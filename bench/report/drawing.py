@@ -52,9 +52,8 @@ def style() -> AbstractContextManager[None]:
 
 
 def looks(results: Results) -> dict[str, Look]:
-    """Schedule line -> look, for every line of the plan that is scored."""
-    rows = results.frame[results.frame.role == "score"]
-    return lines.looks(results.plan["lines"], dict.fromkeys(rows.line))
+    """Schedule line -> look, for every line of the plan."""
+    return lines.looks(results.plan["lines"])
 
 
 def panels(

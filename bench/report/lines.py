@@ -5,16 +5,26 @@ in an experiment, nor on the model. Baselines are dashed and have cool colours. 
 solid and have warm colours (after Okabe and Ito).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from bench import store
 
-COOL = ("#333333", "#56B4E9", "#0072B2", "#999999", "#333399", "#7F9DB9", "#00838F", "#9575CD")
-WARM = ("#D55E00", "#E69F00", "#CC79A7", "#A50F15", "#8C6D00", "#F0027F")
+COOL = (
+    "#333333", "#56B4E9", "#0072B2", "#999999", "#333399", "#7F9DB9", "#00838F", "#9575CD",
+    "#004D40", "#4DB6AC", "#6A1B9A", "#2E7D32", "#546E7A", "#7CB342", "#5C6BC0", "#0D47A1",
+)  # fmt: skip
+WARM = (
+    "#D55E00", "#E69F00", "#CC79A7", "#A50F15", "#8C6D00", "#F0027F", "#FF7043", "#795548",
+    "#AD1457", "#E0B000",
+)  # fmt: skip
 MARKS = "osD^vP*X"
-_FIRST = {"Native": 0, "LogSNR": 1, "Karras": 2, "Cosine": 3}  # well-known rivals: index in COOL
+_FIRST = {  # well-known rivals, by class or by the rate that they use: index in COOL
+    "Native": 0, "LogSNR": 1, "Karras": 2, "Cosine": 3, "TimeUniform": 4, "v_entropy": 5,
+    "v_score": 6, "AlignYourSteps": 7, "Laplace": 8, "Sigmoid": 9, "KLOptimal": 10,
+    "v_entropy_rescaled": 11, "Beta": 12, "CheapestPath": 13, "DMNonUniform": 14,
+}  # fmt: skip
 
 SAMPLERS = {  # class -> the name in its paper
     "DPMpp2M": "DPM-Solver++(2M)", "DPMpp2S": "DPM-Solver++(2S)", "DPMpp3M": "DPM-Solver++(3M)",
@@ -75,7 +85,18 @@ def _kind(line: dict[str, Any]) -> Any:
     return plain(line["schedule"])
 
 
-def looks(lines: dict[str, dict[str, Any]], shown: Iterable[str]) -> dict[str, Look]:
+def _rival(line: dict[str, Any]) -> str:
+    """The class of a line's schedule, or of its first try; of a constant rate the rate's name."""
+    schedule = line["schedule"]
+    if schedule["class"] == "Tuned":
+        schedule = schedule["fields"]["tries"][0]
+    if schedule["class"] == "ConstantRate":
+        return next((str(part["fields"]["name"]) for part in parts_of(schedule)
+                     if part["class"] == "Rate"), "")  # fmt: skip
+    return str(schedule["class"])
+
+
+def looks(lines: dict[str, dict[str, Any]]) -> dict[str, Look]:
     """Name of a line -> its look.
 
     The schedule of a line gives its preferred colour and marker, so that it looks the same in
@@ -83,15 +104,13 @@ def looks(lines: dict[str, dict[str, Any]], shown: Iterable[str]) -> dict[str, L
     the line gets the next free one.
 
     Arguments:
-        lines: "lines" of a plan.
-        shown: names of the lines that are scored, in plan order.
+        lines: "lines" of a plan. All of them, so that a figure of some has the same looks.
     """
     found: dict[str, Look] = {}
-    for name in shown:
-        line = lines[name]
+    for name, line in lines.items():
         ours, number = not is_baseline(line), int(store.digest(_kind(line)), 16)
         palette = WARM if ours else COOL
-        first = _FIRST.get(line["schedule"]["class"], number % len(palette))
+        first = number % len(palette) if ours else _FIRST.get(_rival(line), number % len(palette))
         used = [look.color for look in found.values()]
         order = palette[first % len(palette) :] + palette[: first % len(palette)]
         color = min(order, key=used.count)  # of the least used colours the first
