@@ -316,7 +316,7 @@ def test_a_full_disk_leaves_nothing(put, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="models/m cannot be written: no space is left"):
         put(RAW)
     assert not (tmp_path / "models").exists()
-    monkeypatch.setattr("bench.checkpoints.weights.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     card = None
     with pytest.raises(ValueError, match="cannot be written: no space is left"):
         checkpoints.save(tmp_path / "out", card, RAW)

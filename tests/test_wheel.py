@@ -69,7 +69,7 @@ class Site:
         return {
             path.relative_to(self.site).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
             for path in self.site.rglob("*")
-            if "__pycache__" not in path.parts
+            if path.is_file() and "__pycache__" not in path.parts
         }
 
 

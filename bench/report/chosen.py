@@ -105,7 +105,8 @@ class Table:
         ]
         corner = "NFE" if several else f"{next(iter(names.values()))}, NFE"
         rows = {
-            ", ".join(row): [*texts] for row, texts in zip(cells.index, cells.values, strict=True)
+            ", ".join((paper_name(row[0]), *row[1:])): [*texts]
+            for row, texts in zip(cells.index, cells.values, strict=True)
         }
         return markdown_table(corner, heads, rows)
 

@@ -22,6 +22,7 @@ from bench.report import costs, published, summary
 from bench.report.frame import Results
 from bench.report.intervals import LEAST, LEVEL, half_width
 from bench.report.layout import markdown_table, shown
+from bench.report.lines import paper_name
 from bench.report.tables import number
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,7 +216,7 @@ class Facts:
             columns = [self.results.column(self.model, self.n, sampler, nfe, metric)
                        for nfe in nfes]  # fmt: skip
             for line in lines:
-                cells[f"{sampler}, {line}"] = [
+                cells[f"{paper_name(sampler)}, {line}"] = [
                     number(column.get(line), metric, "**{}**".format, "±") for column in columns
                 ]
         return markdown_table("NFE", [str(nfe) for nfe in nfes], cells)
@@ -298,6 +299,7 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
         loader=jinja2.FileSystemLoader(DOCS), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+    made.filters["paper_name"] = paper_name
     made.globals |= {name.replace("-", "_"): one for name, one in facts.items()}
     made.globals |= {"experiments": facts, "folders": [folder.name for folder in folders],
                      "published": _published, "so": so, "listed": listed,
