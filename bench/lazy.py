@@ -22,6 +22,9 @@ else:
         def __getattr__(self, name: str) -> Any:
             return getattr(importlib.import_module("torch"), name)
 
+        def __reduce__(self) -> tuple[Any, ...]:  # a local function that is sent to Ray names it
+            return importlib.import_module, ("torch",)
+
     class _IsTensor(type):
         """isinstance and issubclass of torch's Tensor. Before torch is imported there is none."""
 

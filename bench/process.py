@@ -140,7 +140,7 @@ Process = VP | VE
 
 
 def _numpy(x: np.ndarray | Tensor) -> np.ndarray:
-    return np.asarray(x.cpu().numpy() if isinstance(x, Tensor) else x, dtype=np.float64)
+    return np.asarray(x.cpu().double().numpy() if isinstance(x, Tensor) else x, dtype=np.float64)
 
 
 def _alike(x: np.ndarray | Tensor, value: Any) -> Any:

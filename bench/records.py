@@ -291,7 +291,8 @@ def save_plan(bench: Bench, cells: Sequence[Planned], chosen: Chosen) -> None:
     if left := left_out(old, made):
         tqdm.write(left, file=sys.stderr)
     store.save_plan(bench.folder, made)
-    real = real_images(bench.scoring.reference, bench.judge.extractor, bench.scoring.strip)
+    count = bench.scoring.strip if bench.judge.real else 0  # without metrics of it it may not exist
+    real = real_images(bench.scoring.reference, bench.judge.extractor, count) if count else None
     if real is not None and (shown := _side_by_side(real)):
         store.write_bytes(bench.folder / "real.png", shown)
 

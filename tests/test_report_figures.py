@@ -14,7 +14,7 @@ from PIL import Image
 from test_report import METRICS, RATE, cell, entry, save, schedule_of, table, text_of, toy
 
 from bench import store
-from bench.report import figures, levels, published, report, scores
+from bench.report import draw, figures, levels, published, report, scores
 from bench.report.drawing import ONE, TWO, looks
 from bench.report.frame import FEW_LINES, MANY_LINES, Results
 from bench.report.lines import COOL, WARM, is_baseline, uses_rate
@@ -528,3 +528,61 @@ def test_the_shipped_published_rows_have_numbers_and_sources() -> None:
     rows = published.read(root / "results" / "x", "LSUN Horse 256")
     assert {row["fid"] for row in rows} >= {"2.57", "2.03"}
     assert all(row["source"] for row in rows)
+
+
+def without(cells: Cells, *names: str) -> Cells:
+    """The cells without the scores of these names."""
+    for _, record in cells:
+        if record:
+            kept = {k: one for k, one in record["scores"].items() if one["name"] not in names}
+            record["scores"] = kept
+    return cells
+
+
+def test_cells_without_some_scores_are_left_out_of_figures(tmp_path: Path) -> None:
+    """`rescore` cannot add a metric to cells whose features are gone."""
+    cells = toy()
+    without(cells[:2], "recall")  # native at NFE 5
+    found = results(tmp_path / "x", cells)
+    (native, *_) = scores.precision_recall(found, "m", 500).axes[0].lines
+    assert native.get_label() == "native" and native.get_ydata() == pytest.approx([0.79])
+    names = {path.stem for path in report(tmp_path / "x")}
+    assert "precision-recall" in names
+    half = [*many(7), *without(many(7, n=900), "fd")]
+    names = {path.stem for path in report(save(tmp_path / "y", half))}
+    assert "sweep" in names and "sweep-900" not in names
+
+
+def test_scores_below_0_are_drawn(tmp_path: Path) -> None:
+    cells = toy()
+    for i, (row, record) in enumerate(cells):
+        if record:
+            record["scores"] |= entry(row, "kid", (-1) ** (i // 2) * 1e-4)
+    kid = {"identity": "kid and its set", "name": "kid", "text": "KID()", "metric": {},
+           "higher_is_better": False}  # fmt: skip
+    found = results(tmp_path / "x", cells, metrics=[*METRICS, kid])
+    axes = {
+        one.get_ylabel().split("\u00a0")[0]: one for one in scores.quality(found, "m", 500).axes
+    }
+    assert axes["KID"].get_yscale() == "linear" and axes["FD-EffNet"].get_yscale() == "log"
+    assert axes["KID"].get_ylim()[0] < -1e-4
+
+
+def test_names_of_lines_are_no_mathematics(tmp_path: Path) -> None:
+    cells = [cell(name, nfe, "1", 9.0) for name in ("$%$", "x" * 300) for nfe in (5, 10)]
+    made = figures.write(results(tmp_path / "x", cells), tmp_path / "x", tmp_path / "out", (), ONE)
+    assert {"score-vs-nfe", "grids", "samples"} <= {path.stem for path in made}
+
+
+def test_samples_of_large_images_fit_on_a_page(tmp_path: Path) -> None:
+    found = results(tmp_path / "x", [cell(f"K({i})", 5, "1", 3.0) for i in range(6)])
+    for path in (tmp_path / "x" / "records").glob("*.png"):
+        Image.new("RGB", (8 * 256, 256)).save(path)
+    drawn = samples(found, "m", 500, tmp_path / "x")
+    assert drawn and drawn.get_figheight() < 9.5
+
+
+def test_a_chosen_line_without_a_record_is_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path / "x", [*toy(), cell("later", 5, "1", None)])
+    with pytest.raises(ValueError, match="line 'later' was run yet"):
+        draw(folder, tmp_path / "out", ["later"])

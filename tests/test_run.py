@@ -12,9 +12,10 @@ import pytest
 import tiny
 import torch
 from console import crs
+from PIL import Image
 from test_layers import Layered, adm_file
 
-from bench import checkpoints, generate, measures, plan, run, store
+from bench import checkpoints, generate, measures, plan, records, run, store
 from bench.metrics import InceptionScore
 from bench.metrics.banks import Rows
 from bench.plan import Bench, cells, outline
@@ -129,6 +130,23 @@ def test_each_range_has_its_own_winner(models: Path, tmp_path: Path) -> None:
     assert [(one["nfe"], one["schedule"], one["edge"]) for one in said] == [
         ("2 to 3", "Karras(rho=1)", True), ("4 to 9", "Karras(rho=7)", True),
     ]  # fmt: skip
+
+
+def test_a_plan_has_real_images_only_if_a_metric_reads_them(models: Path, tmp_path: Path) -> None:
+    """A reference that no metric reads need not exist."""
+    how = Scoring(features="tiny:Pooled", reference="nowhere", metrics=("tiny:Spread",))
+    real = np.zeros((9, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "real.npz", mu=np.zeros(16), sigma=np.eye(16), arr_0=real)
+    shown = replace(how, reference=str(tmp_path / "real.npz"), metrics=("fd",), strip=3)
+    pooled = Experiment("x", "x", "small", {"native": Native()}, (DDIM(),),
+                        blocks=(Block("1", range(4), (2,)),))  # fmt: skip
+    for scoring, there in ((how, False), (replace(shown, strip=0), False), (shown, True)):
+        plan = replace(pooled, scoring=scoring)
+        bench = cells.open_bench(plan, tmp_path / "x", models)
+        records.save_plan(bench, [], {})
+        assert (tmp_path / "x" / "real.png").is_file() is there
+    with Image.open(tmp_path / "x" / "real.png") as picture:
+        assert picture.size == (24, 8)
 
 
 @pytest.mark.parametrize(

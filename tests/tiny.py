@@ -19,7 +19,17 @@ from bench.checkpoints.card import Card, Data, VPCard
 from bench.report import figures
 from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import ConstantRate, Karras
-from bench.types import Block, Converged, Experiment, Extractor, Rate, Scoring, Tuned
+from bench.types import (
+    Block,
+    Converged,
+    Experiment,
+    Extractor,
+    Metric,
+    Rate,
+    Score,
+    Scoring,
+    Tuned,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,18 @@ class Pooled(Extractor):
             "spatial": nn.functional.adaptive_avg_pool2d(grey, 2).flatten(1),
         }
         return {layer: parts[layer] for layer in wanted}
+
+
+@dataclass(frozen=True)
+class Spread(Metric):
+    """The variance of the generated features; it reads no real set."""
+
+    name: ClassVar[str] = "spread"
+    needs_real: ClassVar[bool] = False
+    higher_is_better: ClassVar[bool] = True
+
+    def __call__(self, *, fake: Any, real: Any) -> Score:
+        return Score(float(fake.cov.trace()))
 
 
 def make_models(folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """Memory-mapped arrays of `.npz` files. The images need not fit in memory."""
 
+import math
 import shutil
 import struct
 import tempfile
@@ -53,6 +54,22 @@ def mapped(path: Path, name: str) -> np.ndarray:
             shutil.copyfileobj(member, copy, 2**24)
         copy.flush()
         return _map(copy, 0)
+
+
+def first_rows(path: Path, name: str, count: int) -> np.ndarray:
+    """The first rows of an array of an `.npz`. The other rows are neither read nor unpacked.
+
+    Raises:
+        KeyError: there is no such array.
+        BadZipFile, ValueError: the array is damaged.
+    """
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        shape, columns, dtype = _head(member)
+        if not columns and not dtype.hasobject and shape:
+            rows = (min(count, shape[0]), *shape[1:])
+            raw = member.read(math.prod(rows) * dtype.itemsize)
+            return np.frombuffer(raw, dtype).reshape(rows)
+    return mapped(path, name)[:count]
 
 
 def shape_in(path: Path, name: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.data import hashed
-from bench.data.arrays import array_names, mapped, readable, shape_in
+from bench.data.arrays import array_names, first_rows, mapped, readable, shape_in
 from bench.data.decode import layout
 from bench.features.embedding import embedded
 from bench.features.known import find_reference, images_beside
@@ -151,15 +151,15 @@ def first_images(name_or_path: str | Path, extractor: Extractor, count: int) -> 
     """
     path = find_reference(name_or_path, extractor)
     with readable(path, _KIND):
-        names = array_names(path)
+        names, beside = array_names(path), images_beside(path)
         if "shown" in names:
-            with np.load(path) as file:
-                return _tensor(file["shown"][:count])
-        arrays: dict[str, Any] = dict.fromkeys(names)
+            return _tensor(first_rows(path, "shown", count))
         if "arr_0" in names:
-            arrays["arr_0"] = mapped(path, "arr_0")
-    images = _bank_images(arrays, path)
-    return None if images is None else _tensor(images[:count])
+            images = layout(first_rows(path, "arr_0", count), path)
+            return _tensor(images.transpose(0, 3, 1, 2))
+        if "provenance" in names and beside.is_file():
+            return _tensor(first_rows(beside, "images", count))
+    return None
 
 
 def load_reference(

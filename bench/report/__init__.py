@@ -99,11 +99,12 @@ def draw(folder: Path, out: Path, lines: Collection[str] = (), columns: int = 2)
     """
     if columns not in (1, 2):
         raise ValueError(f"a figure is 1 or 2 columns wide, not {columns}")
-    rows = store.load_plan(folder)["rows"]
-    known = dict.fromkeys(row["line"] for row in rows if row["role"] == "score")
-    for line in lines:
+    rows, records = store.load_plan(folder)["rows"], store.load_records(folder)
+    known = dict.fromkeys(row["line"] for row in rows
+                          if row["role"] == "score" and row["key"] in records)  # fmt: skip
+    for line in lines if known else ():
         if line not in known:
-            raise ValueError(f"no cell of line {line!r} is scored (known: {', '.join(known)})")
+            raise ValueError(f"no cell of line {line!r} was run yet (known: {', '.join(known)})")
     width = ONE if columns == 1 else TWO
     return _written(
         Path(folder), lambda results, its: figures.write(results, its, out, lines, width)

@@ -95,10 +95,12 @@ def legend(figure: Figure, first: Iterable[str] = ()) -> None:
         return
     longest = max(len(text) for text in labels)
     fit = int(20.5 * figure.get_figwidth() / (longest + 10))  # 10 letters for a handle
-    figure.legend(
+    made = figure.legend(
         [found[text] for text in labels], labels, loc="outside lower center",
         ncols=max(1, min(4, len(labels), fit)),
     )  # fmt: skip
+    for text in made.get_texts():
+        text.set_parse_math(False)  # names of lines and models
 
 
 def arrow(higher_is_better: bool) -> str:

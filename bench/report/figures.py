@@ -81,7 +81,7 @@ def _of_all_lines(
     results: Results, model: str, n: int, tail: str, width: float
 ) -> Iterator[tuple[str, Figure]]:
     """The coloured tables of a group that has too many lines or samplers for curves."""
-    if "fd" not in results.metrics:
+    if "fd" not in results.metrics or results.ran(model, n).fd.isna().all():
         return
     if crossed(results, model, n):
         name, figures = "crossing", crossing(results, model, n, width)

@@ -49,7 +49,7 @@ def grids(results: Results, model: str, n: int, width: float = TWO) -> Figure:
         for line, record in first_records(results, model, n, group[0], nfe).items():
             banded |= _grid(axes, results, record, lines.index(line), known[line])
         axes.set_xscale("log")
-        axes.set_title(", ".join(map(paper_name, group)), wrap=True)
+        axes.set_title(", ".join(map(paper_name, group)), wrap=True, parse_math=False)
         axes.set_yticks(range(len(lines)), lines, parse_math=False)
         axes.set(xlabel=r"$\sigma$ (noise over signal)", ylim=(len(lines) - 0.4, -0.6))
         axes.grid(axis="x")

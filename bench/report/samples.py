@@ -1,5 +1,7 @@
 """Figure of sample images: the same seeds for every schedule line, and real images above them."""
 
+import math
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from bench.report.lines import paper_name
 
 _LETTER = 0.038  # inches of a letter of the names at the left
 _LEAST = 2  # dots of the figure for each pixel of an image, at least
+_TALLEST = 8.5  # inches of all rows, which a page has; pixels are smaller instead
 
 
 def samples(
@@ -44,12 +47,15 @@ def samples(
     shown = Counter(nfe for _, nfe, _ in strips)
     nfes = sorted(nfe for nfe in shown if 2 * shown[nfe] >= max(shown.values()))
     high, wide = _picture(next(iter(strips.values()))).shape[:2]
-    names = [f"{paper_name(sampler)}\n{line}" for sampler, line in rows]
+    fold = int(width / 3 / _LETTER)  # names take a third of the width at most
+    names = ["\n".join(textwrap.fill(part, fold) for part in (paper_name(sampler), line))
+             for sampler, line in rows]  # fmt: skip
     room = width - 0.15 - _LETTER * max(len(part) for name in names for part in name.split("\n"))
     fit = int(room * DPI / len(nfes) / (_LEAST * high))
-    count = max(1, min(wide // high, fit))  # images of a strip that are shown
-    side = room / len(nfes) / count  # inches of an image
     real = folder / "real.png"
+    tall = math.ceil(room * (len(rows) + real.is_file()) / len(nfes) / _TALLEST)
+    count = max(1, min(wide // high, max(fit, tall)))  # images of a strip that are shown
+    side = room / len(nfes) / count  # inches of an image
     tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.005, wspace=0, hspace=0)
     size = (width, side * (len(rows) + real.is_file()) + 0.6)
     figure = Figure(figsize=size, layout=tight)

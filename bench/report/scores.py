@@ -71,17 +71,19 @@ def _against_nfe(
     grid = figure.subplots(len(metrics), len(samplers), sharex=True, sharey="row", squeeze=False)
     banded = False
     for metric, row in zip(metrics, grid, strict=True):
+        log = not results.higher_is_better(metric) and _above_0(results, model, n, metric)
         for sampler, axes in zip(samplers, row, strict=True):
-            banded |= _curves(axes, results, _paths(results, model, n, sampler, metric))
+            banded |= _curves(axes, results, _paths(results, model, n, sampler, metric), log)
             nfe_axis(axes, sorted(set(results.ran(model, n).nfe)), side)
         if metric == "fd":
             _converged_levels(row, results, model, n)
             _published(row, results)
-        if not results.higher_is_better(metric):
+        if log:
             log_axis(row[0])
         row[0].set_ylabel(textwrap.fill(_named(metric, results), 30 if width == TWO else 20))
     for sampler, top, bottom in zip(samplers, grid[0], grid[-1], strict=True):
-        top.set_title(paper_name(sampler))
+        fit = max(8, int(17 * side))  # letters of this size fit
+        top.set_title(textwrap.fill(paper_name(sampler), fit), parse_math=False)
         bottom.set_xlabel("NFE")
     legend(figure, looks(results))
     bands = f" Bands: {_intervals(results)}." if banded else ""
@@ -103,8 +105,13 @@ def _paths(
     return {line: np.array(points) for line, points in found.items()}
 
 
-def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray]) -> bool:
-    """Curves with bands, which stay above 0 for the log axis. A single point has a bar.
+def _above_0(results: Results, model: str, n: int, metric: str) -> bool:
+    """Whether all scores are above 0, as a log axis needs. KID, say, can be below."""
+    return bool((results.ran(model, n)[metric].dropna() > 0).all())
+
+
+def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray], log: bool) -> bool:
+    """Curves with bands, which stay above 0 on a log axis. A single point has a bar.
 
     Returns: whether there is a band or a bar.
     """
@@ -113,7 +120,8 @@ def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray]) -> bool:
         nfe, mean, half = points.T
         look = known[line]
         axes.plot(nfe, mean, look.linestyle, color=look.color, marker=look.marker, label=line)
-        low, high = np.maximum(mean - half, mean / 100), mean + half
+        low, high = mean - half, mean + half
+        low = np.maximum(low, mean / 100) if log else low
         if len(nfe) > 1:
             axes.fill_between(nfe, low, high, color=look.color, alpha=0.15, lw=0)
         elif half[0]:
@@ -180,7 +188,7 @@ def _at_one_nfe(
                     axes.axvline(level, color=_LEVELS[0][0], ls=":", label=f"converged {name}")
         row[0].set_yticks(range(len(lines)), lines, parse_math=False)
         row[0].set_ylim(len(lines) - 0.4, -0.6)
-        row[0].set_title(paper_name(sampler), loc="left")
+        row[0].set_title(paper_name(sampler), loc="left", parse_math=False)
     for metric, axes in zip(metrics, grid[-1], strict=True):
         axes.set_xlabel(textwrap.fill(_named(metric, results), 20))
     legend(figure)
@@ -197,17 +205,15 @@ def precision_recall(results: Results, model: str, n: int, width: float = TWO) -
     told = list(dict.fromkeys(results.ran(model, n).line))
     places = {told[0]: (4, -5), told[-1]: (-7, 4)}  # points, right and up
     for sampler, axes in zip(samplers, each, strict=True):
-        precision = _paths(results, model, n, sampler, "precision")
-        recall = _paths(results, model, n, sampler, "recall")
-        for line, points in precision.items():
-            look, x, y = known[line], recall[line][:, 1], points[:, 1]
+        for line, (nfes, y, x) in _both(results, model, n, sampler).items():
+            look = known[line]
             axes.plot(x, y, look.linestyle, color=look.color, marker=look.marker, label=line)
-            for nfe, right, up in zip(points[:, 0], x, y, strict=True):
+            for nfe, right, up in zip(nfes, x, y, strict=True):
                 if nfe in labelled and line in places:
                     axes.annotate(f"{nfe:.0f}", (right, up), places[line], color=look.color,
                                   textcoords="offset points", fontsize=6,
                                   path_effects=[_HALO])  # fmt: skip
-        axes.set_title(paper_name(sampler))
+        axes.set_title(paper_name(sampler), parse_math=False)
         axes.set_xlabel("Recall (coverage) ↑")
         axes.set_ylabel("Precision (fidelity) ↑")
         axes.grid()
@@ -216,6 +222,18 @@ def precision_recall(results: Results, model: str, n: int, width: float = TWO) -
     caption(figure, f"Precision against recall: {results.subject(model, n)}. Numbers: NFE "
             f"of {' and '.join(places)}.")  # fmt: skip
     return figure
+
+
+def _both(results: Results, model: str, n: int, sampler: str) -> dict[str, np.ndarray]:
+    """Schedule line -> NFEs, precision and recall [3, points], of cells that have both scores."""
+    found = {}
+    recall = _paths(results, model, n, sampler, "recall")
+    for line, points in _paths(results, model, n, sampler, "precision").items():
+        others = {nfe: mean for nfe, mean, _ in recall.get(line, ())}
+        rows = [(nfe, mean, others[nfe]) for nfe, mean, _ in points if nfe in others]
+        if rows:
+            found[line] = np.array(rows).T
+    return found
 
 
 def _few_nfes(nfes: list[int]) -> set[int]:

@@ -53,6 +53,8 @@ def sweep(results: Results, model: str, n: int, width: float = TWO) -> list[Figu
     found = []
     for sampler in dict.fromkeys(results.ran(model, n).sampler):
         means = results.ranked(model, n, sampler).dropna(how="all")
+        if means.empty:
+            continue
         behind = results.behind(model, n, sampler).reindex_like(means)
         fewer = results.fewer(model, n, sampler).reindex_like(means).to_numpy()
         found.append(Heat(paper_name(sampler), means, behind, (behind == 0).to_numpy(), fewer))
@@ -154,9 +156,9 @@ def _panel(axes: Axes, part: Heat, top: float, upright: bool) -> None:
             )  # fmt: skip
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False, pad=2, labelsize=5.5)
     names = [str(name) for name in part.means.columns]
-    axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
+    axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0, parse_math=False)
     axes.set_yticks(range(len(part.means)), list(part.means.index), parse_math=False)
-    axes.set_title(part.title)
+    axes.set_title(part.title, parse_math=False)
     axes.spines[:].set_visible(False)
 
 

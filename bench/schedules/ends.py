@@ -1,6 +1,7 @@
 """Equal times and exact ends, which all schedules share. They compute in numpy, without torch."""
 
 from abc import abstractmethod
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,14 @@ from bench.types import NoiseProcess, Schedule
 
 class Grid(Schedule):
     """A schedule that defines `levels`. Called, it gives them as a tensor."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "__call__" in vars(cls) and "levels" not in vars(cls):
+            raise ValueError(
+                f"{cls.__name__} changes __call__, but its base class is called through levels: "
+                "define levels(steps, process) instead, which gives an array"
+            )
 
     @abstractmethod
     def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:

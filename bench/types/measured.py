@@ -129,7 +129,7 @@ class Costs(_Named):
 
 def _array(values: Any) -> np.ndarray:
     """A copy of an array, a tensor or a list, as float64 on the CPU."""
-    given = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    given = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
     return np.array(given, dtype=np.float64)
 
 
