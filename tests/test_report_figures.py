@@ -586,3 +586,21 @@ def test_a_chosen_line_without_a_record_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path / "x", [*toy(), cell("later", 5, "1", None)])
     with pytest.raises(ValueError, match="line 'later' was run yet"):
         draw(folder, tmp_path / "out", ["later"])
+
+
+def test_a_long_name_is_cut_and_leaves_room_for_its_row(tmp_path: Path) -> None:
+    name = "a line of " + "very " * 20 + "many letters"
+    drawn = levels.grids(results(tmp_path / "x", [cell(name, 10, "1", 3.0)]), "m", 500, ONE)
+    (text,) = [one.get_text() for one in drawn.axes[0].get_yticklabels()]
+    assert text.endswith("…") and name.startswith(text[:-1]) and len(text) == 35
+    drawn.draw_without_rendering()
+    assert drawn.axes[0].get_window_extent().width / drawn.dpi > ONE / 7
+
+
+def test_no_number_is_bold_while_cells_of_its_column_are_missing(tmp_path: Path) -> None:
+    cells = many(9)
+    cells[0] = (cells[0][0], None)  # NFE 5 of line 0
+    found = results(tmp_path / "x", cells)
+    axes = sweep(found, "m", 500)[0].axes[0]
+    bold = [one.get_position()[0] for one in axes.texts if one.get_fontweight() == "bold"]
+    assert bold == [1]

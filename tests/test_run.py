@@ -457,3 +457,9 @@ def test_key_does_not_depend_on_the_last_bits_of_a_grid(
     for factor, kept in ((1 + 4e-16, True), (1 + 1e-6, False)):
         monkeypatch.setattr(cells, "grid_of", lambda *_, f=factor: grid * f)
         assert (cells.planned(bench, cell, {}).key == key) is kept
+
+
+@pytest.mark.parametrize("name", ["", "_hidden", " _"])
+def test_a_line_has_a_name_that_figures_show(name: str) -> None:
+    with pytest.raises(ValueError, match="begin the name with a letter or a digit"):
+        Experiment("x", "X", "m", {name: Native()}, (DDIM(),), (Block("1", range(2), (5,)),))

@@ -74,6 +74,12 @@ def panels(
     return figure, every[:count]
 
 
+def short(name: str, width: float) -> str:
+    """The name of a line, cut if it would take more than half of a width in inches."""
+    most = int(width / 2 / 0.047)  # inches of a letter
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
 def caption(figure: Figure, text: str) -> None:
     """What a figure shows, in small letters above it."""
     fit = int(20.5 * figure.get_figwidth())  # letters of this size fit into an inch
@@ -93,10 +99,10 @@ def legend(figure: Figure, first: Iterable[str] = ()) -> None:
     labels = list(dict.fromkeys([*(line for line in first if line in found), *found]))
     if not labels:
         return
-    longest = max(len(text) for text in labels)
-    fit = int(20.5 * figure.get_figwidth() / (longest + 10))  # 10 letters for a handle
+    names = [short(text, 1.6 * figure.get_figwidth()) for text in labels]
+    fit = int(20.5 * figure.get_figwidth() / (max(map(len, names)) + 10))  # 10 for a handle
     made = figure.legend(
-        [found[text] for text in labels], labels, loc="outside lower center",
+        [found[text] for text in labels], names, loc="outside lower center",
         ncols=max(1, min(4, len(labels), fit)),
     )  # fmt: skip
     for text in made.get_texts():

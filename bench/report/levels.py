@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import curves as curves_of
-from bench.report.drawing import TWO, caption, legend, log_axis, looks, panels
+from bench.report.drawing import TWO, caption, legend, log_axis, looks, panels, short
 from bench.report.frame import Results
 from bench.report.lines import COOL, WARM, Look, paper_name, parts_of, uses_rate
 
@@ -50,7 +50,7 @@ def grids(results: Results, model: str, n: int, width: float = TWO) -> Figure:
             banded |= _grid(axes, results, record, lines.index(line), known[line])
         axes.set_xscale("log")
         axes.set_title(", ".join(map(paper_name, group)), wrap=True, parse_math=False)
-        axes.set_yticks(range(len(lines)), lines, parse_math=False)
+        axes.set_yticks(range(len(lines)), [short(one, width) for one in lines], parse_math=False)
         axes.set(xlabel=r"$\sigma$ (noise over signal)", ylim=(len(lines) - 0.4, -0.6))
         axes.grid(axis="x")
         axes.label_outer()

@@ -34,48 +34,61 @@ def samples(
     Returns:
         The figure. None: no cell has a strip.
     """
-    ran = results.ran(model, n)
-    strips = {
-        (sampler, nfe, line): path
-        for sampler in dict.fromkeys(ran.sampler) for nfe in sorted(set(ran.nfe))
-        for line, record in first_records(results, model, n, sampler, nfe).items()
-        if (path := folder / "records" / f"{record['key']}.png").is_file()
-    }  # fmt: skip
+    strips = _strips(results, model, n, folder)
     if not strips:
         return None
     rows = list(dict.fromkeys((sampler, line) for sampler, _, line in strips))
     shown = Counter(nfe for _, nfe, _ in strips)
     nfes = sorted(nfe for nfe in shown if 2 * shown[nfe] >= max(shown.values()))
-    high, wide = _picture(next(iter(strips.values()))).shape[:2]
-    fold = int(width / 3 / _LETTER)  # names take a third of the width at most
-    names = ["\n".join(textwrap.fill(part, fold) for part in (paper_name(sampler), line))
-             for sampler, line in rows]  # fmt: skip
-    room = width - 0.15 - _LETTER * max(len(part) for name in names for part in name.split("\n"))
-    fit = int(room * DPI / len(nfes) / (_LEAST * high))
-    real = folder / "real.png"
-    tall = math.ceil(room * (len(rows) + real.is_file()) / len(nfes) / _TALLEST)
-    count = max(1, min(wide // high, max(fit, tall)))  # images of a strip that are shown
-    side = room / len(nfes) / count  # inches of an image
+    real, names = folder / "real.png", _names(rows, width)
+    names = ["real images"] * real.is_file() + names
+    count, size = _sizes(names, len(nfes), next(iter(strips.values())), width)
     tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.005, wspace=0, hspace=0)
-    size = (width, side * (len(rows) + real.is_file()) + 0.6)
     figure = Figure(figsize=size, layout=tight)
-    grid = figure.subplots(len(rows) + real.is_file(), len(nfes), squeeze=False)
+    grid = figure.subplots(len(names), len(nfes), squeeze=False)
     for j, nfe in enumerate(nfes):
         grid[0][j].set_title(f"NFE {nfe}")
         if real.is_file():
             _show(grid[0][j], real, count, skip=j * count)
         for (sampler, line), row in zip(rows, grid[real.is_file() :], strict=True):
             _show(row[j], strips.get((sampler, nfe, line)), count)
-    for name, row in zip(["real images"] * real.is_file() + names, grid, strict=True):
+    for name, row in zip(names, grid, strict=True):
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=5, parse_math=False)
     every = "Every row has the same seeds" + (", below real images." if real.is_file() else ".")
-    empty = (
-        " An empty place: no images were kept."
-        if sum(shown[nfe] for nfe in nfes) < len(rows) * len(nfes)
-        else ""
-    )
+    gaps = sum(shown[nfe] for nfe in nfes) < len(rows) * len(nfes)
+    empty = " An empty place: no images were kept." if gaps else ""
     caption(figure, f"Samples of {results.models(model, n)}. {every}{empty}")
     return figure
+
+
+def _strips(results: Results, model: str, n: int, folder: Path) -> dict[tuple[str, int, str], Path]:
+    """(sampler, NFE, line) -> the strip of its first seed block."""
+    ran = results.ran(model, n)
+    return {
+        (sampler, nfe, line): path
+        for sampler in dict.fromkeys(ran.sampler) for nfe in sorted(set(ran.nfe))
+        for line, record in first_records(results, model, n, sampler, nfe).items()
+        if (path := folder / "records" / f"{record['key']}.png").is_file()
+    }  # fmt: skip
+
+
+def _names(rows: list[tuple[str, str]], width: float) -> list[str]:
+    """Sampler and line of each row, folded so that they take a third of the width at most."""
+    fold = int(width / 3 / _LETTER)
+    return ["\n".join(textwrap.fill(part, fold) for part in (paper_name(sampler), line))
+            for sampler, line in rows]  # fmt: skip
+
+
+def _sizes(
+    names: list[str], columns: int, strip: Path, width: float
+) -> tuple[int, tuple[float, float]]:
+    """How many images of a strip are shown, and the size of the figure in inches."""
+    high, wide = _picture(strip).shape[:2]
+    room = width - 0.15 - _LETTER * max(len(part) for name in names for part in name.split("\n"))
+    fit = int(room * DPI / columns / (_LEAST * high))
+    tall = math.ceil(room * len(names) / columns / _TALLEST)
+    count = max(1, min(wide // high, max(fit, tall)))
+    return count, (width, room / columns / count * len(names) + 0.6)
 
 
 def _show(axes: Axes, path: Path | None, count: int, skip: int = 0) -> None:

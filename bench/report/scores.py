@@ -19,6 +19,7 @@ from bench.report.drawing import (
     looks,
     nfe_axis,
     panels,
+    short,
 )
 from bench.report.frame import Results, label
 from bench.report.intervals import LEVEL
@@ -186,7 +187,7 @@ def _at_one_nfe(
             if metric == "fd":
                 for name, level in _converged(results, model, n).items():
                     axes.axvline(level, color=_LEVELS[0][0], ls=":", label=f"converged {name}")
-        row[0].set_yticks(range(len(lines)), lines, parse_math=False)
+        row[0].set_yticks(range(len(lines)), [short(one, width) for one in lines], parse_math=False)
         row[0].set_ylim(len(lines) - 0.4, -0.6)
         row[0].set_title(paper_name(sampler), loc="left", parse_math=False)
     for metric, axes in zip(metrics, grid[-1], strict=True):

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from bench.report.drawing import TWO, caption
+from bench.report.drawing import ONE, TWO, caption, short
 from bench.report.frame import Results, label
 from bench.report.layout import grids
 from bench.report.lines import paper_name
@@ -57,12 +57,24 @@ def sweep(results: Results, model: str, n: int, width: float = TWO) -> list[Figu
             continue
         behind = results.behind(model, n, sampler).reindex_like(means)
         fewer = results.fewer(model, n, sampler).reindex_like(means).to_numpy()
-        found.append(Heat(paper_name(sampler), means, behind, (behind == 0).to_numpy(), fewer))
+        found.append(
+            Heat(
+                paper_name(sampler), means, behind, _leads(results, model, n, sampler, means), fewer
+            )
+        )
     italic = any(one.italic.any() for one in found)
     some = " Italic: fewer seed blocks, compared on these blocks only." if italic else ""
     about = (f"{label('fd', results.features)} ↓ by NFE: {results.subject(model, n)}. Sorted by "
-             f"geometric mean, the lowest first. Bold: the best of a column.{some}")  # fmt: skip
+             f"geometric mean, the lowest first. Bold: the best of a column, and its "
+             f"ties.{some}")  # fmt: skip
     return _figures(found, results, width, about, shared=False)
+
+
+def _leads(results: Results, model: str, n: int, sampler: str, means: pd.DataFrame) -> np.ndarray:
+    """Whether a cell is the best of its column or a tie, in a column that is whole: as `means`."""
+    columns = [results.column(model, n, sampler, nfe, "fd") for nfe in means.columns]
+    return np.array([[bool((score := column.get(line)) and score.leads) for column in columns]
+                     for line in means.index])  # fmt: skip
 
 
 def crossing(results: Results, model: str, n: int, width: float = TWO) -> list[Figure]:
@@ -90,8 +102,9 @@ def crossing(results: Results, model: str, n: int, width: float = TWO) -> list[F
     found = [Heat(one.title, one.means.iloc[rows], one.behind.iloc[rows], one.bold[rows],
                   one.italic[rows]) for one in found]  # fmt: skip
     name = label("fd", results.features)
-    about = (f"{name} ↓ by sampler: {results.subject(model, n)}. Sorted by geometric mean, the "
-             "lowest first. Bold: the best of a column, and its ties.")  # fmt: skip
+    about = (f"{name} ↓ by sampler: {results.subject(model, n)}. Sorted by the geometric "
+             "mean of the ratio to the best of a column, over cells that were run. Bold: the "
+             "best of a column, and its ties.")  # fmt: skip
     return _figures(found, results, width, about, shared=True)
 
 
@@ -157,7 +170,8 @@ def _panel(axes: Axes, part: Heat, top: float, upright: bool) -> None:
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False, pad=2, labelsize=5.5)
     names = [str(name) for name in part.means.columns]
     axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0, parse_math=False)
-    axes.set_yticks(range(len(part.means)), list(part.means.index), parse_math=False)
+    axes.set_yticks(range(len(part.means)), [short(name, ONE) for name in part.means.index],
+                    parse_math=False)  # fmt: skip
     axes.set_title(part.title, parse_math=False)
     axes.spines[:].set_visible(False)
 

@@ -197,6 +197,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for line in self.lines:
+            if not line.strip("_ ") or line.startswith("_"):
+                raise ValueError(f"experiment {self.name}: a line is named {line!r}; begin the "
+                                 "name with a letter or a digit")  # fmt: skip
             if not isinstance(model := self.on(line).model, str):
                 raise ValueError(f"experiment {self.name}: model must be a name, not a "
                                  f"{type(model).__name__}; write module:name")  # fmt: skip
