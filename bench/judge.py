@@ -349,7 +349,7 @@ def cautions(
     """Why a score should not be compared with others.
 
     Arguments:
-        n: number of images; lossy: how many of them are JPEGs.
+        n: number of images; lossy: how many of them have lossy compression.
         shape: of an image, [c, h, w].
         real: of an image of the reference; () if it is not known.
     """
@@ -357,8 +357,8 @@ def cautions(
     if n < 50_000:
         found.append(f"{n:,} images: published FIDs use 50,000, and fewer images score higher")
     if lossy:
-        found.append(f"{lossy:,} of the images are JPEGs, and their compression counts as a "
-                     "difference; save samples as PNG")  # fmt: skip
+        found.append(f"{lossy:,} of the images have lossy compression, as JPEGs have, and it "
+                     "counts as a difference; save samples as PNG")  # fmt: skip
     if shape[0] == 1 and "effnet" not in features:
         found.append("grey images were repeated to three channels")
     if real and real[1:] != shape[1:]:

@@ -124,7 +124,7 @@ def test_jpegs_and_grey_images_are_warned_of(
     folder(tmp_path / "fake", pixels(20), "{}.jpg")
     asked = ("score", tmp_path / "fake", reference, "--features", "flatten", "--device", "cpu")
     assert crs(monkeypatch, *asked) == 0
-    assert "warning: 20 of the images are JPEGs" in capsys.readouterr().err
+    assert "warning: 20 of the images have lossy compression" in capsys.readouterr().err
     assert judge.cautions(50_000, 0, (3, 8, 8), "clean") == []
     assert "repeated to three" in judge.cautions(50_000, 0, (1, 8, 8), "clean")[0]
 

@@ -98,6 +98,9 @@ def forms_of(text: str) -> list[str]:
     return [form.strip() for form in re.split(r",(?![^()]*\))", text)]
 
 
+_MOST_SEEDS = 10_000_000
+
+
 def seeds_of(text: str) -> list[int]:
     """The seeds of `7` or `0-9999`. The range includes both ends."""
     if not (found := re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())):
@@ -105,6 +108,9 @@ def seeds_of(text: str) -> list[int]:
     first, last = int(found[1]), int(found[2] or found[1])
     if first > last:
         raise ValueError(f"--seeds {text!r}: first-last needs first <= last; write {last}-{first}")
+    if last >= 2**62 or last - first >= _MOST_SEEDS:
+        raise ValueError(f"--seeds {text!r}: take seeds below 2^62, at most {_MOST_SEEDS:,} of "
+                         "them at once")  # fmt: skip
     return list(range(first, last + 1))
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bench.data.arrays import array_names, mapped, readable
 from bench.data.decode import Picture, decode, layout
 from bench.data.formats import known_set, rows_of
-from bench.data.manifest import MANIFEST, read_manifest
+from bench.data.manifest import MANIFEST, parsed_manifest, read_manifest
 from bench.data.preprocess import AsIs, Preprocess
 from bench.store import in_a_line, some
 
@@ -124,20 +124,24 @@ class ImageSet:
         return whole(iter(parts))
 
     def as_of(self, other: "ImageSet") -> "ImageSet":
-        """The images in the order of another set, matched by name where both have the same names.
+        """The images in the order of another set: those of the same names, else those of the same
+        numbers in their names, else all as they come.
 
         Raises:
-            ValueError: another number of images, or names that are other seeds.
+            ValueError: another number of images, or names with other numbers, which are seeds.
         """
         if len(self) != len(other):
             raise ValueError(
                 f"{self.path} has {len(self)} images and {other.path} {len(other)}; a difference "
                 "needs images of the same seeds"
             )
-        mine = {name: i for i, name in enumerate(self.names)}
-        if mine.keys() == set(other.names):
-            order = [mine[name] for name in other.names]
-        elif _numbered(self.names) and _numbered(other.names):
+        mine, theirs = list(self.names), list(other.names)
+        if set(mine) != set(theirs):
+            mine, theirs = _numbers(mine), _numbers(theirs)
+        if mine and set(mine) == set(theirs):
+            at = {name: i for i, name in enumerate(mine)}
+            order = [at[name] for name in theirs]
+        elif mine and theirs:
             raise ValueError(f"{self.path} and {other.path} hold images of different seeds; a "
                              "difference needs the same seeds")  # fmt: skip
         else:
@@ -159,10 +163,10 @@ class ImageSet:
             said.append(f"{name}: {found.other:,} images were converted to RGB")
         if found.enlarged:
             said.append(f"{name}: {found.enlarged:,} images were smaller and were enlarged")
-        wanted = _wanted(self.manifest)
-        if wanted is not None and wanted != len(self):
-            said.append(f"{name}: its manifest says {wanted:,} images, but it has {len(self):,}; "
-                        "it may be a mixture")  # fmt: skip
+        spans = self.manifest["seeds"] if self.manifest else []
+        if self.manifest and sorted(map(int, _numbers(self.names))) != _seeds(spans, len(self)):
+            said.append(f"{name}: its {len(self):,} images are not those of its manifest, which "
+                        f"has {sum(b - a for a, b in spans):,}; it may be a mixture")  # fmt: skip
         return said
 
     def _batched(self, chosen: Sequence[int], size: int, prepare: Preprocess) -> Iterator[Tensor]:
@@ -219,13 +223,18 @@ def whole(batches: Iterator[Tensor]) -> Tensor:
     return torch.cat([part.expand(-1, channels, -1, -1) for part in parts])
 
 
-def _wanted(manifest: dict[str, Any] | None) -> int | None:
-    """The number of images that a manifest speaks of."""
-    return None if manifest is None else sum(b - a for a, b in manifest["seeds"])
+def _seeds(spans: Sequence[tuple[int, int]], count: int) -> list[int]:
+    """The seeds of a manifest, in order. None at all if they are not `count`."""
+    fit = sum(max(b - a, 0) for a, b in spans) == count
+    return [seed for a, b in spans for seed in range(a, b)] if fit else []
 
 
-def _numbered(names: Sequence[str]) -> bool:
-    return all(name.isdigit() for name in names)
+def _numbers(names: Sequence[str]) -> list[str]:
+    """The last number in each name, which is a seed. None at all if a name has no number, or two
+    have the same."""
+    found = [(re.findall("[0-9]+", name.rpartition("/")[2]) or [""])[-1] for name in names]
+    plain = [number and str(int(number)) for number in found]
+    return plain if all(plain) and len(set(plain)) == len(plain) else []
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
@@ -254,6 +263,8 @@ def open_images(path: str | Path, split: str | None = None) -> ImageSet:
     """
     path = Path(path)
     kind = path.suffix.lower()
+    if not path.exists():
+        raise ValueError(f"there is no file or folder {path}; check the path")
     if known := known_set(path, split):
         names = [str(i) for i in range(len(known.readers))]
         return ImageSet(path, names, known.readers, title=known.name, licence=known.licence)
@@ -270,6 +281,8 @@ def open_images(path: str | Path, split: str | None = None) -> ImageSet:
         raise ValueError(f"no images in {path}{others}: give a folder or .zip of PNGs, an .npy, or "
                          "an .npz with arr_0")  # fmt: skip
     names = [PurePosixPath(name).with_suffix("").as_posix() for name in files]
+    if len(set(names)) < len(names):  # 0.png and 0.jpg
+        names = list(files)
     readers = [partial(_decoded, f"{path}/{name}", read) for name, read in files.items()]
     return ImageSet(path, names, readers, tuple(left_out), manifest)
 
@@ -303,7 +316,8 @@ def _array_set(path: Path) -> ImageSet:
         names = in_a_line(", ".join(held)) or "nothing"
         raise ValueError(f"{path} holds {names}; it must hold arr_0, uint8 images [n, h, w, c]")
     pixels = layout(array, path)
-    return ImageSet(path, [str(i) for i in range(len(pixels))], rows_of(pixels), (), manifest)
+    seeds = _seeds(manifest["seeds"] if manifest else [], len(pixels)) or range(len(pixels))
+    return ImageSet(path, [str(seed) for seed in seeds], rows_of(pixels), (), manifest)
 
 
 _Opened = tuple[dict[str, Read], list[str], dict[str, Any] | None]
@@ -372,7 +386,7 @@ def _zipped(path: Path) -> _Opened:
     with readable(path, "a .zip of images"):
         archive = zipfile.ZipFile(path)
     members: dict[str, zipfile.ZipInfo] = {}
-    left_out = []
+    left_out: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         _check_name(path, info.filename)
         name = PurePosixPath(info.filename.replace("\\", "/"))
@@ -381,8 +395,7 @@ def _zipped(path: Path) -> _Opened:
             continue
         plain = PurePosixPath(*parts)
         if _hidden(parts) or plain.suffix.lower() not in _SUFFIXES:
-            if plain.as_posix() != MANIFEST:
-                left_out.append(plain.as_posix())
+            left_out[plain.as_posix()] = info
             continue
         if plain.as_posix() in members:
             raise ValueError(f"{path} holds {plain} twice; make the archive again")
@@ -390,4 +403,10 @@ def _zipped(path: Path) -> _Opened:
             raise ValueError(f"{path}: {plain} has {info.file_size:,} bytes, which is no image")
         members[plain.as_posix()] = info
     ordered = sorted(members, key=natural)
-    return {name: partial(archive.read, members[name]) for name in ordered}, left_out, None
+    files = {name: partial(archive.read, members[name]) for name in ordered}
+    beside = {PurePosixPath(name).with_name(MANIFEST).as_posix() for name in members}
+    manifest = None
+    if len(beside) == 1 and (info := left_out.pop(mine := beside.pop(), None)):
+        with readable(f"{path}/{mine}", "a manifest"), archive.open(info) as file:
+            manifest = parsed_manifest(file.read(2**24).decode("utf-8-sig"))
+    return files, list(left_out), manifest
