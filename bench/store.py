@@ -56,6 +56,13 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def check_folder_name(name: str, what: str) -> None:
+    """Raise ValueError unless a name is that of one folder, which is neither hidden nor above."""
+    plain = name and Path(name).name == name and name.isprintable() and name.strip() == name
+    if not plain or name.startswith(".") or "\\" in name:
+        raise ValueError(f"{what} {name!r}: write a plain folder name, such as my-horse")
+
+
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write a file so that it is seen whole or not at all, even through SIGKILL or a power cut."""
     path = Path(path)
@@ -212,7 +219,10 @@ def _packed(folder: Path) -> dict[str, dict[str, Any]]:
 def _unpacked(path: Path, changed: int) -> dict[str, dict[str, Any]]:
     try:
         records = [json.loads(line) for line in _inflated(path).splitlines()]
-        return {str(record["key"]): dict(record) for record in records}
+        found = {str(record["key"]): dict(record) for record in records}
+        if odd := [key for key in found if Path(key).name != key]:  # a key is a file's name
+            raise ValueError(f"{odd[0]!r} is no key")
+        return found
     except _DAMAGE as error:
         why = in_a_line(error)
         raise ValueError(f"{path} is damaged ({why}); fetch it again or delete it") from error

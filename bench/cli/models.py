@@ -326,12 +326,13 @@ def schedule_(
 
     from bench import checkpoints, schedules
     from bench.process import alpha
+    from bench.types import valid_grid
 
     if json and format:
         raise ValueError("--json and --format exclude each other; leave one out")
     where = checkpoints.models_of(models)
     process = checkpoints.find_card(model, where).process.build()
-    grid = schedule_of(schedule, homes_of(where, rates_of, model))(nfe, process)
+    grid = valid_grid(schedule_of(schedule, homes_of(where, rates_of, model)), nfe, process)
     if format:
         levels, note = schedules.export(format, grid, process)
         typer.echo(levels)

@@ -79,9 +79,12 @@ def device_of(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: this machine has no CUDA device; use --device cpu")
     try:
-        torch.device(name)
+        found = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"--device {name}: no such device; use cpu, cuda or auto") from None
+        found = torch.device("meta")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count()}
+    if (found.index or 0) >= there.get(found.type, 0):
+        raise ValueError(f"--device {name}: no such device; use cpu, cuda or auto")
     return name
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from bench.store import in_a_line, write_json
 
 MANIFEST = "crs-bench.json"
+_CHOICES = ("model", "model_digest", "sampler", "schedule", "nfe", "guidance", "dtype", "quantiser")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def joined(old: dict[str, Any] | None, new: dict[str, Any], folder: Path) -> dic
     if old is None:
         return new
     if old.get("key") != new["key"]:
-        was = {name: old.get(name) for name in ("model", "sampler", "schedule", "nfe", "guidance")}
+        was = {name: old.get(name) for name in _CHOICES}
         differ = [f"{name} {value}" for name, value in was.items() if value != new.get(name)]
         raise ValueError(f"{folder} holds images of another run ({', '.join(differ) or 'other'}); "
                          "choose another folder, or delete it")  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench.store import check_folder_name
 from bench.types.described import Described
 from bench.types.measured import Rate
 from bench.types.roles import NoiseProcess, Sampler, Schedule
@@ -52,12 +53,20 @@ def grid_of(cell: Cell, process: NoiseProcess) -> Tensor:
     Raises:
         ValueError: the schedule gives no grid that strictly decreases to 0 or above.
     """
-    steps = steps_for(cell.sampler, cell.nfe)
-    grid = cell.schedule(steps, process)
+    return valid_grid(cell.schedule, steps_for(cell.sampler, cell.nfe), process)
+
+
+def valid_grid(schedule: Schedule, steps: int, process: NoiseProcess) -> Tensor:
+    """The grid of a schedule, float64 [steps + 1].
+
+    Raises:
+        ValueError: as `grid_of`.
+    """
+    grid = schedule(steps, process)
     ok = grid.dtype == torch.float64 and grid.shape == (steps + 1,) and torch.isfinite(grid).all()
     if not (ok and (grid.diff() < 0).all() and grid[-1] >= 0):
         raise ValueError(
-            f"{cell.schedule!r} gave no valid grid for {steps} steps: expected float64 "
+            f"{schedule!r} gave no valid grid for {steps} steps: expected float64 "
             f"[{steps + 1}], strictly decreasing to >= 0, got {grid.tolist()}"
         )
     return grid
@@ -198,6 +207,7 @@ class Experiment:
     baselines: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_folder_name(self.name, "experiment")
         for line in self.lines:
             if not isinstance(model := self.on(line).model, str):
                 raise ValueError(f"experiment {self.name}: model must be a name, not a "
