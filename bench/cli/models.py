@@ -167,7 +167,7 @@ def sample(
     law = schedule_of(schedule, homes_of(where, rates_of, model))
     wanted = seeds_of(seeds)
     cell = Cell(checkpoint.name, law, walk, nfe, range(wanted[0], wanted[-1] + 2), guidance)
-    generate.check_fits(checkpoint, walk, guidance)
+    generate.check_fits(checkpoint, walk, guidance, law)
     grid = grid_of(cell, checkpoint.process)
     choices = manifest_of(cell, grid, checkpoint, dtype)
 
@@ -324,15 +324,17 @@ def schedule_(
     """
     import torch
 
-    from bench import checkpoints, schedules
+    from bench import checkpoints, generate, schedules
     from bench.process import alpha
     from bench.types import valid_grid
 
     if json and format:
         raise ValueError("--json and --format exclude each other; leave one out")
     where = checkpoints.models_of(models)
-    process = checkpoints.find_card(model, where).process.build()
-    grid = valid_grid(schedule_of(schedule, homes_of(where, rates_of, model)), nfe, process)
+    card = checkpoints.find_card(model, where)
+    process, law = card.process.build(), schedule_of(schedule, homes_of(where, rates_of, model))
+    generate.check_measured(law, card.name, checkpoints.identity(card))
+    grid = valid_grid(law, nfe, process)
     if format:
         levels, note = schedules.export(format, grid, process)
         typer.echo(levels)

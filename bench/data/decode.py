@@ -12,7 +12,6 @@ from PIL import Image
 
 from bench.store import in_a_line
 
-
 # Those whose bits a channel `depth` tells. Of others Pillow cuts colours, or starts a program.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
