@@ -176,9 +176,9 @@ def sample(
         return (part.cpu() for part, _ in parts)
 
     if out.suffix.lower() == ".npz":
-        check_output(out)
-        spans = {"seeds": writing.spans_of(wanted)}
-        writing.write_npz(out, torch.cat(list(made(wanted))), choices | spans)
+        whole = choices | {"seeds": writing.spans_of(wanted)}
+        writing.check_npz(out, whole)
+        writing.write_npz(out, torch.cat(list(made(wanted))), whole)
     else:
         folder = writing.SampleFolder(out, choices)
         todo = folder.missing(wanted)

@@ -48,7 +48,7 @@ def joined(old: dict[str, Any] | None, new: dict[str, Any], folder: Path) -> dic
         was = {name: old.get(name) for name in _CHOICES}
         differ = [f"{name} {value}" for name, value in was.items() if value != new.get(name)]
         raise ValueError(f"{folder} holds images of another run ({', '.join(differ) or 'other'}); "
-                         "choose another folder, or delete it")  # fmt: skip
+                         "choose another place, or delete it")  # fmt: skip
     return {**new, "seeds": merged_spans([*old["seeds"], *new["seeds"]])}
 
 

@@ -20,6 +20,18 @@ def spans_of(seeds: Iterable[int]) -> list[list[int]]:
     return merged_spans([(seed, seed + 1) for seed in seeds])
 
 
+def check_npz(out: Path, manifest: dict[str, Any]) -> None:
+    """Raise ValueError if an .npz cannot be written, or holds anything but the images of the same
+    choices and seeds."""
+    check_output(out)
+    if out.is_file():
+        old = read_manifest(out)
+        joined(old, manifest, out)
+        if merged_spans(old["seeds"]) != merged_spans(manifest["seeds"]):
+            raise ValueError(f"{out} holds images of other seeds; choose another file, or delete "
+                             "it")  # fmt: skip
+
+
 def write_npz(out: Path, images: Tensor, manifest: dict[str, Any] | None = None) -> Path:
     """Write uint8 [n, c, h, w] as `arr_0`, [n, h, w, c], and the manifest as JSON text."""
     arrays: dict[str, Any] = {"arr_0": images.permute(0, 2, 3, 1).numpy()}
