@@ -135,7 +135,7 @@ def check_fits(
             the model lacks; the sampler needs a variance that the model does not predict; the
             schedule was measured on other weights of the model.
     """
-    if schedule is not None:
+    if isinstance(schedule, Schedule):
         check_measured(schedule, model.name, model.digest)
     if guidance is not None and not math.isfinite(guidance):
         raise ValueError(f"a guidance scale is a finite number, not {guidance}")

@@ -96,16 +96,11 @@ def test_an_npz_of_others_is_not_overwritten(
     sampled, tiny_models: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     asked = ("sample", "small", "--models", tiny_models, *CPU, "--sampler", "DDIM")
-    made = sampled("a.npz", "0-3")
-    before = made.read_bytes()
-    sampled("a.npz", "0-3")  # the same images
-    for more, says in (
-        (("--nfe", 2, "--seeds", "4-7"), "other seeds"),
-        (("--nfe", 3, "--seeds", "0-3"), "another run (nfe 2)"),
-        (("--nfe", 2, "--seeds", "0-3", "--dtype", "bfloat16"), "another run (dtype float32)"),
-    ):
-        assert says in refused(monkeypatch, capsys, *asked, made, *more)
-    assert made.read_bytes() == before
+    for seeds, more, said in (
+        ("0-3", (), False), ("0-3", (), False), ("4-7", (), True), ("4-7", ("--nfe", 3), True),
+    ):  # fmt: skip
+        sampled("a.npz", seeds, *more)
+        assert ("they are replaced" in capsys.readouterr().err) is said
     np.savez(mine := tmp_path / "mine.npz", arr_0=np.zeros((4, 8, 8, 1), np.uint8))
     before = mine.read_bytes()
     assert "mine.npz" in refused(monkeypatch, capsys, *asked, mine, "--nfe", 2)

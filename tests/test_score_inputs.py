@@ -58,7 +58,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 NOISE = np.random.default_rng(1).integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "nothing there": (lambda at: at, "no images in"),
+    "nothing there": (lambda at: at, "there is no file or folder"),
     "an empty folder": (lambda at: folder(at, []), "no images in"),
     "one image": (lambda at: folder(at, pixels(1)), "covariance|at least 2|1 image"),
     "no more than k": (lambda at: folder(at, pixels(3)), "3 nearest neighbours need"),

@@ -177,8 +177,10 @@ def sample(
 
     if out.suffix.lower() == ".npz":
         whole = choices | {"seeds": writing.spans_of(wanted)}
-        writing.check_npz(out, whole)
+        lost = writing.check_npz(out, whole)
         writing.write_npz(out, torch.cat(list(made(wanted))), whole)
+        if lost:
+            typer.echo(f"warning: {lost}", err=True)
     else:
         folder = writing.SampleFolder(out, choices)
         todo = folder.missing(wanted)

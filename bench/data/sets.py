@@ -164,7 +164,8 @@ class ImageSet:
         if found.enlarged:
             said.append(f"{name}: {found.enlarged:,} images were smaller and were enlarged")
         spans = self.manifest["seeds"] if self.manifest else []
-        if self.manifest and sorted(map(int, _numbers(self.names))) != _seeds(spans, len(self)):
+        seeds = _seeds(spans, len(self)) or [-1]
+        if self.manifest and sorted(map(int, _numbers(self.names))) != seeds:
             said.append(f"{name}: its {len(self):,} images are not those of its manifest, which "
                         f"has {sum(b - a for a, b in spans):,}; it may be a mixture")  # fmt: skip
         return said
@@ -263,8 +264,6 @@ def open_images(path: str | Path, split: str | None = None) -> ImageSet:
     """
     path = Path(path)
     kind = path.suffix.lower()
-    if not path.exists():
-        raise ValueError(f"there is no file or folder {path}; check the path")
     if known := known_set(path, split):
         names = [str(i) for i in range(len(known.readers))]
         return ImageSet(path, names, known.readers, title=known.name, licence=known.licence)
@@ -273,6 +272,8 @@ def open_images(path: str | Path, split: str | None = None) -> ImageSet:
                          "folder of the split")  # fmt: skip
     if kind in (".pkl", ".pickle"):
         raise ValueError(pickle_refusal(path))
+    if not path.exists():
+        raise ValueError(f"there is no file or folder {path}; check the path")
     if kind in (".npy", ".npz") and path.is_file():
         return _array_set(path)
     files, left_out, manifest = _zipped(path) if path.is_file() else _folder(path)

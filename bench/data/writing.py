@@ -20,16 +20,17 @@ def spans_of(seeds: Iterable[int]) -> list[list[int]]:
     return merged_spans([(seed, seed + 1) for seed in seeds])
 
 
-def check_npz(out: Path, manifest: dict[str, Any]) -> None:
-    """Raise ValueError if an .npz cannot be written, or holds anything but the images of the same
-    choices and seeds."""
+def check_npz(out: Path, manifest: dict[str, Any]) -> str:
+    """What is lost where an .npz is written; "" where nothing is.
+
+    Raises:
+        ValueError: it cannot be written, or holds something that no run of ours made.
+    """
     check_output(out)
-    if out.is_file():
-        old = read_manifest(out)
-        joined(old, manifest, out)
-        if merged_spans(old["seeds"]) != merged_spans(manifest["seeds"]):
-            raise ValueError(f"{out} holds images of other seeds; choose another file, or delete "
-                             "it")  # fmt: skip
+    old = read_manifest(out) if out.is_file() else manifest
+    spans = (merged_spans(one["seeds"]) for one in (old, manifest))
+    same = old.get("key") == manifest["key"] and next(spans) == next(spans)
+    return "" if same else f"{out} held images of other choices or seeds; they are replaced"
 
 
 def write_npz(out: Path, images: Tensor, manifest: dict[str, Any] | None = None) -> Path:
