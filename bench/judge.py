@@ -3,6 +3,7 @@
 A run, `crs-bench score`, `crs-bench rescore` and `bench.score` all open a `Judge` and ask it.
 """
 
+import math
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,9 @@ class Judge:
         found = metric(**self._pair(metric, fake))
         if not isinstance(found, Score):
             raise ValueError(f"{metric!r} gave {found!r}: a metric returns bench.Score(value)")
+        if not math.isfinite(found.value):
+            raise ValueError(f"{metric!r} gave {found.value}, which is no score; check the images "
+                             "and the reference")  # fmt: skip
         return found
 
     def scores(self, fake: Fake) -> dict[str, Score]:

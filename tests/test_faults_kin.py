@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -16,7 +17,8 @@ from test_score_inputs import folder, pixels
 
 from bench import store
 from bench.checkpoints.files import check_finite
-from bench.data import MANIFEST, open_images
+from bench.data import MANIFEST, open_images, read_manifest
+from bench.data.writing import SampleFolder
 from bench.types import Block, Experiment
 
 LOOP = ("--nfe", 2, "--sampler", "DDIM", *CPU)
@@ -246,3 +248,53 @@ def test_an_image_that_is_read_has_one_of_the_known_formats() -> None:
 
     Image.init()
     assert set(decode._FORMATS) <= set(Image.OPEN)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_waited_for(kind: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    home = folder(tmp_path / "a", pixels(3))
+    if kind == "pipe":
+        os.mkfifo(home / "x.png")
+    else:
+        (home / "x.png").symlink_to("/dev/zero")
+    assert "a pipe or a device" in refused(monkeypatch, capsys, "score", home, home, *FLAT)
+
+
+def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path, monkeypatch, capsys) -> None:
+    home = folder(tmp_path / "a", pixels(3))
+    with open(home / "x.png", "wb") as file:
+        file.truncate(2**40)
+    assert "x.png" in refused(monkeypatch, capsys, "score", home, home, *FLAT)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.json"])
+def test_other_containers_are_told_what_to_do(name, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / name).write_bytes(b"PAR1" + bytes(600))
+    assert "unpack it" in refused(monkeypatch, capsys, "score", tmp_path / name, *FLAT)
+
+
+def test_an_infinite_distance_is_no_score(tmp_path: Path, monkeypatch, capsys) -> None:
+    home, dim = folder(tmp_path / "a", pixels(12, size=32)), 3 * 32 * 32
+    np.savez(tmp_path / "r.npz", mu=np.full(dim, 1e200), sigma=np.eye(dim))
+    asked = ("score", home, tmp_path / "r.npz", "--metrics", "fd", *FLAT)
+    assert "gave inf" in refused(monkeypatch, capsys, *asked)
+
+
+def test_a_reference_says_how_many_images_it_has(tmp_path: Path, monkeypatch, capsys) -> None:
+    home = folder(tmp_path / "a", pixels(12))
+    assert crs(monkeypatch, "reference", tmp_path / "r.npz", "--images", home, *FLAT) == 0
+    with np.load(tmp_path / "r.npz") as file:
+        np.savez(tmp_path / "s.npz", **{**file, "n": np.array(-1)})
+    assert "n = -1" in refused(monkeypatch, capsys, "score", home, tmp_path / "s.npz", *FLAT)
+
+
+def test_two_runs_at_once_in_one_folder(tmp_path: Path) -> None:
+    one, two, other = (SampleFolder(tmp_path / "a", {"key": key}) for key in "xxy")
+    image = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    one.add([0], image)
+    two.add([5], image)
+    one.add([1], image)
+    assert read_manifest(tmp_path / "a")["seeds"] == [(0, 2), (5, 6)]
+    with pytest.raises(ValueError, match="images of another run"):
+        other.add([9], image)
+    assert not (tmp_path / "a" / "000009.png").exists()

@@ -71,7 +71,7 @@ def _idx(folder: Path, split: str) -> Known:
     """IDX files. MNIST, KMNIST and others have the same file names, so the content gives a name."""
     dataset = FashionMNIST("test" if split == "test" else "train", folder)
     pixels = dataset.images().numpy()[:, 0, :, :, None]  # [n, h, w, 1]
-    if hashlib.sha256(pixels).hexdigest() == FASHION_SHA256[split]:
+    if hashlib.sha256(pixels.tobytes()).hexdigest() == FASHION_SHA256[split]:
         return Known(dataset.name, dataset.licence, rows_of(pixels))
     return Known(f"{folder.resolve().name}-{split}", "unknown", rows_of(pixels))
 

@@ -28,7 +28,7 @@ _SUFFIXES = {
     ".pnm", ".gif", ".jp2", ".avif",
 }  # fmt: skip
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
-_LARGEST = 2**29  # bytes of one file in a zip; more is no image
+_LARGEST = 2**29  # bytes of one file; more is no image
 _NAMED = 5  # most images that a message names
 
 Read = Callable[[], bytes]
@@ -336,16 +336,22 @@ def _folder(path: Path) -> _Opened:
         if _hidden(relative.parts) or relative.suffix.lower() not in _SUFFIXES:
             left_out.append(name)
             continue
-        files[name] = file.read_bytes
+        files[name] = partial(_content, file)
     manifest = read_manifest(path) if (path / MANIFEST).is_file() else None
     return files, left_out, manifest
+
+
+def _content(file: Path) -> bytes:
+    if (size := file.stat().st_size) > _LARGEST:
+        raise ValueError(f"it has {size:,} bytes")
+    return file.read_bytes()
 
 
 def _walk(top: Path, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     """Files under a folder, relative to `top`, through links.
 
     Raises:
-        ValueError: a broken link, or a link to a folder that it lies in.
+        ValueError: a broken link, a link to a folder that it lies in, or a pipe or device.
     """
     real = folder.resolve()
     if real in above:
@@ -357,6 +363,8 @@ def _walk(top: Path, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
                 raise ValueError(f"{path} is a broken link to {os.readlink(path)}; remove it")
             if entry.is_dir():
                 yield from _walk(top, path, (*above, real))
+            elif not entry.is_file():  # a pipe would be waited for, a device has no end
+                raise ValueError(f"{path} is a pipe or a device, not a file; remove it")
             else:
                 yield path.relative_to(top)
 
@@ -384,6 +392,9 @@ def _hidden(parts: Sequence[str]) -> bool:
 
 def _zipped(path: Path) -> _Opened:
     """As `_folder`, of a zip."""
+    if path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is neither a folder nor a .zip, .npy or .npz of images; unpack "
+                         "it into a folder of images")  # fmt: skip
     with readable(path, "a .zip of images"):
         archive = zipfile.ZipFile(path)
     members: dict[str, zipfile.ZipInfo] = {}
@@ -404,10 +415,10 @@ def _zipped(path: Path) -> _Opened:
             raise ValueError(f"{path}: {plain} has {info.file_size:,} bytes, which is no image")
         members[plain.as_posix()] = info
     ordered = sorted(members, key=natural)
-    files = {name: partial(archive.read, members[name]) for name in ordered}
+    files: dict[str, Read] = {name: partial(archive.read, members[name]) for name in ordered}
     beside = {PurePosixPath(name).with_name(MANIFEST).as_posix() for name in members}
     manifest = None
-    if len(beside) == 1 and (info := left_out.pop(mine := beside.pop(), None)):
-        with readable(f"{path}/{mine}", "a manifest"), archive.open(info) as file:
+    if len(beside) == 1 and (mine := beside.pop()) in left_out:
+        with readable(f"{path}/{mine}", "a manifest"), archive.open(left_out.pop(mine)) as file:
             manifest = parsed_manifest(file.read(2**24).decode("utf-8-sig"))
     return files, list(left_out), manifest

@@ -66,10 +66,9 @@ class SampleFolder:
         """
         self.out, self.choices = out, manifest
         check_output(out / "0.png")
-        old = read_manifest(out) if (out / MANIFEST).is_file() else None
-        if old is None and out.is_dir() and any(out.iterdir()):
+        if not (out / MANIFEST).is_file() and out.is_dir() and any(out.iterdir()):
             self._refuse_images()
-        self.manifest = joined(old, {**manifest, "seeds": []}, out)
+        self._joined([])
 
     def _refuse_images(self) -> None:
         try:
@@ -84,14 +83,20 @@ class SampleFolder:
         return [seed for seed in seeds if not self._path(seed).is_file()]
 
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
-        """Write the images of some seeds, then the manifest."""
-        if not (self.out / MANIFEST).is_file():
-            write_manifest(self.out, self.manifest)
+        """Write the images of some seeds, and the manifest. Another run may do so too.
+
+        Raises:
+            ValueError: a run of other choices has begun in this folder.
+        """
+        write_manifest(self.out, self._joined([]))
         for seed, image in zip(seeds, images, strict=True):
             write_png(self._path(seed), image)
-        new = {**self.choices, "seeds": spans_of(seeds)}
-        self.manifest = joined(self.manifest, new, self.out)
-        write_manifest(self.out, self.manifest)
+        write_manifest(self.out, self._joined(seeds))
+
+    def _joined(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """The manifest that lies there now, with some more seeds."""
+        old = read_manifest(self.out) if (self.out / MANIFEST).is_file() else None
+        return joined(old, {**self.choices, "seeds": spans_of(seeds)}, self.out)
 
     def _path(self, seed: int) -> Path:
         return self.out / f"{seed:06d}.png"

@@ -300,7 +300,9 @@ def _own(
         with readable(path, "a reference of ours"):
             mean = _numbers(arrays[f"mean{suffix}"])
             cov = _whole(_numbers(arrays[f"cov_upper{suffix}"]), len(mean))
-            found[layer] = (int(arrays["n"]), mean, cov)
+            if (n := int(arrays["n"])) < 2:
+                raise ValueError(f"it says n = {n}, but a covariance needs 2 images")
+            found[layer] = (n, mean, cov)
     return found
 
 
