@@ -298,3 +298,15 @@ def test_two_runs_at_once_in_one_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="images of another run"):
         other.add([9], image)
     assert not (tmp_path / "a" / "000009.png").exists()
+
+
+def test_levels_that_start_low_are_warned_of(tiny_models, tmp_path, monkeypatch, capsys) -> None:
+    """Times between 0 and 1 look like levels."""
+    for first, said in ((1.0, True), (14.6, False)):
+        (tmp_path / "x.json").write_text(json.dumps({"sigma": [first, 0.5, 0]}))
+        how = ("--models", tiny_models, "--nfe", 2, "--schedule", tmp_path / "x.json")
+        assert crs(monkeypatch, "schedule", "small", *how) == 0
+        assert ("levels start at sigma 1," in capsys.readouterr().err) is said
+        out = tmp_path / f"{first}.npz"
+        assert crs(monkeypatch, "sample", "small", out, *how, "--seeds", "0-1", *CPU) == 0
+        assert ("levels start at sigma 1," in capsys.readouterr().err) is said

@@ -169,6 +169,7 @@ def sample(
     cell = Cell(checkpoint.name, law, walk, nfe, range(wanted[0], wanted[-1] + 2), guidance)
     generate.check_fits(checkpoint, walk, guidance, law)
     grid = grid_of(cell, checkpoint.process)
+    _warn_of_start(grid, checkpoint.process)
     choices = manifest_of(cell, grid, checkpoint, dtype)
 
     def made(of: list[int]) -> Iterator[Any]:
@@ -187,6 +188,14 @@ def sample(
         for part in writing.in_parts(todo, made(todo) if todo else ()):
             folder.add(*part)
     typer.echo(out)
+
+
+def _warn_of_start(grid: Any, process: Any) -> None:
+    """A line on stderr where levels start low, as times between 0 and 1 do that are no levels."""
+    if grid[0] < process.sigma_max / 10:
+        typer.echo(f"warning: the levels start at sigma {grid[0]:g}, and the model's at "
+                   f"{process.sigma_max:g}: sampling starts from pure noise, and the model takes "
+                   "levels this low for noisy images", err=True)  # fmt: skip
 
 
 @app.command()
@@ -337,6 +346,7 @@ def schedule_(
     process, law = card.process.build(), schedule_of(schedule, homes_of(where, rates_of, model))
     generate.check_measured(law, card.name, checkpoints.identity(card))
     grid = valid_grid(law, nfe, process)
+    _warn_of_start(grid, process)
     if format:
         levels, note = schedules.export(format, grid, process)
         typer.echo(levels)
