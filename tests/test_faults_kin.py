@@ -1,5 +1,6 @@
 """Relatives of the inputs in test_faults: the same kinds of wrong numbers, in other forms."""
 
+import gzip
 import io
 import json
 import os
@@ -224,8 +225,6 @@ def test_names_of_experiments_are_those_of_one_folder(name: str) -> None:
 
 
 def test_a_packed_record_whose_key_is_a_path_is_refused(tmp_path: Path) -> None:
-    import gzip
-
     (tmp_path / "records").mkdir()
     lines = json.dumps({"key": "../../x"}).encode()
     (tmp_path / "records" / "records.jsonl.gz").write_bytes(gzip.compress(lines))
@@ -310,3 +309,19 @@ def test_levels_that_start_low_are_warned_of(tiny_models, tmp_path, monkeypatch,
         out = tmp_path / f"{first}.npz"
         assert crs(monkeypatch, "sample", "small", out, *how, "--seeds", "0-1", *CPU) == 0
         assert ("levels start at sigma 1," in capsys.readouterr().err) is said
+
+
+@pytest.mark.parametrize(
+    "scores", [[1], {"a": {}}, *({"a": {"value": value}} for value in (None, "12", float("nan")))]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_record_whose_score_is_no_number_is_damaged(scores, packed: bool, tmp_path) -> None:
+    (tmp_path / "records").mkdir()
+    text = json.dumps({"key": "a", "scores": scores})
+    if packed:
+        (tmp_path / "records" / "records.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    else:
+        (tmp_path / "records" / "a.json").write_text(text)
+    for read in (store.load_records, lambda home: store.load_record(home, "a")):
+        with pytest.raises(ValueError, match="is damaged"):
+            read(tmp_path)
