@@ -206,7 +206,7 @@ def _record(path: Path) -> dict[str, Any]:
 def _checked(record: dict[str, Any]) -> dict[str, Any]:
     """The record. One of `_DAMAGE`: a score of it is no finite number."""
     for one in dict(record.get("scores", {})).values():
-        value = one["value"] if isinstance(one, dict) else one
+        value = one.get("value", 0) if isinstance(one, dict) else one  # studies nest their scores
         if not math.isfinite(value):
             raise ValueError(f"a score is {value}")
     return record

@@ -312,7 +312,7 @@ def test_levels_that_start_low_are_warned_of(tiny_models, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    "scores", [[1], {"a": {}}, *({"a": {"value": value}} for value in (None, "12", float("nan")))]
+    "scores", [[1], *({"a": {"value": value}} for value in (None, "12", float("nan")))]
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_record_whose_score_is_no_number_is_damaged(scores, packed: bool, tmp_path) -> None:
