@@ -1,5 +1,6 @@
 """Sample uint8 images. The bytes do not depend on the batch size."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from bench.types import (
     Schedule,
     VarianceDenoiser,
     grid_of,
+    label_of,
 )
 
 
@@ -102,13 +104,39 @@ def _denoiser(model: Model, seeds: Tensor, guidance: float | None) -> Denoiser:
     return Guided(given, model.denoiser(), guidance)
 
 
-def check_fits(model: Model, sampler: Sampler, guidance: float | None = None) -> None:
-    """Check before sampling that the model suits the sampler and the guidance.
+def check_measured(schedule: Schedule, model: str, digest: str) -> None:
+    """ValueError where a schedule was measured on other weights of the same model.
+
+    A measurement of another model is the user's choice.
+
+    Arguments:
+        model, digest: of the model that is sampled.
+    """
+    for found in schedule.measured:
+        for source in (found.provenance, *found.provenance.get("parts", [])):
+            if source.get("model") == model and source.get("model_digest") != digest:
+                how = source.get("measure", "...")
+                raise ValueError(
+                    f"{found.name} was measured on other weights of {model}; measure it again: "
+                    f"crs-bench measure {model} --measure "
+                    f"{label_of(how) if isinstance(how, dict) else how}"
+                )
+
+
+def check_fits(
+    model: Model, sampler: Sampler, guidance: float | None = None, schedule: Schedule | None = None
+) -> None:
+    """Check before sampling that the model suits the sampler, the guidance and the schedule.
 
     Raises:
-        ValueError: the guidance needs classes or an unconditional prediction that the model lacks,
-            or the sampler needs a variance that the model does not predict.
+        ValueError: the guidance is not finite, or needs classes or an unconditional prediction that
+            the model lacks; the sampler needs a variance that the model does not predict; the
+            schedule was measured on other weights of the model.
     """
+    if isinstance(schedule, Schedule):
+        check_measured(schedule, model.name, model.digest)
+    if guidance is not None and not math.isfinite(guidance):
+        raise ValueError(f"a guidance scale is a finite number, not {guidance}")
     if guidance is not None and not model.classes:
         raise ValueError(
             f"{model.name} is unconditional: it takes no guidance; leave --guidance out"
@@ -212,7 +240,7 @@ def sample(
         raise ValueError("seeds must be non-negative integers, at least one")
     low, high = min(seeds), max(seeds)
     cell = Cell(model.name, schedule, sampler, nfe, range(low, max(high, low + 1) + 1))
-    check_fits(model, sampler, guidance)
+    check_fits(model, sampler, guidance, schedule)
     grid = grid_of(cell, model.process)
     made = images(model, sampler, grid, seeds, batch, guidance)
     return torch.cat([part.cpu() for part, _ in made])

@@ -3,6 +3,7 @@
 A run, `crs-bench score`, `crs-bench rescore` and `bench.score` all open a `Judge` and ask it.
 """
 
+import math
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,9 @@ class Judge:
         found = metric(**self._pair(metric, fake))
         if not isinstance(found, Score):
             raise ValueError(f"{metric!r} gave {found!r}: a metric returns bench.Score(value)")
+        if not math.isfinite(found.value):
+            raise ValueError(f"{metric!r} gave {found.value}, which is no score; check the images "
+                             "and the reference")  # fmt: skip
         return found
 
     def scores(self, fake: Fake) -> dict[str, Score]:
@@ -348,7 +352,7 @@ def cautions(
     """Why a score should not be compared with others.
 
     Arguments:
-        n: number of images; lossy: how many of them are JPEGs.
+        n: number of images; lossy: how many of them have lossy compression.
         shape: of an image, [c, h, w].
         real: of an image of the reference; () if it is not known.
     """
@@ -356,8 +360,8 @@ def cautions(
     if n < 50_000:
         found.append(f"{n:,} images: published FIDs use 50,000, and fewer images score higher")
     if lossy:
-        found.append(f"{lossy:,} of the images are JPEGs, and their compression counts as a "
-                     "difference; save samples as PNG")  # fmt: skip
+        found.append(f"{lossy:,} of the images have lossy compression, as JPEGs have, and it "
+                     "counts as a difference; save samples as PNG")  # fmt: skip
     if shape[0] == 1 and "effnet" not in features:
         found.append("grey images were repeated to three channels")
     if real and real[1:] != shape[1:]:

@@ -267,6 +267,8 @@ def _make(kind: type, positional: list[Any], named: dict[str, Any]) -> Any:
             value = getattr(made, one.name)
             if hints[one.name] is int and (isinstance(value, bool) or not isinstance(value, int)):
                 raise TypeError(f"{one.name} must be a whole number, not {value!r}")
+            if hints[one.name] is float and isinstance(value, bool):
+                raise TypeError(f"{one.name} must be a number, not {value!r}")
             if hints[one.name] is float and isinstance(value, int) and abs(value) > 2**53:
                 raise TypeError(f"{one.name} is too large for a whole number; write, say, 1e30")
         return made

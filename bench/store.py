@@ -7,6 +7,7 @@ identity of the metric with its extractor and reference. Standard library only.
 import gzip
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -56,6 +57,13 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def check_folder_name(name: str, what: str) -> None:
+    """Raise ValueError unless a name is that of one folder, which is neither hidden nor above."""
+    plain = name and Path(name).name == name and name.isprintable() and name.strip() == name
+    if not plain or name.startswith(".") or "\\" in name:
+        raise ValueError(f"{what} {name!r}: write a plain folder name, such as my-horse")
+
+
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write a file so that it is seen whole or not at all, even through SIGKILL or a power cut."""
     path = Path(path)
@@ -68,8 +76,10 @@ def write_bytes(path: Path, data: bytes) -> Path:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a full disk names no file
+            error.filename = str(path)
         raise
     return path
 
@@ -178,17 +188,34 @@ def load_records(folder: Path) -> dict[str, dict[str, Any]]:
     """All finished records of an experiment folder, by key."""
     found = dict(_packed(folder))
     for path in sorted((folder / "records").glob("*.json")):
-        record = read_json(path)
-        if record.get("key") != path.stem:
-            raise ValueError(f"{path} holds the record of another cell")
-        found[path.stem] = record
+        found[path.stem] = _record(path)
     return found
+
+
+def _record(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if record.get("key") != path.stem:
+        raise ValueError(f"{path} holds the record of another cell")
+    try:
+        return _checked(record)
+    except _DAMAGE as error:
+        why = in_a_line(error)
+        raise ValueError(f"{path} is damaged ({why}); delete it and run again") from error
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """The record. One of `_DAMAGE`: a score of it is no finite number."""
+    for one in dict(record.get("scores", {})).values():
+        value = one.get("value", 0) if isinstance(one, dict) else one  # studies nest their scores
+        if not math.isfinite(value):
+            raise ValueError(f"a score is {value}")
+    return record
 
 
 def load_record(folder: Path, key: str) -> dict[str, Any] | None:
     """The record of a cell; None if there is none."""
     path = folder / "records" / f"{key}.json"
-    return read_json(path) if path.is_file() else _packed(folder).get(key)
+    return _record(path) if path.is_file() else _packed(folder).get(key)
 
 
 def has_record(folder: Path, key: str) -> bool:
@@ -212,7 +239,10 @@ def _packed(folder: Path) -> dict[str, dict[str, Any]]:
 def _unpacked(path: Path, changed: int) -> dict[str, dict[str, Any]]:
     try:
         records = [json.loads(line) for line in _inflated(path).splitlines()]
-        return {str(record["key"]): dict(record) for record in records}
+        found = {str(record["key"]): _checked(dict(record)) for record in records}
+        if odd := [key for key in found if Path(key).name != key]:  # a key is a file's name
+            raise ValueError(f"{odd[0]!r} is no key")
+        return found
     except _DAMAGE as error:
         why = in_a_line(error)
         raise ValueError(f"{path} is damaged ({why}); fetch it again or delete it") from error

@@ -410,14 +410,14 @@ def test_measures_of_costs_are_told_from_those_of_rates() -> None:
 
 
 def test_costs_of_other_weights_are_refused() -> None:
-    from bench.plan.cells import check_measured
+    from bench.generate import check_measured
 
     stale = {"model": "gaussian", "model_digest": "another", "measure": KLUB().spec()}
     found = replace(made(fine(VE(0.02, 80.0), 5)), provenance=stale)
     says = "made was measured .* crs-bench measure gaussian --measure KLUB"
     with pytest.raises(ValueError, match=says):
-        check_measured(CheapestPath(found), Gaussian())
-    check_measured(CheapestPath(found), replace(Gaussian(), name="another model"))
+        check_measured(CheapestPath(found), "gaussian", Gaussian().digest)
+    check_measured(CheapestPath(found), "another model", Gaussian().digest)
     assert CheapestPath(found).measured == (found,)
 
 

@@ -197,7 +197,7 @@ def test_a_packed_run_goes_on_and_reports_the_same(
         (["measure", "tiny", "--measure", "v_eps", "--data", "no"], 2, "dataset-fashion-mnist"),
         (["train", "OUT", "--channels", "8,16", "--steps", "1", "--data", "no"], 2, "IDX"),
         (["train", "OUT", "--channels", "8,16"], 2, "steps or minutes"),
-        (["score", "nowhere"], 2, "no images"),
+        (["score", "nowhere"], 2, "there is no file or folder"),
         (["report", "nothing"], 2, "no results"),
         (["list", "modles"], 2, "did you mean models"),
     ],

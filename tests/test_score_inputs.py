@@ -58,7 +58,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 NOISE = np.random.default_rng(1).integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "nothing there": (lambda at: at, "no images in"),
+    "nothing there": (lambda at: at, "there is no file or folder"),
     "an empty folder": (lambda at: folder(at, []), "no images in"),
     "one image": (lambda at: folder(at, pixels(1)), "covariance|at least 2|1 image"),
     "no more than k": (lambda at: folder(at, pixels(3)), "3 nearest neighbours need"),
@@ -124,7 +124,7 @@ def test_jpegs_and_grey_images_are_warned_of(
     folder(tmp_path / "fake", pixels(20), "{}.jpg")
     asked = ("score", tmp_path / "fake", reference, "--features", "flatten", "--device", "cpu")
     assert crs(monkeypatch, *asked) == 0
-    assert "warning: 20 of the images are JPEGs" in capsys.readouterr().err
+    assert "warning: 20 of the images have lossy compression" in capsys.readouterr().err
     assert judge.cautions(50_000, 0, (3, 8, 8), "clean") == []
     assert "repeated to three" in judge.cautions(50_000, 0, (1, 8, 8), "clean")[0]
 

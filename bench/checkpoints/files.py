@@ -193,7 +193,11 @@ def published_digest(path: Path) -> str:
 
 
 def check_finite(where: object, weights: dict[str, Tensor]) -> None:
-    """Raise ValueError, with the tensor's name, if a weight is NaN or infinite as float32."""
+    """Raise ValueError, with the tensor's name, if a weight is NaN or infinite as float32, or if
+    all weights are 0, as those of a moving average that was never updated."""
+    if weights and not any(bool(value.float().any()) for value in weights.values()):
+        raise ValueError(f"{where}: all weights are 0, so every image would be wrong; take weights "
+                         "that were trained")  # fmt: skip
     for key, value in weights.items():
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
             what = "NaN" if torch.isnan(value.float()).any() else "infinite numbers"

@@ -166,8 +166,9 @@ def sample(
     law = schedule_of(schedule, homes_of(where, rates_of, model))
     wanted = seeds_of(seeds)
     cell = Cell(checkpoint.name, law, walk, nfe, range(wanted[0], wanted[-1] + 2), guidance)
-    generate.check_fits(checkpoint, walk, guidance)
+    generate.check_fits(checkpoint, walk, guidance, law)
     grid = grid_of(cell, checkpoint.process)
+    _warn_of_start(grid, checkpoint.process)
     choices = manifest_of(cell, grid, checkpoint, dtype)
 
     def made(of: list[int]) -> Iterator[Any]:
@@ -175,15 +176,25 @@ def sample(
         return (part.cpu() for part, _ in parts)
 
     if out.suffix.lower() == ".npz":
-        check_output(out)
-        spans = {"seeds": writing.spans_of(wanted)}
-        writing.write_npz(out, torch.cat(list(made(wanted))), choices | spans)
+        whole = choices | {"seeds": writing.spans_of(wanted)}
+        lost = writing.check_npz(out, whole)
+        writing.write_npz(out, torch.cat(list(made(wanted))), whole)
+        if lost:
+            typer.echo(f"warning: {lost}", err=True)
     else:
         folder = writing.SampleFolder(out, choices)
         todo = folder.missing(wanted)
         for part in writing.in_parts(todo, made(todo) if todo else ()):
             folder.add(*part)
     typer.echo(out)
+
+
+def _warn_of_start(grid: Any, process: Any) -> None:
+    """A line on stderr where levels start low, as times between 0 and 1 do that are no levels."""
+    if grid[0] < process.sigma_max / 10:
+        typer.echo(f"warning: the levels start at sigma {grid[0]:g}, and the model's at "
+                   f"{process.sigma_max:g}: sampling starts from pure noise, and the model takes "
+                   "levels this low for noisy images", err=True)  # fmt: skip
 
 
 @app.command()
@@ -323,14 +334,18 @@ def schedule_(
     """
     import numpy as np
 
-    from bench import checkpoints, schedules
+    from bench import checkpoints, generate, schedules
     from bench.process import alpha
+    from bench.types import valid_grid
 
     if json and format:
         raise ValueError("--json and --format exclude each other; leave one out")
     where = checkpoints.models_of(models)
-    process = checkpoints.find_card(model, where).process.build()
-    grid = schedule_of(schedule, homes_of(where, rates_of, model)).levels(nfe, process)
+    card = checkpoints.find_card(model, where)
+    process, law = card.process.build(), schedule_of(schedule, homes_of(where, rates_of, model))
+    generate.check_measured(law, card.name, checkpoints.identity(card))
+    grid = valid_grid(law, nfe, process)
+    _warn_of_start(grid, process)
     if format:
         levels, note = schedules.export(format, grid, process)
         typer.echo(levels)

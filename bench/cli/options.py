@@ -79,9 +79,12 @@ def device_of(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: this machine has no CUDA device; use --device cpu")
     try:
-        torch.device(name)
+        found = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"--device {name}: no such device; use cpu, cuda or auto") from None
+        found = torch.device("meta")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count()}
+    if (found.index or 0) >= there.get(found.type, 0):
+        raise ValueError(f"--device {name}: no such device; use cpu, cuda or auto")
     return name
 
 
@@ -98,6 +101,9 @@ def forms_of(text: str) -> list[str]:
     return [form.strip() for form in re.split(r",(?![^()]*\))", text)]
 
 
+_MOST_SEEDS = 10_000_000
+
+
 def seeds_of(text: str) -> list[int]:
     """The seeds of `7` or `0-9999`. The range includes both ends."""
     if not (found := re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())):
@@ -105,6 +111,9 @@ def seeds_of(text: str) -> list[int]:
     first, last = int(found[1]), int(found[2] or found[1])
     if first > last:
         raise ValueError(f"--seeds {text!r}: first-last needs first <= last; write {last}-{first}")
+    if last >= 2**62 or last - first >= _MOST_SEEDS:
+        raise ValueError(f"--seeds {text!r}: take seeds below 2^62, at most {_MOST_SEEDS:,} of "
+                         "them at once")  # fmt: skip
     return list(range(first, last + 1))
 
 

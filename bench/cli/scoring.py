@@ -225,14 +225,27 @@ def _reference_file(out: str, extractor: str, own_images: bool) -> Path:
     from bench import features as room
 
     if out.lower().endswith(".npz"):
-        return check_output(Path(out))
-    if not re.fullmatch(r"[\w.-]+", out):
+        return _check_own(check_output(Path(out)))
+    if not re.fullmatch(r"\w[\w.-]*", out):
         raise ValueError(f"{out!r} is neither a name, of letters, digits and .-_, nor an .npz path")
     shipped = [one.name.split(".")[0] for one in room.REFERENCES.glob("*.npz")]
     same = (room.REFERENCES / f"{out}.{extractor}.npz").is_file()
     if out in shipped and (own_images or same):
         raise ValueError(f"{out!r} is the name of a shipped reference; choose another name")
     return check_output(room.reference_path(out, extractor))
+
+
+def _check_own(path: Path) -> Path:
+    """The path. ValueError: a file is there that `reference` did not write, such as images."""
+    from bench.data.arrays import array_names, readable
+
+    if path.is_file():
+        with readable(path, "a reference"):
+            names = array_names(path)
+        if "provenance" not in names:
+            raise ValueError(f"{path} is no reference of ours, so it is not overwritten; choose "
+                             "another name, or delete it")  # fmt: skip
+    return path
 
 
 def _say_overwriting(path: Path, digest: str) -> None:

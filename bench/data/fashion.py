@@ -12,6 +12,10 @@ import numpy as np
 from bench.lazy import Tensor, torch
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+FASHION_SHA256 = {  # of all pixels of a split
+    "train": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+    "test": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 from bench.store import in_a_line, write_json
 
 MANIFEST = "crs-bench.json"
+_CHOICES = ("model", "model_digest", "sampler", "schedule", "nfe", "guidance", "dtype", "quantiser")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -20,16 +21,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST if path.is_dir() else path
     try:
         if path.is_dir():
-            content = json.loads(file.read_text(encoding="utf-8-sig"))
-        else:
-            with np.load(path) as arrays:
-                content = json.loads(str(arrays["manifest"]))
-        spans = [(int(a), int(b)) for a, b in content["seeds"]]
-        return {**content, "seeds": spans}
+            return parsed_manifest(file.read_text(encoding="utf-8-sig"))
+        with np.load(path) as arrays:
+            return parsed_manifest(str(arrays["manifest"]))
     except Exception as error:  # of a damaged file zipfile and numpy raise nearly anything
         why = in_a_line(error)
         raise ValueError(f"{file} holds no manifest of crs-bench ({why}); delete or rename it "
                          "if it is something else") from error  # fmt: skip
+
+
+def parsed_manifest(text: str) -> dict[str, Any]:
+    """The manifest of a JSON text. Nearly any exception: the text is none."""
+    content = json.loads(text)
+    return {**content, "seeds": [(int(a), int(b)) for a, b in content["seeds"]]}
 
 
 def joined(old: dict[str, Any] | None, new: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -41,10 +45,10 @@ def joined(old: dict[str, Any] | None, new: dict[str, Any], folder: Path) -> dic
     if old is None:
         return new
     if old.get("key") != new["key"]:
-        was = {name: old.get(name) for name in ("model", "sampler", "schedule", "nfe", "guidance")}
+        was = {name: old.get(name) for name in _CHOICES}
         differ = [f"{name} {value}" for name, value in was.items() if value != new.get(name)]
         raise ValueError(f"{folder} holds images of another run ({', '.join(differ) or 'other'}); "
-                         "choose another folder, or delete it")  # fmt: skip
+                         "choose another place, or delete it")  # fmt: skip
     return {**new, "seeds": merged_spans([*old["seeds"], *new["seeds"]])}
 
 

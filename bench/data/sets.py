@@ -17,7 +17,7 @@ from tqdm import tqdm
 from bench.data.arrays import array_names, mapped, readable
 from bench.data.decode import Picture, decode, layout
 from bench.data.formats import known_set, rows_of
-from bench.data.manifest import MANIFEST, read_manifest
+from bench.data.manifest import MANIFEST, parsed_manifest, read_manifest
 from bench.data.preprocess import AsIs, Preprocess
 from bench.lazy import Tensor, torch
 from bench.store import in_a_line, some
@@ -27,7 +27,7 @@ _SUFFIXES = {
     ".pnm", ".gif", ".jp2", ".avif",
 }  # fmt: skip
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
-_LARGEST = 2**29  # bytes of one file in a zip; more is no image
+_LARGEST = 2**29  # bytes of one file; more is no image
 _NAMED = 5  # most images that a message names
 
 Read = Callable[[], bytes]
@@ -123,20 +123,24 @@ class ImageSet:
         return whole(iter(parts))
 
     def as_of(self, other: "ImageSet") -> "ImageSet":
-        """The images in the order of another set, matched by name where both have the same names.
+        """The images in the order of another set: those of the same names, else those of the same
+        numbers in their names, else all as they come.
 
         Raises:
-            ValueError: another number of images, or names that are other seeds.
+            ValueError: another number of images, or names with other numbers, which are seeds.
         """
         if len(self) != len(other):
             raise ValueError(
                 f"{self.path} has {len(self)} images and {other.path} {len(other)}; a difference "
                 "needs images of the same seeds"
             )
-        mine = {name: i for i, name in enumerate(self.names)}
-        if mine.keys() == set(other.names):
-            order = [mine[name] for name in other.names]
-        elif _numbered(self.names) and _numbered(other.names):
+        mine, theirs = list(self.names), list(other.names)
+        if set(mine) != set(theirs):
+            mine, theirs = _numbers(mine), _numbers(theirs)
+        if mine and set(mine) == set(theirs):
+            at = {name: i for i, name in enumerate(mine)}
+            order = [at[name] for name in theirs]
+        elif mine and theirs:
             raise ValueError(f"{self.path} and {other.path} hold images of different seeds; a "
                              "difference needs the same seeds")  # fmt: skip
         else:
@@ -158,10 +162,11 @@ class ImageSet:
             said.append(f"{name}: {found.other:,} images were converted to RGB")
         if found.enlarged:
             said.append(f"{name}: {found.enlarged:,} images were smaller and were enlarged")
-        wanted = sum(b - a for a, b in self.manifest["seeds"]) if self.manifest else len(self)
-        if wanted != len(self):
-            said.append(f"{name}: its manifest says {wanted:,} images, but it has {len(self):,}; "
-                        "it may be a mixture")  # fmt: skip
+        spans = self.manifest["seeds"] if self.manifest else []
+        seeds = _seeds(spans, len(self)) or [-1]
+        if self.manifest and sorted(map(int, _numbers(self.names))) != seeds:
+            said.append(f"{name}: its {len(self):,} images are not those of its manifest, which "
+                        f"has {sum(b - a for a, b in spans):,}; it may be a mixture")  # fmt: skip
         return said
 
     def _batched(self, chosen: Sequence[int], size: int, prepare: Preprocess) -> Iterator[Tensor]:
@@ -218,8 +223,18 @@ def whole(batches: Iterator[Tensor]) -> Tensor:
     return torch.cat([part.expand(-1, channels, -1, -1) for part in parts])
 
 
-def _numbered(names: Sequence[str]) -> bool:
-    return all(name.isdigit() for name in names)
+def _seeds(spans: Sequence[tuple[int, int]], count: int) -> list[int]:
+    """The seeds of a manifest, in order. None at all if they are not `count`."""
+    fit = sum(max(b - a, 0) for a, b in spans) == count
+    return [seed for a, b in spans for seed in range(a, b)] if fit else []
+
+
+def _numbers(names: Sequence[str]) -> list[str]:
+    """The last number in each name, which is a seed. None at all if a name has no number, or two
+    have the same."""
+    found = [(re.findall("[0-9]+", name.rpartition("/")[2]) or [""])[-1] for name in names]
+    plain = [number and str(int(number)) for number in found]
+    return plain if all(plain) and len(set(plain)) == len(plain) else []
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
@@ -256,6 +271,8 @@ def open_images(path: str | Path, split: str | None = None) -> ImageSet:
                          "folder of the split")  # fmt: skip
     if kind in (".pkl", ".pickle"):
         raise ValueError(pickle_refusal(path))
+    if not path.exists():
+        raise ValueError(f"there is no file or folder {path}; check the path")
     if kind in (".npy", ".npz") and path.is_file():
         return _array_set(path)
     files, left_out, manifest = _zipped(path) if path.is_file() else _folder(path)
@@ -264,6 +281,8 @@ def open_images(path: str | Path, split: str | None = None) -> ImageSet:
         raise ValueError(f"no images in {path}{others}: give a folder or .zip of PNGs, an .npy, or "
                          "an .npz with arr_0")  # fmt: skip
     names = [PurePosixPath(name).with_suffix("").as_posix() for name in files]
+    if len(set(names)) < len(names):  # 0.png and 0.jpg
+        names = list(files)
     readers = [partial(_decoded, f"{path}/{name}", read) for name, read in files.items()]
     return ImageSet(path, names, readers, tuple(left_out), manifest)
 
@@ -297,7 +316,8 @@ def _array_set(path: Path) -> ImageSet:
         names = in_a_line(", ".join(held)) or "nothing"
         raise ValueError(f"{path} holds {names}; it must hold arr_0, uint8 images [n, h, w, c]")
     pixels = layout(array, path)
-    return ImageSet(path, [str(i) for i in range(len(pixels))], rows_of(pixels), (), manifest)
+    seeds = _seeds(manifest["seeds"] if manifest else [], len(pixels)) or range(len(pixels))
+    return ImageSet(path, [str(seed) for seed in seeds], rows_of(pixels), (), manifest)
 
 
 _Opened = tuple[dict[str, Read], list[str], dict[str, Any] | None]
@@ -315,25 +335,34 @@ def _folder(path: Path) -> _Opened:
         if _hidden(relative.parts) or relative.suffix.lower() not in _SUFFIXES:
             left_out.append(name)
             continue
-        files[name] = file.read_bytes
+        files[name] = partial(_content, file)
     manifest = read_manifest(path) if (path / MANIFEST).is_file() else None
     return files, left_out, manifest
+
+
+def _content(file: Path) -> bytes:
+    if (size := file.stat().st_size) > _LARGEST:
+        raise ValueError(f"it has {size:,} bytes")
+    return file.read_bytes()
 
 
 def _walk(top: Path, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     """Files under a folder, relative to `top`, through links.
 
     Raises:
-        ValueError: a broken link, or a link to a folder that it lies in.
+        ValueError: a broken link, a link to a folder that it lies in, or a pipe or device.
     """
     real = folder.resolve()
     if real in above:
         raise ValueError(f"{folder} is a link to a folder that it lies in; remove the link")
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.is_symlink() and not path.exists():
+    for entry in sorted(os.scandir(folder), key=lambda one: one.name) if folder.is_dir() else ():
+        path = Path(entry.path)
+        if entry.is_symlink() and not path.exists():
             raise ValueError(f"{path} is a broken link to {os.readlink(path)}; remove it")
-        if path.is_dir():
+        if entry.is_dir():
             yield from _walk(top, path, (*above, real))
+        elif not entry.is_file():  # a pipe would be waited for, a device has no end
+            raise ValueError(f"{path} is a pipe or a device, not a file; remove it")
         else:
             yield path.relative_to(top)
 
@@ -351,10 +380,13 @@ def _hidden(parts: Sequence[str]) -> bool:
 
 def _zipped(path: Path) -> _Opened:
     """As `_folder`, of a zip."""
+    if path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is neither a folder nor a .zip, .npy or .npz of images; unpack "
+                         "it into a folder of images")  # fmt: skip
     with readable(path, "a .zip of images"):
         archive = zipfile.ZipFile(path)
     members: dict[str, zipfile.ZipInfo] = {}
-    left_out = []
+    left_out: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         _check_name(path, info.filename)
         name = PurePosixPath(info.filename.replace("\\", "/"))
@@ -363,8 +395,7 @@ def _zipped(path: Path) -> _Opened:
             continue
         plain = PurePosixPath(*parts)
         if _hidden(parts) or plain.suffix.lower() not in _SUFFIXES:
-            if plain.as_posix() != MANIFEST:
-                left_out.append(plain.as_posix())
+            left_out[plain.as_posix()] = info
             continue
         if plain.as_posix() in members:
             raise ValueError(f"{path} holds {plain} twice; make the archive again")
@@ -372,4 +403,10 @@ def _zipped(path: Path) -> _Opened:
             raise ValueError(f"{path}: {plain} has {info.file_size:,} bytes, which is no image")
         members[plain.as_posix()] = info
     ordered = sorted(members, key=natural)
-    return {name: partial(archive.read, members[name]) for name in ordered}, left_out, None
+    files: dict[str, Read] = {name: partial(archive.read, members[name]) for name in ordered}
+    beside = {PurePosixPath(name).with_name(MANIFEST).as_posix() for name in members}
+    manifest = None
+    if len(beside) == 1 and (mine := beside.pop()) in left_out:
+        with readable(f"{path}/{mine}", "a manifest"), archive.open(left_out.pop(mine)) as file:
+            manifest = parsed_manifest(file.read(2**24).decode("utf-8-sig"))
+    return files, list(left_out), manifest

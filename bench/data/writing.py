@@ -20,6 +20,19 @@ def spans_of(seeds: Iterable[int]) -> list[list[int]]:
     return merged_spans([(seed, seed + 1) for seed in seeds])
 
 
+def check_npz(out: Path, manifest: dict[str, Any]) -> str:
+    """What is lost where an .npz is written; "" where nothing is.
+
+    Raises:
+        ValueError: it cannot be written, or holds something that no run of ours made.
+    """
+    check_output(out)
+    old = read_manifest(out) if out.is_file() else manifest
+    spans = (merged_spans(one["seeds"]) for one in (old, manifest))
+    same = old.get("key") == manifest["key"] and next(spans) == next(spans)
+    return "" if same else f"{out} held images of other choices or seeds; they are replaced"
+
+
 def write_npz(out: Path, images: Tensor, manifest: dict[str, Any] | None = None) -> Path:
     """Write uint8 [n, c, h, w] as `arr_0`, [n, h, w, c], and the manifest as JSON text."""
     arrays: dict[str, Any] = {"arr_0": images.permute(0, 2, 3, 1).numpy()}
@@ -53,10 +66,9 @@ class SampleFolder:
         """
         self.out, self.choices = out, manifest
         check_output(out / "0.png")
-        old = read_manifest(out) if (out / MANIFEST).is_file() else None
-        if old is None and out.is_dir() and any(out.iterdir()):
+        if not (out / MANIFEST).is_file() and out.is_dir() and any(out.iterdir()):
             self._refuse_images()
-        self.manifest = joined(old, {**manifest, "seeds": []}, out)
+        self._joined([])
 
     def _refuse_images(self) -> None:
         try:
@@ -71,14 +83,20 @@ class SampleFolder:
         return [seed for seed in seeds if not self._path(seed).is_file()]
 
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
-        """Write the images of some seeds, then the manifest."""
-        if not (self.out / MANIFEST).is_file():
-            write_manifest(self.out, self.manifest)
+        """Write the images of some seeds, and the manifest. Another run may do so too.
+
+        Raises:
+            ValueError: a run of other choices has begun in this folder.
+        """
+        write_manifest(self.out, self._joined([]))
         for seed, image in zip(seeds, images, strict=True):
             write_png(self._path(seed), image)
-        new = {**self.choices, "seeds": spans_of(seeds)}
-        self.manifest = joined(self.manifest, new, self.out)
-        write_manifest(self.out, self.manifest)
+        write_manifest(self.out, self._joined(seeds))
+
+    def _joined(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """The manifest that lies there now, with some more seeds."""
+        old = read_manifest(self.out) if (self.out / MANIFEST).is_file() else None
+        return joined(old, {**self.choices, "seeds": spans_of(seeds)}, self.out)
 
     def _path(self, seed: int) -> Path:
         return self.out / f"{seed:06d}.png"

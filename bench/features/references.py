@@ -192,7 +192,8 @@ def load_reference(
             digest = hashlib.file_digest(file, "sha256")
     read = _own if "provenance" in arrays else _foreign
     moments = read(arrays, extractor, path, ("features", *layers))
-    images = _bank_images(arrays, path) if keep or "provenance" in arrays else None
+    of_images = keep or "provenance" in arrays or "mu" not in arrays
+    images = _bank_images(arrays, path) if of_images else None
     banks = {
         "features": _bank(path, arrays, images, extractor, keep),
         **_no_rows(extractor, layers),
@@ -262,8 +263,8 @@ def _bank(
             raise ValueError(f"{path} holds a bank of {bank.dtype} {list(bank.shape)}, but a bank "
                              "is float32 [m, dim]; make the file again")  # fmt: skip
         return torch.from_numpy(bank)[spread(len(bank), keep)]
-    if images is not None and keep > 0:
-        return _features_of(extractor, images, keep)
+    if images is not None and (keep > 0 or "provenance" not in arrays):
+        return _features_of(extractor, images, max(keep, 1))[:keep]  # one gives the dimensions
     return _no_rows(extractor, ("features",))["features"]
 
 
@@ -298,7 +299,9 @@ def _own(
         with readable(path, "a reference of ours"):
             mean = _numbers(arrays[f"mean{suffix}"])
             cov = _whole(_numbers(arrays[f"cov_upper{suffix}"]), len(mean))
-            found[layer] = (int(arrays["n"]), mean, cov)
+            if (n := int(arrays["n"])) < 2:
+                raise ValueError(f"it says n = {n}, but a covariance needs 2 images")
+            found[layer] = (n, mean, cov)
     return found
 
 

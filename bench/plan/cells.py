@@ -23,7 +23,6 @@ from bench.types import (
     Scoring,
     Tuned,
     grid_of,
-    label_of,
 )
 
 # (line, sampler, range of NFEs) -> the winner of a tuned line
@@ -145,8 +144,7 @@ def planned(
         ValueError: a schedule or sampler that does not fit the model.
     """
     model = bench.models[cell.model]
-    check_measured(cell.schedule, model)
-    generate.check_fits(model, cell.sampler, cell.guidance)
+    generate.check_fits(model, cell.sampler, cell.guidance, cell.schedule)
     grid = grid_of(cell, model.process)
     key = digest(image_identity(cell, grid, model, bench.scoring.dtype))
     row = {"model": bench.experiment.model, **row, "nfe": cell.nfe, "n": len(cell.seeds),
@@ -184,22 +182,6 @@ def manifest_of(cell: Cell, grid: Tensor, model: Model, dtype: str) -> dict[str,
         "guidance": cell.guidance, "dtype": dtype, "quantiser": model.quantiser,
         "device": device_name(model.device), "versions": versions(),
     }  # fmt: skip
-
-
-def check_measured(schedule: Schedule, model: Model) -> None:
-    """ValueError where a schedule was measured on other weights of the same model.
-
-    A measurement of another model is the user's choice.
-    """
-    for found in schedule.measured:
-        for source in (found.provenance, *found.provenance.get("parts", [])):
-            if source.get("model") == model.name and source.get("model_digest") != model.digest:
-                how = source.get("measure", "...")
-                raise ValueError(
-                    f"{found.name} was measured on other weights of {model.name}; measure it "
-                    f"again: crs-bench measure {model.name} --measure "
-                    f"{label_of(how) if isinstance(how, dict) else how}"
-                )
 
 
 def tuning(bench: Bench) -> list[Planned]:

@@ -135,7 +135,10 @@ def load(path: str | Path, resample: bool = False) -> Levels:
         )
     content = store.read_json(Path(path))
     try:
-        return Levels(tuple(content["sigma"]), resample)
+        sigmas = content["sigma"]
+        if not isinstance(sigmas, list) or {type(one) for one in sigmas} - {int, float}:
+            raise TypeError("it is no list of numbers")
+        return Levels(tuple(sigmas), resample)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'{path} must hold an object with a list "sigma" that decreases to 0 '

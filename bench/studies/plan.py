@@ -6,6 +6,7 @@ from typing import Any
 from bench.measures import FeatureFrechet, OfSchedule
 from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import Cosine, Karras, Native
+from bench.store import check_folder_name
 from bench.types import Described, Measure, Sampler, Schedule
 
 
@@ -86,6 +87,7 @@ class Study(Described):
     held_out: int = 2_000
 
     def __post_init__(self) -> None:
+        check_folder_name(self.name, "study")
         names = [arm.name for arm in self.arms]
         if len(set(names)) < max(2, len(names)):
             raise ValueError(f"study {self.name} needs two arms or more with names of their own, "

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bench.checkpoints.files import unwritable
 from bench.training.journal import EVERY, Board, Journal, Row
 
 _SAID = 30  # seconds between two lines of progress where there is no terminal
@@ -69,14 +70,22 @@ class Resumable(ABC):
         }  # fmt: skip
 
     def save(self, path: Path) -> None:
-        """Write the state. FloatingPointError: weights are not finite; the last file stays."""
+        """Write the state. The last file stays where it cannot be written.
+
+        FloatingPointError: weights are not finite. ValueError: the disk is full.
+        """
         if not all(bool(torch.isfinite(p).all()) for p in self.ema):
             raise FloatingPointError(
                 f"training diverged before step {self.step}: lower --rate; {path} is older"
             )
         temporary = path.with_suffix(".tmp")
-        torch.save(self.state(), temporary)
-        temporary.replace(path)
+        try:
+            torch.save(self.state(), temporary)
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:  # of a full disk torch raises RuntimeError
+            raise unwritable(path, error, "make room and repeat the command") from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def load(self, path: Path) -> dict[str, Any]:
         """Restore a state and return it. ValueError: the file has another recipe, or other data."""

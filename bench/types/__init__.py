@@ -12,6 +12,7 @@ from bench.types.experiment import (
     Tuned,
     grid_of,
     steps_for,
+    valid_grid,
 )
 from bench.types.limit import Limit
 from bench.types.measured import Costs, Rate, rate_between
@@ -35,5 +36,5 @@ __all__ = [
     "Block", "Cell", "Converged", "CostMeasure", "Costs", "Denoiser", "Described", "Experiment",
     "Extractor", "FeatureStatistics", "Keep", "Limit", "Measure", "Metric", "Model", "Noise",
     "NoiseProcess", "On", "Rate", "Sampler", "Schedule", "Score", "Scoring", "Tuned",
-    "VarianceDenoiser", "grid_of", "label_of", "rate_between", "steps_for",
+    "VarianceDenoiser", "grid_of", "label_of", "rate_between", "steps_for", "valid_grid",
 ]  # fmt: skip

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from bench.lazy import Tensor, torch
+from bench.store import check_folder_name
 from bench.types.described import Described
 from bench.types.measured import Rate
 from bench.types.roles import NoiseProcess, Sampler, Schedule
@@ -51,11 +54,20 @@ def grid_of(cell: Cell, process: NoiseProcess) -> Tensor:
         ValueError: the schedule gives no grid that strictly decreases to 0 or above.
     """
     steps = steps_for(cell.sampler, cell.nfe)
-    grid = cell.schedule(steps, process)
-    ok = grid.dtype == torch.float64 and grid.shape == (steps + 1,) and torch.isfinite(grid).all()
-    if not (ok and (grid.diff() < 0).all() and grid[-1] >= 0):
+    return torch.as_tensor(valid_grid(cell.schedule, steps, process))
+
+
+def valid_grid(schedule: Schedule, steps: int, process: NoiseProcess) -> np.ndarray:
+    """The grid of a schedule, float64 [steps + 1].
+
+    Raises:
+        ValueError: as `grid_of`.
+    """
+    grid = schedule.levels(steps, process)
+    ok = grid.dtype == np.float64 and grid.shape == (steps + 1,) and np.isfinite(grid).all()
+    if not (ok and (np.diff(grid) < 0).all() and grid[-1] >= 0):
         raise ValueError(
-            f"{cell.schedule!r} gave no valid grid for {steps} steps: expected float64 "
+            f"{schedule!r} gave no valid grid for {steps} steps: expected float64 "
             f"[{steps + 1}], strictly decreasing to >= 0, got {grid.tolist()}"
         )
     return grid
@@ -196,6 +208,7 @@ class Experiment:
     baselines: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_folder_name(self.name, "experiment")
         for line in self.lines:
             if not line.strip("_ ") or line.startswith("_"):
                 raise ValueError(f"experiment {self.name}: a line is named {line!r}; begin the "

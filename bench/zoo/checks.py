@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.checkpoints.card import CodecCard
 from bench.checkpoints.files import check_finite, content_of, unwritable, weights_file
-from bench.store import some
+from bench.store import check_folder_name, some
 from bench.zoo.autoencoder import codec_at
 from bench.zoo.base import Preset
 
@@ -21,8 +21,7 @@ _ELSEWHERE = "give another folder with --models"
 
 def check_free(name: str, home: Path) -> None:
     """Raise ValueError unless a model folder `home` of that name can be made."""
-    if not name or Path(name).name != name or name.startswith("."):
-        raise ValueError(f"--name {name!r}: write a plain folder name, such as my-horse")
+    check_folder_name(name, "--name")
     if home.exists():
         raise ValueError(f"{home} is there already; give another --name, or remove it first")
     above = next(p for p in home.absolute().parents if p.exists())
