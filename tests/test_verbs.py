@@ -349,4 +349,4 @@ def test_figures_of_chosen_lines_go_into_a_folder_of_ones_own(
     assert sorted(out.iterdir()) == sorted(paths) and sorted(results.rglob("*")) == before
     assert {"score-vs-nfe.png", "score-vs-nfe.pdf", "grids.png"} <= {path.name for path in paths}
     assert crs(monkeypatch, "figures", "toy", out, *how, "--lines", "nativ") == 2
-    assert "no cell of line 'nativ' is scored" in capsys.readouterr().err
+    assert "no cell of line 'nativ' was run yet" in capsys.readouterr().err

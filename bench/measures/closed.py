@@ -97,7 +97,7 @@ def of_schedule(schedule: Schedule, process: NoiseProcess, nodes: int = 401) -> 
             integral is 1.
     """
     measure = OfSchedule(schedule, nodes)
-    grid = schedule.levels(nodes, process)[-2::-1]  # increasing
+    grid = schedule.noise_levels(nodes, process)[-2::-1]  # increasing
     rate = rate_between(measure.name, grid, 1 / ((nodes - 1) * np.diff(grid)))
     return Rate(rate.name, rate.sigma, rate.v, {"measure": measure.spec()})
 

@@ -85,7 +85,7 @@ def _band(schedule: ConstantRate, steps: int, process: NoiseProcess) -> list[lis
     rate = schedule.rate
     assert rate.replicates is not None
     rates = [Rate(rate.name, rate.sigma, v) for v in rate.replicates]
-    grids = [replace(schedule, rate=one).levels(steps, process) for one in rates]
+    grids = [replace(schedule, rate=one).noise_levels(steps, process) for one in rates]
     return np.quantile(grids, (0.05, 0.95), 0).tolist()
 
 

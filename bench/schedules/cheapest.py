@@ -48,7 +48,7 @@ class CheapestPath(Grid):
     def measured(self) -> tuple[Costs]:
         return (self.costs,)
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         n = len(times(steps))
         sigma = self.costs.sigma
         if n > len(sigma):

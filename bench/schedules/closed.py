@@ -50,7 +50,7 @@ def _end_timesteps(process: NoiseProcess) -> np.ndarray:
 class Native(Grid):
     """Uniform in the model's own timesteps: the linear selection of DDIM (Song et al. 2021)."""
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         ends = _end_timesteps(process)
         return with_ends(process.sigma(ends[0] + times(steps) * (ends[1] - ends[0])), process)
 
@@ -59,7 +59,7 @@ class Native(Grid):
 class LogSNR(Grid):
     """Uniform in lambda = -log sigma, half the log-SNR (Lu et al. 2022, DPM-Solver)."""
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = math.log(process.sigma_max), math.log(process.sigma_min)
         return with_ends(np.exp(high + times(steps) * (low - high)), process)
 
@@ -79,7 +79,7 @@ class Karras(Grid):
         if not self.rho > 0:
             raise ValueError(f"Karras needs rho > 0, not {self.rho}")
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = process.sigma_max ** (1 / self.rho), process.sigma_min ** (1 / self.rho)
         return with_ends((high + times(steps) * (low - high)) ** self.rho, process)
 
@@ -91,7 +91,7 @@ class Cosine(Grid):
     The paper's offset s = 0.008 changes the ends only. Here the ends come from the process.
     """
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = math.atan(process.sigma_max), math.atan(process.sigma_min)
         return with_ends(np.tan(high + times(steps) * (low - high)), process)
 
@@ -117,7 +117,7 @@ class Linear(Grid):
                 f"Linear needs 0 < beta_min < beta_max, not {self.beta_min} and {self.beta_max}"
             )
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         slope = self.beta_max - self.beta_min
         ends = [math.log1p(sigma**2) for sigma in (process.sigma_max, process.sigma_min)]
         high, low = (
@@ -148,7 +148,7 @@ class LogNormal(Grid):
                 f"LogNormal needs a finite mean and std > 0, not {self.mean} and {self.std}"
             )
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         from scipy.stats import norm  # seconds to import
 
         return with_ends(_quantiles(norm(self.mean, self.std), steps, process), process)
@@ -176,7 +176,7 @@ class Laplace(Grid):
                 f"Laplace needs a finite mean and scale > 0, not {self.mean} and {self.scale}"
             )
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         from scipy.stats import laplace  # seconds to import
 
         return with_ends(
@@ -188,7 +188,7 @@ class Laplace(Grid):
 class Quadratic(Grid):
     """Uniform in the square root of the model's timesteps (DDIM, Song et al. 2021, App. D.2)."""
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             ends = np.sqrt(_end_timesteps(process))
         if not np.isfinite(ends).all():
@@ -224,7 +224,7 @@ class TimeUniform(Grid):
                 f"TimeUniform needs rho > 0 and 0 < eps < 1, not {self.rho} and {self.eps}"
             )
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = (math.log1p(sigma**2) for sigma in (process.sigma_max, process.sigma_min))
         b = 2 * (high - low / self.eps) / (1 - self.eps)
         a = high - b / 2
@@ -247,7 +247,7 @@ class PolyExponential(Grid):
         if not self.rho > 0:
             raise ValueError(f"PolyExponential needs rho > 0, not {self.rho}")
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = math.log(process.sigma_max), math.log(process.sigma_min)
         return with_ends(np.exp(low + (1 - times(steps)) ** self.rho * (high - low)), process)
 
@@ -276,7 +276,7 @@ class Sigmoid(Grid):
                 f"Sigmoid needs start < end and tau > 0, not {self.start}, {self.end}, {self.tau}"
             )
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         from scipy.special import expit, logit  # half a second to import
 
         top, bottom = expit(self.end / self.tau), expit(self.start / self.tau)
@@ -312,7 +312,7 @@ class Beta(Grid):
         if self.of not in ("timestep", "sigma"):
             raise ValueError(f"Beta: unknown variable of={self.of!r}; known: timestep, sigma")
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         from scipy.stats import beta  # seconds to import
 
         share = beta(self.a, self.b).isf(times(steps))  # 1 .. 0
@@ -340,7 +340,7 @@ class KLOptimal(Grid):
         if not self.c > 0:
             raise ValueError(f"KLOptimal needs c > 0, not {self.c}")
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = math.atan(process.sigma_max / self.c), math.atan(process.sigma_min / self.c)
         return with_ends(self.c * np.tan(high + times(steps) * (low - high)), process)
 
@@ -349,7 +349,7 @@ class KLOptimal(Grid):
 class LinearAlpha(Grid):
     """Uniform in alpha = 1 / (1 + sigma^2), the variance of the signal in the VP frame."""
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high, low = (1 / (1 + sigma**2) for sigma in (process.sigma_max, process.sigma_min))
         alpha = high + times(steps) * (low - high)
         return with_ends(np.sqrt(1 / alpha - 1), process)

@@ -71,7 +71,7 @@ class ConstantRate(Grid):
     def measured(self) -> tuple[Rate]:
         return (self.rate,)
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         fine, share = self._cumulative(process.sigma_min, process.sigma_max)
         levels = np.interp(1 - times(steps), share, fine)
         return with_ends(np.exp(levels), process)

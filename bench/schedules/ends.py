@@ -10,22 +10,22 @@ from bench.types import NoiseProcess, Schedule
 
 
 class Grid(Schedule):
-    """A schedule that defines `levels`. Called, it gives them as a tensor."""
+    """A schedule that defines `noise_levels`. Called, it gives them as a tensor."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        if "__call__" in vars(cls) and "levels" not in vars(cls):
+        if "__call__" in vars(cls) and "noise_levels" not in vars(cls):
             raise ValueError(
-                f"{cls.__name__} changes __call__, but its base class is called through levels: "
-                "define levels(steps, process) instead, which gives an array"
+                f"{cls.__name__} changes __call__, but its base class is called through "
+                "noise_levels: define noise_levels(steps, process) instead, which gives an array"
             )
 
     @abstractmethod
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         """As a `Schedule` is called: float64 [steps + 1]."""
 
     def __call__(self, steps: int, process: NoiseProcess) -> Tensor:
-        return torch.as_tensor(self.levels(steps, process))
+        return torch.as_tensor(self.noise_levels(steps, process))
 
 
 def times(steps: int) -> np.ndarray:

@@ -52,7 +52,7 @@ class Between(_Changed):
                 f"not {self.sigma_max} and {self.sigma_min}"
             )
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         high = self.sigma_max or process.sigma_max
         low = self.sigma_min or process.sigma_min
         if not process.sigma_min <= low < high <= process.sigma_max:
@@ -60,7 +60,7 @@ class Between(_Changed):
                 f"{self.label}: the ends {low:g} .. {high:g} do not lie within the model's "
                 f"{process.sigma_min:g} .. {process.sigma_max:g}; choose other ends"
             )
-        return self.schedule.levels(steps, _Cut(process, low, high))
+        return self.schedule.noise_levels(steps, _Cut(process, low, high))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Levels(Grid):
         if len(above) < 1 or not falls or self.sigmas[-1] != 0 or not math.isfinite(above[0]):
             raise ValueError(f"Levels must fall strictly from above 0 to 0; got {self.sigmas}")
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         t, given = times(steps), np.array(self.sigmas[:-1])
         low, high = process.sigma_min, process.sigma_max
         if given[0] > high * (1 + 1e-6) or given[-1] < low * (1 - 1e-6):
@@ -182,7 +182,7 @@ class AlignYourSteps(Grid):
                 f"AlignYourSteps: unknown table {self.table!r}; known: {', '.join(_ALIGNED)}"
             )
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         given = np.log(_ALIGNED[self.table])
         share = (given - given[-1]) / (given[0] - given[-1])  # 1 .. 0
         high, low = math.log(process.sigma_max), math.log(process.sigma_min)
@@ -198,8 +198,8 @@ class Snapped(_Changed):
         schedule: the other schedule.
     """
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
-        grid = self.schedule.levels(steps, process)
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+        grid = self.schedule.noise_levels(steps, process)
         index = process.timestep(grid[:-1]).round()
         if (np.diff(index) >= 0).any():
             raise ValueError(

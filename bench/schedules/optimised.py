@@ -53,11 +53,13 @@ class DMNonUniform(Grid):
         if self.error not in ("pixel", "latent"):
             raise ValueError(f"DMNonUniform: unknown error {self.error!r}; known: pixel, latent")
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         if steps > _MOST:
-            return LogSNR().levels(steps, process)
+            return LogSNR().noise_levels(steps, process)
         start = LogSNR() if self.error == "pixel" else Native()
-        levels = _search(tuple((-np.log(start.levels(steps, process)[:-1])).tolist()), self.error)
+        levels = _search(
+            tuple((-np.log(start.noise_levels(steps, process)[:-1])).tolist()), self.error
+        )
         return with_ends(np.exp(-np.array(levels)), process)
 
 

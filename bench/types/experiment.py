@@ -54,23 +54,29 @@ def grid_of(cell: Cell, process: NoiseProcess) -> Tensor:
         ValueError: the schedule gives no grid that strictly decreases to 0 or above.
     """
     steps = steps_for(cell.sampler, cell.nfe)
-    return torch.as_tensor(valid_grid(cell.schedule, steps, process))
+    grid = torch.as_tensor(cell.schedule(steps, process))
+    _check_grid(cell.schedule, steps, grid.numpy())
+    return grid
 
 
 def valid_grid(schedule: Schedule, steps: int, process: NoiseProcess) -> np.ndarray:
-    """The grid of a schedule, float64 [steps + 1].
+    """The grid of a schedule as an array, float64 [steps + 1].
 
     Raises:
         ValueError: as `grid_of`.
     """
-    grid = schedule.levels(steps, process)
+    grid = schedule.noise_levels(steps, process)
+    _check_grid(schedule, steps, grid)
+    return grid
+
+
+def _check_grid(schedule: Schedule, steps: int, grid: np.ndarray) -> None:
     ok = grid.dtype == np.float64 and grid.shape == (steps + 1,) and np.isfinite(grid).all()
     if not (ok and (np.diff(grid) < 0).all() and grid[-1] >= 0):
         raise ValueError(
             f"{schedule!r} gave no valid grid for {steps} steps: expected float64 "
             f"[{steps + 1}], strictly decreasing to >= 0, got {grid.tolist()}"
         )
-    return grid
 
 
 @dataclass(frozen=True)

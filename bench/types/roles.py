@@ -97,7 +97,7 @@ class Schedule(Described, ABC):
             ValueError: no such grid for these steps and this process.
         """
 
-    def levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
+    def noise_levels(self, steps: int, process: NoiseProcess) -> np.ndarray:
         """The same grid as an array. Default: that of the tensor."""
         grid = self(steps, process)
         return grid.numpy() if isinstance(grid, Tensor) else np.asarray(grid)
