@@ -117,6 +117,19 @@ def toy(**changes) -> list[tuple[dict, dict | None]]:
 
 
 @pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the tests that look at figures: with as many dots as users get."""
+    monkeypatch.setattr("bench.report.drawing.DPI", 300)
+
+
+@pytest.fixture(autouse=True)
+def tables_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time of a report. Tests that ask for `drawn` have them."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("bench.report.figures.write", lambda *_, **__: [])
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     tuning = cell("CRS(v_x)", 5, "tuning", 0.125, role="tune")
     return save(tmp_path / "toy", [*toy(), tuning])
@@ -300,7 +313,9 @@ def test_models_of_one_table_have_their_own_converged_level(tmp_path: Path) -> N
     assert row.level == 14.0 and not row.near  # 30.5 is more than 28, and less than 36
 
 
-def test_tuning_cells_enter_no_table_and_no_figure(folder: Path, tmp_path: Path) -> None:
+def test_tuning_cells_enter_no_table_and_no_figure(
+    folder: Path, tmp_path: Path, drawn: None
+) -> None:
     report(folder)
     report(save(tmp_path / "without", toy()))
     for path in [folder / "table.tex", *sorted((folder / "figures").iterdir())]:
@@ -398,7 +413,7 @@ def test_fid_is_said_of_inception_only(features: str, name: str) -> None:
     assert label("fd", features) == name
 
 
-def test_numbers_of_images_and_models_are_kept_apart(tmp_path: Path) -> None:
+def test_numbers_of_images_and_models_are_kept_apart(tmp_path: Path, drawn: None) -> None:
     cells = [*toy(), *toy(n=50_000), *toy(model="other"), cell("native", 5, "1", None, model="no")]
     made = report(save(tmp_path / "x", cells))
     text = text_of(tmp_path / "x")
@@ -413,7 +428,7 @@ def test_numbers_of_images_and_models_are_kept_apart(tmp_path: Path) -> None:
     assert not any("-no" in name for name in names)
 
 
-def test_rerun_is_the_same_to_the_byte(folder: Path) -> None:
+def test_rerun_is_the_same_to_the_byte(folder: Path, drawn: None) -> None:
     first = {path: path.read_bytes() for path in report(folder)}
     names = {path.relative_to(folder).as_posix() for path in first}
     assert {"table.md", "summary.csv", "differences.csv", "figures/rates.pdf"} <= names
@@ -429,7 +444,7 @@ def test_nothing_run_yet_says_what_to_do(tmp_path: Path) -> None:
     assert not (tmp_path / "toy" / "table.md").exists()
 
 
-def test_only_tuning_run_gives_empty_tables_and_no_figure(tmp_path: Path) -> None:
+def test_only_tuning_run_gives_empty_tables_and_no_figure(tmp_path: Path, drawn: None) -> None:
     cells = [cell("a", 5, "tuning", 3.0, role="tune"), cell("a", 5, "1", None)]
     made = report(save(tmp_path / "toy", cells))
     assert table(tmp_path / "toy")["a"] == [""]

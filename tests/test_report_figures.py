@@ -28,6 +28,12 @@ RATE_OF = Rate("v_x", torch.arange(1, 6), torch.ones(5))
 BAND = {"v_low": [0.5, 0.4, 0.0], "v_high": [2.0, 0.75, 0.04]}
 
 
+@pytest.fixture
+def tables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, which take most of the time."""
+    monkeypatch.setattr("bench.report.figures.write", lambda *_, **__: [])
+
+
 def results(folder: Path, cells: Cells, **plan: Any) -> Results:
     """A results folder of those cells, whose plan has those entries."""
     save(folder, cells)
@@ -221,7 +227,10 @@ def test_more_than_six_lines_have_a_coloured_table_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [ONE, TWO])
-def test_figures_have_the_width_of_a_column_or_of_a_text(tmp_path: Path, width: float) -> None:
+def test_figures_have_the_width_of_a_column_or_of_a_text(
+    tmp_path: Path, width: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.report.drawing.DPI", 300)
     found = results(
         tmp_path / "x", with_errors(toy()), rates=[{"model": "m", "name": "v_x", **RATE}]
     )
@@ -294,7 +303,9 @@ def test_the_curves_of_many_lines_are_those_of_the_best(tmp_path: Path) -> None:
     assert len(found.scored("m", 500).line.unique()) == 30
 
 
-def test_the_plan_says_which_of_a_users_metrics_want_to_be_high(tmp_path: Path) -> None:
+def test_the_plan_says_which_of_a_users_metrics_want_to_be_high(
+    tmp_path: Path, tables_alone: None
+) -> None:
     cells = [cell("a", 5, "1", 30.0), cell("b", 5, "1", 20.0)]
     for row, record in cells:
         assert record
@@ -310,7 +321,7 @@ def test_the_plan_says_which_of_a_users_metrics_want_to_be_high(tmp_path: Path) 
     assert found.higher_is_better("precision") and not found.higher_is_better("fd")
 
 
-def test_a_sweep_is_sorted_and_coloured_by_ratio(tmp_path: Path) -> None:
+def test_a_sweep_is_sorted_and_coloured_by_ratio(tmp_path: Path, tables_alone: None) -> None:
     found = results(tmp_path / "x", many())
     first, rest = sweep(found, "m", 500)
     axes = first.axes[0]
@@ -415,7 +426,7 @@ def test_a_line_has_one_look_in_every_experiment(tmp_path: Path) -> None:
     assert [line.get_color() for line in drawn] == known
 
 
-def test_latex_is_balanced_and_tells_of_the_dagger(tmp_path: Path) -> None:
+def test_latex_is_balanced_and_tells_of_the_dagger(tmp_path: Path, tables_alone: None) -> None:
     save(tmp_path / "x", with_errors([*toy(), *many(n=900), cell("50% of a_b^2 ~", 5, "1", 40.0)]))
     report(tmp_path / "x")
     text = (tmp_path / "x" / "table.tex").read_text()
@@ -488,7 +499,7 @@ Theirs,Cats,pixel,ddim,native,5,99,,,,a paper
 """
 
 
-def test_published_numbers_stand_beside_ours(tmp_path: Path) -> None:
+def test_published_numbers_stand_beside_ours(tmp_path: Path, tables_alone: None) -> None:
     (tmp_path / "published.csv").write_text(PUBLISHED)
     folder = save(tmp_path / "x", toy(features="inception-v3-compat"))
     assert "Published" not in (report(folder) and (folder / "table.md").read_text())

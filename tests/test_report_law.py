@@ -40,7 +40,7 @@ def test_png_and_pdf_are_written_the_same_to_the_byte(tmp_path: Path, updates: i
     paths = draw_law(folder)
     assert paths == [folder / "law.png", folder / "law.pdf"]
     with Image.open(paths[0]) as picture:
-        assert picture.format == "PNG" and picture.size == (2070, 810)
+        assert picture.format == "PNG" and picture.size == (6.9 * 60, 2.7 * 60)
     assert paths[1].read_bytes().startswith(b"%PDF")
     first = [path.read_bytes() for path in paths]
     assert [path.read_bytes() for path in draw_law(folder)] == first
