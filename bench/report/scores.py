@@ -67,7 +67,9 @@ def _against_nfe(
     """A row is a metric, a column is a sampler. Bands are t intervals over seed blocks."""
     samplers = list(dict.fromkeys(results.ran(model, n).sampler))
     side = (width - 0.5) / len(samplers)
-    figure = Figure(figsize=(width, (1.75 if width == TWO else 1.3) * len(metrics) + 0.9),
+    lines = results.ran(model, n).line.nunique()  # a narrow figure has a row of legend for each
+    high = 1.75 * len(metrics) + 0.9 if width == TWO else 1.3 * len(metrics) + 0.8 + 0.13 * lines
+    figure = Figure(figsize=(width, high),
                     layout="constrained")  # fmt: skip
     grid = figure.subplots(len(metrics), len(samplers), sharex=True, sharey="row", squeeze=False)
     banded = False
