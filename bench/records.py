@@ -1,6 +1,5 @@
 """What a cell's record holds, which scores it lacks, and what becomes of its shards."""
 
-import io
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,13 +9,12 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from bench import plan, shards, store
+from bench.data.writing import png
 from bench.features import Features
 from bench.judge import Judge, free_name, real_images
 from bench.machine import device_name, made_on, settled, versions
@@ -264,10 +262,7 @@ def _side_by_side(images: Tensor) -> bytes | None:
     """uint8 [n, c, h, w] as a PNG of h x n w; None without any image."""
     if len(images) == 0:
         return None
-    row = torch.cat(list(images), dim=2).permute(1, 2, 0).numpy()  # [h, n w, c]
-    row = row.squeeze(2) if row.shape[2] == 1 else row
-    Image.fromarray(np.ascontiguousarray(row)).save(file := io.BytesIO(), "png")
-    return file.getvalue()
+    return png(torch.cat(list(images), dim=2))  # [c, h, n w]
 
 
 # ---------------------------------------------------------------- the plan

@@ -55,6 +55,12 @@ def coarse_figures() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def tables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, which take most of the time."""
+    monkeypatch.setattr("bench.report.figures.write", lambda *_, **__: [])
+
+
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """The device that tests run on, unless they are marked gpu."""

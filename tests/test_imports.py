@@ -52,7 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     "plan": {
         "types", "checkpoints", "generate", "judge", "machine", "schedules", "shards", "store",
     },  # fmt: skip
-    "records": {"types", "plan", "shards", "judge", "store", "machine", "features", "metrics"},
+    "records": {"types", "plan", "shards", "judge", "store", "machine", "features", "metrics",
+                "data"},
     "rescore": {"types", "plan", "records", "shards", "judge", "store", "features"},
     "engines": {"types", "checkpoints", "features", "machine", "schedules", "shards", "store"},
     "filling": {"plan", "records", "shards", "machine", "engines", "progress"},

@@ -123,10 +123,10 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def tables_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take most of the time of a report. Tests that ask for `drawn` have them."""
+def tables_unless_drawn(request: pytest.FixtureRequest) -> None:
+    """Tests that ask for `drawn` have figures."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("bench.report.figures.write", lambda *_, **__: [])
+        request.getfixturevalue("tables_alone")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from bench.cli import (
     listing,
     models,
     records,
+    reports,
     scoring,
     studies,
     training,
@@ -24,8 +25,8 @@ from bench.cli import (
 from bench.cli.options import app
 
 __all__ = [
-    "app", "benchmarks", "docs", "experiments", "listing", "main", "models", "records", "scoring",
-    "studies", "training",
+    "app", "benchmarks", "docs", "experiments", "listing", "main", "models", "records", "reports",
+    "scoring", "studies", "training",
 ]  # fmt: skip
 
 

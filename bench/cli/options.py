@@ -271,6 +271,12 @@ def check_output(out: Path) -> Path:
     return store.check_output(out)
 
 
+def say_paths(paths: list[Path]) -> None:
+    """Print one path a line."""
+    for path in paths:
+        typer.echo(path)
+
+
 def write_images(out: Path, images: Any, seeds: list[int]) -> None:
     """Write uint8 [n, c, h, w] as one .npz file, or as one PNG for each seed in a folder."""
     from bench.data import writing

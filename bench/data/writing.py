@@ -44,10 +44,15 @@ def write_npz(out: Path, images: Tensor, manifest: dict[str, Any] | None = None)
 
 def write_png(path: Path, image: Tensor) -> Path:
     """Write uint8 [c, h, w] as a PNG."""
+    return write_bytes(path, png(image))
+
+
+def png(image: Tensor) -> bytes:
+    """uint8 [c, h, w] as the content of a PNG file."""
     pixels = image.permute(1, 2, 0).numpy()
     plain = pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels
     Image.fromarray(np.ascontiguousarray(plain)).save(file := io.BytesIO(), "png")
-    return write_bytes(path, file.getvalue())
+    return file.getvalue()
 
 
 class SampleFolder:

@@ -193,7 +193,7 @@ def _subject(results: Results, found: Choice) -> str:
 
 
 def differences(results: Results, choice: Choice, other: Results, line: str = "") -> Table:
-    """Scores less those of another line, or less those of the same lines of another experiment.
+    """Scores minus those of another line, or minus those of the same lines elsewhere.
 
     Arguments:
         other: the experiment that has the others; it may be the same.

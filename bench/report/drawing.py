@@ -74,10 +74,14 @@ def panels(
     return figure, every[:count]
 
 
-def short(name: str, width: float) -> str:
-    """The name of a line, cut if it would take more than half of a width in inches."""
-    most = int(width / 2 / 0.047)  # inches of a letter
-    return name if len(name) <= most else name[: most - 1] + "…"
+def short(name: str, width: float, points: float = 7) -> str:
+    """The name of a line, cut in its middle if it would take more than half of a width in inches.
+
+    points: the size of its letters.
+    """
+    most = int(width / 2 / (0.0067 * points))  # inches of a letter
+    start = most * 2 // 3
+    return name if len(name) <= most else f"{name[:start]}…{name[start + 1 - most :]}"
 
 
 def caption(figure: Figure, text: str) -> None:

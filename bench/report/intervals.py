@@ -46,7 +46,8 @@ def p_value(differences: np.ndarray) -> float | None:
 def holm(p: Sequence[float]) -> np.ndarray:
     """p values, corrected for their number (Holm 1979) [tests].
 
-    The chance that one or more of those below 0.05 is wrong is then at most 5 %.
+    The chance that one or more of those below 0.05 is wrong is then at most 5 %. NaN stays NaN, and
+    counts as a test.
     """
     order = np.argsort(p, kind="stable")
     scaled = np.asarray(p, float)[order] * np.arange(len(order), 0, -1)

@@ -42,7 +42,7 @@ def grids(results: Results, model: str, n: int, width: float = TWO) -> Figure:
         walked = repr({line: record["grid"] for line, record in found.items()})
         alike.setdefault(walked, []).append(sampler)
     known, banded = looks(results), False
-    lines = [line for line in known if line in set(ran.line)]
+    lines = [line for line in known if line in set(ran[ran.nfe == nfe].line)]
     height = 0.14 * len(lines) + 0.55
     figure, each = panels(min(len(alike), _PANELS), width, height, sharex=True)
     for axes, group in zip(each, alike.values(), strict=False):

@@ -20,6 +20,7 @@ from scipy.stats import t as student
 from bench import store
 from bench.report import drawing
 from bench.report.frame import label
+from bench.report.intervals import holm
 from bench.report.lines import COOL, WARM
 
 _SIGNS = "osD^vP*X<>"
@@ -48,17 +49,6 @@ class Difference:
         half = float(student.ppf(0.975, n - 1)) * error
         p = 2 * float(student.sf(abs(mean) / error, n - 1)) if error > 0 else nan
         return cls(mean, mean - half, mean + half, p, n)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Adjusted p-values (Holm 1979). NaN stays NaN, and counts as a hypothesis."""
-    order = sorted(range(len(p)), key=lambda i: (np.isnan(p[i]), p[i]))
-    found, most = [float("nan")] * len(p), 0.0
-    for rank, i in enumerate(order):
-        if not np.isnan(p[i]):
-            most = max(most, min(1.0, (len(p) - rank) * p[i]))
-            found[i] = most
-    return found
 
 
 @dataclass(frozen=True)

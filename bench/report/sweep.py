@@ -36,9 +36,9 @@ class Heat:
     bold: np.ndarray
     italic: np.ndarray
 
-    def part(self, rows: slice) -> "Heat":
-        """Some rows of the table."""
-        return Heat(self.title, self.means[rows], self.behind[rows], self.bold[rows],
+    def part(self, rows: slice | np.ndarray) -> "Heat":
+        """Some rows of the table, by their places."""
+        return Heat(self.title, self.means.iloc[rows], self.behind.iloc[rows], self.bold[rows],
                     self.italic[rows])  # fmt: skip
 
 
@@ -99,8 +99,7 @@ def crossing(results: Results, model: str, n: int, width: float = TWO) -> list[F
     order = pd.concat([one.behind for one in found], axis=1).mean(axis=1)
     rows = np.argsort(order.fillna(np.inf).to_numpy(), kind="stable")
     rows = rows[: int(order.notna().sum())]
-    found = [Heat(one.title, one.means.iloc[rows], one.behind.iloc[rows], one.bold[rows],
-                  one.italic[rows]) for one in found]  # fmt: skip
+    found = [one.part(rows) for one in found]
     name = label("fd", results.features)
     about = (f"{name} ↓ by sampler: {results.subject(model, n)}. Sorted by the geometric "
              "mean of the ratio to the best of a column, over cells that were run. Bold: the "
@@ -170,7 +169,7 @@ def _panel(axes: Axes, part: Heat, top: float, upright: bool) -> None:
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False, pad=2, labelsize=5.5)
     names = [str(name) for name in part.means.columns]
     axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0, parse_math=False)
-    axes.set_yticks(range(len(part.means)), [short(name, ONE) for name in part.means.index],
+    axes.set_yticks(range(len(part.means)), [short(name, ONE, 5.5) for name in part.means.index],
                     parse_math=False)  # fmt: skip
     axes.set_title(part.title, parse_math=False)
     axes.spines[:].set_visible(False)
