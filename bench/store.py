@@ -270,6 +270,11 @@ def has_plan(folder: Path) -> bool:
     return (folder / "plan.json").is_file() or (folder / _PLAN).is_file()
 
 
+def is_packed(folder: Path) -> bool:
+    """Whether the folder is that of an experiment that was packed, as shipped ones are."""
+    return (folder / _PLAN).is_file()
+
+
 def load_plan(folder: Path) -> dict[str, Any]:
     """The plan of an experiment folder.
 

@@ -1,6 +1,7 @@
 """The pages about the shipped results say what the records say."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def test_pages_are_what_the_records_say() -> None:
             f"{path.name} is not what its template and the records give; write it again: "
             "python -m bench.report.pages"
         )
+
+
+def test_pages_are_about_shipped_experiments_only(tmp_path: Path) -> None:
+    """What a user runs in the checkout, `quick` for example, changes no page."""
+    (tmp_path / "results").mkdir()
+    save(tmp_path / "results" / "quick", [cell("native", 5, "1", 3.0)])
+    shutil.copytree(pages.ROOT / "results" / "training", tmp_path / "results" / "training")
+    known = pages.environment(tmp_path)[0].globals["experiments"]
+    assert isinstance(known, dict) and set(known) == {"training"}
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)

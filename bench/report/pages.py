@@ -277,7 +277,9 @@ def where(some: list[int], every: list[int]) -> str:
 
 
 def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
-    """Jinja with the facts of all experiments in `root / "results"`, and the list of false claims.
+    """Jinja with the facts of all shipped experiments, and the list of false claims.
+
+    They are those in `root / "results"` that `crs-bench pack` packed. A user's own are not.
 
     An experiment has its own name, with _ in place of -: `fmnist_latent`. `experiments` has all of
     them. `folders` has the names of all folders. `published(data set, model)` is a row of
@@ -286,7 +288,7 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
     folders = sorted((root / "results").glob("*/"))
     facts = {
         folder.name: Facts(Results(store.load_plan(folder), store.load_records(folder)))
-        for folder in folders if store.has_plan(folder)
+        for folder in folders if store.is_packed(folder)
     }  # fmt: skip
     false: list[str] = []
 
