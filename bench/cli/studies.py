@@ -28,6 +28,9 @@ def study(
     ] = None,
     steps: Annotated[int, typer.Option(help="steps of a training; 0: the study's own")] = 0,
     seeds: Annotated[int, typer.Option(help="number of training seeds; 0: the study's own")] = 0,
+    codec: Annotated[
+        Path | None, typer.Option(help="study of latents: folder of train-codec")
+    ] = None,
 ) -> None:
     """Train, sample and score the trainings of a study that are missing, then report.
 
@@ -39,7 +42,7 @@ def study(
 
     made = _study(name)
     made = replace(made, steps=steps or made.steps, seeds=seeds or made.seeds)
-    left = studies.run(made, data, state, results, device_of(device), compile, only or ())
+    left = studies.run(made, data, state, results, device_of(device), compile, only or (), codec)
     if left:
         typer.echo(f"{len(left)} trainings have no record yet: {', '.join(left)}", err=True)
     if (results / made.name / "records").is_dir():
@@ -66,4 +69,5 @@ def studies_here() -> dict[str, Any]:
     from bench.studies import known
 
     return {one.__name__.replace("_", "-"): one
-            for one in (known.cifar10_training, known.fmnist_training)}  # fmt: skip
+            for one in (known.cifar10_training, known.fmnist_training, known.cifar10_long,
+                        known.cifar10_latent_training)}  # fmt: skip

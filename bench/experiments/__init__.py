@@ -3,6 +3,7 @@
 A user's own experiment is a function in a module of their own: `crs-bench run mymodule:function`.
 """
 
+from bench.experiments.cifar10 import cifar10, cifar10_latent
 from bench.experiments.fashion_mnist import (
     ablation,
     fmnist,
@@ -21,6 +22,7 @@ from bench.experiments.published import (
 )
 
 __all__ = [
-    "Plan", "ablation", "cifar10_edm", "fmnist", "fmnist_latent", "imagenet_256_dit",
-    "lsun_bedroom_256", "lsun_church_256_ldm", "lsun_horse_256", "quick", "samplers", "training",
+    "Plan", "ablation", "cifar10", "cifar10_edm", "cifar10_latent", "fmnist", "fmnist_latent",
+    "imagenet_256_dit", "lsun_bedroom_256", "lsun_church_256_ldm", "lsun_horse_256", "quick",
+    "samplers", "training",
 ]  # fmt: skip

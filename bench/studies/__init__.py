@@ -5,13 +5,21 @@ A user's own study is a function in a module of their own: `crs-bench study mymo
 
 from typing import TYPE_CHECKING, Any
 
-from bench.studies.known import cifar10_training, fmnist_training
+from bench.studies.known import (
+    cifar10_latent_training,
+    cifar10_long,
+    cifar10_training,
+    fmnist_training,
+)
 from bench.studies.plan import Arm, Evaluation, Study
 
 if TYPE_CHECKING:
     from bench.studies.queue import run
 
-__all__ = ["Arm", "Evaluation", "Study", "cifar10_training", "fmnist_training", "run"]
+__all__ = [
+    "Arm", "Evaluation", "Study", "cifar10_latent_training", "cifar10_long", "cifar10_training",
+    "fmnist_training", "run",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

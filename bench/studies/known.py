@@ -51,3 +51,30 @@ def fmnist_training() -> Study:
         steps=2_200,
         arms=(_COSINE, _EDM, _V_X, _V_FID_HALF),
     )
+
+
+def cifar10_long() -> Study:
+    """The networks of the experiment cifar10: the usual law and the best constant-rate one.
+
+    The law was chosen by `cifar10-training`, whose trainings are short.
+    """
+    return Study(
+        name="cifar10-long",
+        title="Long trainings of pixel models on cifar10-q75",
+        steps=20_000,
+        seeds=2,
+        arms=(_COSINE, _V_FID_HALF),
+    )
+
+
+def cifar10_latent_training() -> Study:
+    """The networks of the experiment cifar10-latent, under the same two laws."""
+    return Study(
+        name="cifar10-latent-training",
+        title="Trainings of latent models on cifar10-q75",
+        steps=12_000,
+        seeds=2,
+        channels=(64, 96, 96),
+        latent=True,
+        arms=(_COSINE, _V_FID_HALF),
+    )

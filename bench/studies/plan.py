@@ -52,6 +52,7 @@ class Study(Described):
     bank: single features that precision and recall read, of either set.
     dtype: of the network while it samples on a GPU. On a CPU it is float32.
     sample_batch: images at once; scores do not depend on it.
+    latent: whether the networks work in the latent space of a codec, which the run is given.
     losses: noise levels of the loss on held-out images, at equal distances of log sigma.
     held_out: number of these images, evenly spaced over the test split.
     """
@@ -66,6 +67,7 @@ class Study(Described):
     batch: int = 512
     warmup: int = 300
     flip: bool = True
+    latent: bool = False
     rates: dict[str, Measure] = field(
         default_factory=lambda: {"v_fid": FeatureFrechet(), "v_cos": OfSchedule(Cosine())}
     )

@@ -57,20 +57,37 @@ class Desk:
     device: str
     compile: bool
     train: Ready
+    codec: Path | None  # its folder, of a study of latents
     held_out: Tensor = field(repr=False)
     judges: dict[str, Judge] = field(repr=False)
     rates: dict[str, Any] = field(repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image, c, h, w."""
+        """Of a network's state, c, h, w: of an image, or of its latents."""
+        if self.codec:
+            return checkpoints.read_codec(self.codec).state
         c, h, w = self.train.pixels.shape[1:]
         return c, h, w
+
+    @property
+    def forward(self) -> checkpoints.Forward:
+        """The process alone, of images or of their latents."""
+        process = training.Recipe("", {}, steps=1).process.build()
+        if self.codec is None:
+            return checkpoints.forward(process, self.shape, self.device)
+        card = checkpoints.read_codec(self.codec)
+        latents = checkpoints.load_codec(self.codec, card, self.device, torch.float32)
+        return checkpoints.forward(process, latents, self.device)
 
     @property
     def jobs(self) -> list[Job]:
         """All trainings; arms of one seed follow each other."""
         return [Job(arm, seed) for seed in range(self.study.seeds) for arm in self.study.arms]
+
+    def home(self, job: Job) -> Path:
+        """The folder of a training's weights."""
+        return self.state / job.key
 
     def recipe(self, job: Job) -> training.Recipe:
         """How a training of the study is made.
@@ -87,6 +104,7 @@ class Desk:
             weighting=names.build(job.arm.weighting, (weighting, *rooms), values),
             steps=study.steps, batch=study.batch, warmup=study.warmup, flip=study.flip,
             seed=job.seed,
+            codec=checkpoints.codec_for(self.home(job), self.codec) if self.codec else None,
         )  # fmt: skip
 
 
@@ -98,6 +116,7 @@ def run(
     device: str = "cpu",
     compile: bool = False,
     only: Sequence[str] = (),
+    codec: Path | None = None,
 ) -> list[str]:
     """Do the trainings of a study that have no record, one after the other.
 
@@ -107,6 +126,7 @@ def run(
         results: folder that holds one folder a study.
         compile: whether the network is compiled for sampling. In training it is, on a GPU.
         only: trainings to do: ARM, or ARM,SEED. Default: all.
+        codec: folder of the codec, which a study of latents needs.
 
     Returns:
         Keys of the trainings that have no record yet.
@@ -116,7 +136,7 @@ def run(
     """
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
-    desk = open_desk(study, data, state, results / study.name, device, compile)
+    desk = open_desk(study, data, state, results / study.name, device, compile, codec)
     jobs = [job for job in desk.jobs
             if not only or {job.arm.name, f"{job.arm.name},{job.seed}"} & set(only)]  # fmt: skip
     if not jobs:
@@ -147,21 +167,26 @@ def _claimed(path: Path, wait: bool = False) -> Iterator[bool]:
 
 
 def open_desk(
-    study: Study, data: Path, state: Path, folder: Path, device: str, compile: bool
-) -> Desk:
+    study: Study, data: Path, state: Path, folder: Path, device: str, compile: bool,
+    codec: Path | None = None,
+) -> Desk:  # fmt: skip
     """Read the data, write the plan, measure the rates and open the judges.
 
     Raises:
         ValueError: missing data or weights; a law that cannot be read; a folder with the results of
             another plan.
     """
+    if study.latent is not bool(codec):
+        raise ValueError(f"study {study.name} trains on " + (
+            "latents: give --codec, a folder of train-codec" if study.latent
+            else "pixels: leave --codec out"))  # fmt: skip
     train = Ready.of(open_images(data, "train"))
     held_out = open_images(data, "test").spaced(study.held_out)
     if study.images < 2 or train.pixels.shape[1:] != held_out.shape[1:]:
         raise ValueError(f"{data}: images of the test split are {list(held_out.shape[1:])}, those "
                          f"of the training split {list(train.pixels.shape[1:])}")  # fmt: skip
     state = state / f"{study.name}-{store.digest(study.content())[:8]}"
-    desk = Desk(study, folder, state, device, compile, train, held_out, {}, {})
+    desk = Desk(study, folder, state, device, compile, train, codec, held_out, {}, {})
     with _claimed(state / "open.lock", wait=True):  # another process may measure just now
         _check_plan(desk)
         for name in study.rates:
@@ -184,6 +209,8 @@ def _check_plan(desk: Desk) -> None:
         "data": {"name": desk.train.name, "digest": digest(pixels), "images": len(pixels)},
         "held_out_digest": digest(desk.held_out),
     }
+    if desk.codec:
+        plan["codec_sha256"] = checkpoints.read_codec(desk.codec).weights_sha256
     plan = json.loads(json.dumps(plan))
     if not path.is_file():
         store.write_json(path, plan)
@@ -198,11 +225,9 @@ def _rate(desk: Desk, name: str) -> Rate:
     path = measures.path_of(desk.folder, name)
     if not path.is_file():
         study, pixels = desk.study, desk.train.pixels
-        process = training.Recipe("", {}, steps=1).process.build()
-        model = checkpoints.forward(process, desk.shape, desk.device)
         count = min(study.rate_images, len(pixels))
         images = pixels[:: len(pixels) // count][:count]
-        found = measures.measure(model, study.rates[name], images, study.rate_levels)
+        found = measures.measure(desk.forward, study.rates[name], images, study.rate_levels)
         measures.save(path, replace(found, name=name))
     return measures.load_rate(path)
 
@@ -212,7 +237,7 @@ def _rate(desk: Desk, name: str) -> Rate:
 
 def _finish(desk: Desk, job: Job) -> None:
     """Train, score and record; each part only if it is not there."""
-    home, recipe = desk.state / job.key, desk.recipe(job)
+    home, recipe = desk.home(job), desk.recipe(job)
     if desk.compile or desk.device.startswith("cuda"):
         torch.compiler.reset()  # the compiled network before this one, and its memory
     if not (home / "card.json").is_file():

@@ -1,0 +1,94 @@
+"""Experiments on cifar10-q75: CIFAR-10's images as JPEGs of quality 75.
+
+The package contains the checkpoints, their rates and the results. The reference must be made from
+the images: `crs-bench reference cifar10-q75 --features effnet-lites --data cifar10-q75.npz`.
+"""
+
+from dataclasses import replace
+
+from bench.checkpoints import Models
+from bench.experiments.fashion_mnist import BLOCKS, GPU, TUNING_NOTE
+from bench.experiments.rivals import (
+    FEW_AND_MANY,
+    TUNED_AT,
+    Lines,
+    ours,
+    plain_rivals,
+    tuned_rivals,
+)
+from bench.samplers import DDIM, DPMpp2M, Heun, UniPC
+from bench.types import Block, Experiment, On, Schedule, Tuned
+
+# rivals and constant-rate schedules of the comparison of training with sampling
+RIVALS = (
+    "Karras(rho tuned)", "KLOptimal(c tuned)", "GITS(coefficient tuned)", "score-optimal(xi tuned)",
+)  # fmt: skip
+OURS = (
+    "CRS(v_x, xi=1)", "CRS(0.5 v_x + 0.5 v_cosine, xi=1)", "CRS(v_fid, xi=2, alpha)",
+    "CRS(v_x, xi tuned, angle)", "CRS(v_eps, xi tuned, angle)", "CRS(v_fid, xi tuned, angle)",
+)  # fmt: skip
+HEADLINE = ("native", "Karras(rho tuned)", "CRS(v_x, xi tuned, angle)")
+ON_TRAINED = (  # lines of the network that was trained under constant rate
+    "native", "Karras(rho tuned)", "KLOptimal(c tuned)", "CRS(v_x, xi=1)",
+    "CRS(0.5 v_x + 0.5 v_cosine, xi=1)", "CRS(v_x, xi tuned, angle)", "CRS(v_fid, xi tuned, angle)",
+)  # fmt: skip
+TRAINED = "CRS-trained, "  # begins the names of these lines
+NOTE = (
+    "The images are CIFAR-10's as JPEGs of quality 75 (cifar10-q75): no number here compares with "
+    "one of CIFAR-10. FD-EffNet2 is the second feature space; it measured no schedule. Both "
+    "networks have the same architecture, steps, seed, images and noise. One was trained uniformly "
+    "in timesteps, the other under the constant rate of v_fid with xi = 0.5 in the angle, measured "
+    "before training. Each network is sampled with rates that were measured on it."
+)
+
+
+def _lines(models: Models, model: str) -> Lines:
+    """The lines of one network."""
+    tuned, mine = tuned_rivals(models, model), ours(models, model)
+    return plain_rivals() | {name: tuned[name] for name in RIVALS} | {
+        name: mine[name] for name in OURS
+    }  # fmt: skip
+
+
+def _two_by_two(models: Models, space: str, title: str, low: tuple[int, ...]) -> Experiment:
+    """{cosine, constant-rate} training times all sampling schedules, of one space."""
+    native, trained = f"cifar-{space}", f"cifar-{space}-crs"
+    own = _lines(models, native)
+    other = _lines(models, trained)
+    lines: dict[str, Schedule | Tuned | On] = {
+        **own, **{TRAINED + name: On(trained, other[name]) for name in ON_TRAINED}
+    }  # fmt: skip
+    headline = tuple(start + name for start in ("", TRAINED) for name in HEADLINE)
+    ends = tuple(name for name in headline if "Karras" not in name)
+    return Experiment(
+        name="cifar10" if space == "pixel" else f"cifar10-{space}",
+        title=title,
+        note=f"{NOTE} {TUNING_NOTE} Cells at NFE 50 to 250 and cells of 50,000 images exist for "
+        "some lines only. Those at NFE 100 and 250 have one block of seeds.",
+        model=native,
+        lines=lines,
+        baselines=tuple(name for name in own if not name.startswith("CRS")),
+        samplers=(DDIM(), DPMpp2M(), UniPC(), Heun()),
+        tuning=Block("tuning", range(2_000), TUNED_AT),
+        ranges=FEW_AND_MANY,
+        blocks=(
+            *(Block(name, seeds, low) for name, seeds in BLOCKS.items()),
+            *(Block(name, seeds, (50,), headline) for name, seeds in BLOCKS.items()),
+            Block("50k", range(100_000, 150_000), (10,), headline),
+            Block("high NFE", range(30_000, 40_000), (100, 250), ends),
+        ),
+        scoring=replace(
+            GPU, features="effnet-lites", reference="cifar10-q75",
+            metrics=("fd", "fd2", "precision", "recall"),
+        ),
+    )  # fmt: skip
+
+
+def cifar10(models: Models) -> Experiment:
+    """Pixel models of cifar10-q75: training and sampling under constant rate, and rivals."""
+    return _two_by_two(models, "pixel", "cifar10-q75, pixel models", (5, 10, 20))
+
+
+def cifar10_latent(models: Models) -> Experiment:
+    """Latent models of cifar10-q75: training and sampling under constant rate, and rivals."""
+    return _two_by_two(models, "latent", "cifar10-q75, latent models", (5, 10, 20))
