@@ -16,7 +16,8 @@ import tiny
 from nursery import Nursery
 from scipy import stats
 
-from bench import measures, store, studies
+from bench import checkpoints, measures, store, studies, training
+from bench.data import Ready, open_images
 from bench.report import report_study
 from bench.report.intervals import holm
 from bench.report.study import Difference
@@ -186,19 +187,42 @@ def test_a_bad_law_is_refused_before_training(
 
 def test_the_projects_studies_can_be_read(data: Path, tmp_path: Path) -> None:
     """Every law and weighting of the plans, on the rates that they name."""
-    for plan in (studies.cifar10_training(), studies.fmnist_training()):
+    every = (studies.cifar10_training(), studies.fmnist_training(), studies.cifar10_long())
+    for plan in every:
         rates = {"v_fid": measures.FeatureFrechet(tiny.Pooled()), "v_cos": plan.rates["v_cos"]}
         small = replace(plan, name="x", rates=rates, features=("flatten",), images=4, held_out=4,
                         rate_images=40, channels=(8, 8), layers=1)  # fmt: skip
         desk = queue.open_desk(
             small, data, tmp_path / plan.name, tmp_path / plan.name, "cpu", False
         )
-        assert len(desk.jobs) == 3 * len(plan.arms)
+        assert len(desk.jobs) == plan.seeds * len(plan.arms)
         assert json.loads(json.dumps(plan.content()))["features"] == [
             "effnet-lite0",
             "effnet-lite2",
         ]
         assert not plan.arms[0].primary and plan.baseline == "cosine"
+
+
+def test_a_study_of_latents(data: Path, tmp_path: Path) -> None:
+    """The rates are those of the latents, and the networks work on them."""
+    images = Ready.of(open_images(data, "train"))
+    codec = tmp_path / "codec"
+    training.train_codec(training.CodecRecipe("codec", (8, 8), 2, steps=2, batch=8), images, codec)
+    plan = replace(tiny.study(), latent=True, seeds=1, steps=2, arms=tiny.study().arms[::2])
+    with pytest.raises(ValueError, match="trains on latents: give --codec"):
+        studies.run(plan, data, tmp_path / "state", tmp_path)
+    with pytest.raises(ValueError, match="trains on pixels: leave --codec out"):
+        studies.run(tiny.study(), data, tmp_path / "state", tmp_path, codec=codec)
+    assert studies.run(plan, data, tmp_path / "state", tmp_path, codec=codec) == []
+    folder = tmp_path / "tiny-study"
+    weights = checkpoints.read_codec(codec).weights_sha256
+    assert store.read_json(folder / "study.json")["codec_sha256"] == weights
+    (home,) = (tmp_path / "state").glob("*/back-0")
+    card = checkpoints.read_card(home)
+    assert card.codec and card.codec.weights_sha256 == weights
+    assert card.codec.state == (2, 4, 4) and card.network["in_channels"] == 2
+    loaded = checkpoints.load(home)
+    assert loaded.encode(images.pixels[:2]).shape == (2, 2, 4, 4)
 
 
 def test_a_study_needs_arms_with_names() -> None:
