@@ -89,22 +89,27 @@ def save_reference(
         )
     arrays = {
         "n": np.array(features.n),
-        **_arrays_of(features, "", dtype),
+        **_moments_of(features, "", dtype),
         "provenance": np.array(json.dumps({**provenance, "n": features.n}, sort_keys=True)),
     }
+    arrays |= _bank_of(features, "")
     if images is not None:
         arrays["shown"] = images.numpy()
     for layer, found in (layers or {}).items():
-        arrays |= _arrays_of(found, _suffix(layer), dtype)
+        arrays |= _moments_of(found, suffix := _suffix(layer), dtype) | _bank_of(found, suffix)
     np.savez(file := io.BytesIO(), **arrays)  # type: ignore[arg-type]
     return write_bytes(Path(path), file.getvalue())
 
 
-def _arrays_of(features: Features, suffix: str, dtype: type[np.floating]) -> dict[str, np.ndarray]:
-    """Name in our files -> mean, upper triangle of the covariance, or bank, if it is not empty."""
+def _moments_of(features: Features, suffix: str, dtype: type[np.floating]) -> dict[str, np.ndarray]:
+    """Name in our files -> mean or upper triangle of the covariance."""
     upper = features.cov.cpu().numpy()[np.triu_indices(len(features.mean))].astype(dtype)
-    bank = {f"bank{suffix}": features.bank.cpu().numpy()} if len(features.bank) else {}
-    return {f"mean{suffix}": features.mean.cpu().numpy(), f"cov_upper{suffix}": upper} | bank
+    return {f"mean{suffix}": features.mean.cpu().numpy(), f"cov_upper{suffix}": upper}
+
+
+def _bank_of(features: Features, suffix: str) -> dict[str, np.ndarray]:
+    """Name in our files -> bank, if it is not empty."""
+    return {f"bank{suffix}": features.bank.cpu().numpy()} if len(features.bank) else {}
 
 
 def _suffix(layer: str) -> str:

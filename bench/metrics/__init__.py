@@ -27,5 +27,6 @@ from bench.metrics.second import SecondFrechet, SecondPrecision, SecondRecall
 __all__ = [
     "KID", "SFID", "ADMPrecision", "ADMRecall", "Coverage", "Density", "FIDInfinity",
     "FrechetDistance", "Gaussian", "InceptionScore", "Precision", "Recall", "SecondFrechet",
-    "SecondPrecision", "SecondRecall", "density_coverage", "frechet_distance", "interval", "paired_interval", "precision_recall",
+    "SecondPrecision", "SecondRecall", "density_coverage", "frechet_distance",
+    "interval", "paired_interval", "precision_recall",
 ]  # fmt: skip
