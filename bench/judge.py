@@ -269,7 +269,7 @@ def _real(
     if isinstance(reference, str | Path) and not are_images(reference):
         others = tuple(dict.fromkeys(layer for layer in layers if layer != "features"))
         return feature_room.load_reference(reference, extractor, rows, others)
-    keep = dict.fromkeys(layers, 0) | {"features": rows}
+    keep = {one: rows if one in extractor.banked else 0 for one in ("features", *layers)}
     if isinstance(reference, Tensor):
         return feature_room.reference_of(
             reference.split(256), extractor, keep, "images", len(reference)
@@ -311,10 +311,11 @@ def _check_moments(reference: Reference) -> None:
 def _check_rows(metrics: Sequence[Metric], reference: Reference) -> None:
     """ValueError unless the reference keeps as many single features as the metrics need."""
     for metric in metrics:
-        if len(reference.bank) < metric.least_rows:
+        rows = len(reference.by_layer[metric.reads_layer].bank)
+        if rows < metric.least_rows:
             raise ValueError(
                 f"{metric.name} needs at least {metric.least_rows} single features of the real "
-                f"set, but reference {reference.name} keeps {len(reference.bank)}; make one of the "
+                f"set, but reference {reference.name} keeps {rows}; make one of the "
                 "images with crs-bench reference ... --bank 10000, or leave it out of the metrics"
             )
 

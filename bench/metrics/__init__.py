@@ -22,9 +22,11 @@ from bench.metrics.neighbours import (
     density_coverage,
     precision_recall,
 )
+from bench.metrics.second import SecondFrechet, SecondPrecision, SecondRecall
 
 __all__ = [
     "KID", "SFID", "ADMPrecision", "ADMRecall", "Coverage", "Density", "FIDInfinity",
-    "FrechetDistance", "Gaussian", "InceptionScore", "Precision", "Recall", "density_coverage",
-    "frechet_distance", "interval", "paired_interval", "precision_recall",
+    "FrechetDistance", "Gaussian", "InceptionScore", "Precision", "Recall", "SecondFrechet",
+    "SecondPrecision", "SecondRecall", "density_coverage", "frechet_distance",
+    "interval", "paired_interval", "precision_recall",
 ]  # fmt: skip

@@ -28,7 +28,7 @@ class StandIn(Extractor):
 
     stands_for: str
     device: str = field(default="cpu", compare=False)
-    layers = ("features", "spatial", "logits_unbiased", "logits")
+    layers = ("features", "spatial", "logits_unbiased", "logits", "second")
 
     @property
     def name(self) -> str:

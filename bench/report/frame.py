@@ -36,13 +36,18 @@ _NAMES = {
 
 def label(metric: str, features: str) -> str:
     """The name of a metric in tables. Only the Inception protocols of published FIDs give "FID"."""
+    name, bracket, rest = metric.partition("(")  # `precision(k=5)`
+    if name in ("fd2", "precision2", "recall2"):
+        lites = features.startswith("effnet-lite0-lite2")
+        space = "effnet-lite2" if lites else f"{features}, second space"
+        one = name.removesuffix("2")
+        return label("fd", space) if one == "fd" else f"{_NAMES[one]} ({space})" + bracket + rest
     if metric == "fd":
         known = {"inception-v3-compat": "FID", "clean": "FID (clean)"}
         for start, name in (("effnet-lite0", "FD-EffNet"), ("effnet-lite2", "FD-EffNet2")):
             if features.startswith(start):
                 return name
         return known.get(features, f"FD ({features})")
-    name, bracket, rest = metric.partition("(")  # `precision(k=5)`
     return _NAMES.get(name, name) + bracket + rest
 
 

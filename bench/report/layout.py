@@ -83,7 +83,8 @@ def _counted(results: Results, model: str, n: int, sampler: str, nfe: int) -> st
     return "" if counted in ([], [nfe]) else f" ({'/'.join(map(str, counted))})"
 
 
-_SHARES = {"precision", "recall", "precision_adm", "recall_adm", "density", "coverage", "is"}
+_SHARES = {"precision", "recall", "precision_adm", "recall_adm", "precision2", "recall2", "density",
+           "coverage", "is"}  # fmt: skip
 
 
 def digits(value: float, metric: str) -> int:

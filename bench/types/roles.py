@@ -144,6 +144,7 @@ class Extractor(Described, ABC):
     """Images to feature vectors."""
 
     layers: ClassVar[tuple[str, ...]] = ("features",)  # names of what it can give in one pass
+    banked: ClassVar[tuple[str, ...]] = ("features",)  # those that references keep single rows of
     published: ClassVar[Any] = None  # its published weights, a `Published`; None: it has none
 
     @property
