@@ -22,6 +22,7 @@ from bench.benchmarks import (
     time_samplers,
     untrained,
 )
+from bench.benchmarks import whole as whole_cells
 from bench.benchmarks.untrained import network_of
 from bench.checkpoints import Checkpoint, compiled
 from bench.samplers import DDIM, Heun
@@ -267,3 +268,55 @@ def test_metrics_are_timed_beside_their_peers(
             assert peer["seconds"] == min(peer["runs"]) and peer["memory_mib"] >= 0
     assert bench(monkeypatch, "metrics", "--only", "fid") == 2
     assert "no task 'fid'" in capsys.readouterr().err
+
+
+def test_whole_cells_are_timed_with_each_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(whole_cells, "_REAL", 500)
+    out = tmp_path / "readings.json"
+    words = "--nfe", "2", "--images", "64", "--cells", "2", "--workers", "1,2", "--features"
+    more = "flatten", "--batch", "5", "--device", "cpu", "--json"
+    assert bench(monkeypatch, "run", "tiny", *words, *more, str(out)) == 0
+    printed, whole = capsys.readouterr().out, json.loads(out.read_text())
+    assert whole["verb"] == "run" and whole["arguments"]["workers"] == "1,2"
+    alone, own, *others = whole["readings"]
+    assert alone["what"] == "network alone" and len(alone["rates"]) == 2 and alone["batch"] == 5
+    assert alone["seconds"] == pytest.approx(5 / alone["images_a_second"])
+    assert [one["what"] for one in others] == ["processes, 1 worker", "processes, 2 workers"]
+    for one in (own, *others):
+        assert one["images"] == 128 and one["evaluations"] == 2 and one["shard"] == 8
+        assert one["batch"] == 5 and one["cells"] == 2 and one["what"] in printed
+        assert one["images_a_second"] == pytest.approx(128 / one["seconds"])
+        rate = alone["images_a_second"]
+        assert one["efficiency"] == pytest.approx(one["images_a_second"] * 2 / rate)
+        assert 0 < one["after_shards"] < one["seconds"] and 0 < one["in_shards"] < 1
+        assert one["efficiency"] < one["sampling"]
+        assert one["scores"] == own["scores"] and set(own["scores"]) == {
+            "fd",
+            "precision",
+            "recall",
+        }
+    assert own["speedup"] is None and others[0]["speedup"] == 1
+    assert others[1]["speedup"] == others[0]["seconds"] / others[1]["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("tiny", "--images", "40", "--workers", "1,2"), "--images at least 32 for each worker"),
+        (("tiny", "--workers", "two"), "--workers 'two': write whole numbers"),
+        (("tiny", "--engine", "rays"), "did you mean ray"),
+        (("tiny", "--features", "inceptoin"), "inceptoin"),
+        (("fmnist-pixl",), "did you mean fmnist-pixel"),
+    ],
+)
+def test_wrong_words_of_whole_cells_are_one_line(
+    words: tuple[str, ...],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bench(monkeypatch, "run", "--device", "cpu", *words) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1

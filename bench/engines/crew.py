@@ -120,6 +120,18 @@ class Crew(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def muster(self) -> None:
+        """Start all workers and wait for them, so that the next shards go to all at once.
+
+        Raises:
+            RuntimeError: no worker can start.
+        """
+        self._call_more()
+        while self._starting:
+            for worker, _, future in self._arrived():
+                self._welcome(worker, future)
+            self._call_more()
+
     def make(self, jobs: Iterable[Job]) -> Iterator[Result]:
         """Make shards, and give each when it is there.
 
