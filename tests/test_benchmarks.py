@@ -15,17 +15,21 @@ from bench import benchmarks, cli
 from bench.benchmarks import (
     Reading,
     Trial,
+    cells_of,
     content,
     fitting,
     record,
     sampler_table,
+    time_cells,
     time_samplers,
     untrained,
 )
 from bench.benchmarks import whole as whole_cells
 from bench.benchmarks.untrained import network_of
-from bench.checkpoints import Checkpoint, compiled
+from bench.checkpoints import Checkpoint, Models, compiled
+from bench.engines import InProcess
 from bench.samplers import DDIM, Heun
+from bench.types import Scoring
 
 
 def bench(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -273,17 +277,17 @@ def test_metrics_are_timed_beside_their_peers(
 def test_whole_cells_are_timed_with_each_number_of_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(whole_cells, "_REAL", 500)
+    monkeypatch.setattr(whole_cells, "_REAL", 500)  # two processes start, which takes seconds
     out = tmp_path / "readings.json"
-    words = "--nfe", "2", "--images", "64", "--cells", "2", "--workers", "1,2", "--features"
+    words = "--nfe", "2", "--images", "64", "--cells", "2", "--workers", "2", "--features"
     more = "flatten", "--batch", "5", "--device", "cpu", "--json"
     assert bench(monkeypatch, "run", "tiny", *words, *more, str(out)) == 0
     printed, whole = capsys.readouterr().out, json.loads(out.read_text())
-    assert whole["verb"] == "run" and whole["arguments"]["workers"] == "1,2"
+    assert whole["verb"] == "run" and whole["arguments"]["workers"] == "2"
     alone, own, *others = whole["readings"]
     assert alone["what"] == "network alone" and len(alone["rates"]) == 2 and alone["batch"] == 5
     assert alone["seconds"] == pytest.approx(5 / alone["images_a_second"])
-    assert [one["what"] for one in others] == ["processes, 1 worker", "processes, 2 workers"]
+    assert [one["what"] for one in others] == ["processes, 2 workers"]
     for one in (own, *others):
         assert one["images"] == 128 and one["evaluations"] == 2 and one["shard"] == 8
         assert one["batch"] == 5 and one["cells"] == 2 and one["what"] in printed
@@ -297,14 +301,32 @@ def test_whole_cells_are_timed_with_each_number_of_workers(
             "precision",
             "recall",
         }
-    assert own["speedup"] is None and others[0]["speedup"] == 1
-    assert others[1]["speedup"] == others[0]["seconds"] / others[1]["seconds"]
+
+
+def test_several_workers_are_compared_with_one_of_the_same_engine() -> None:
+    scoring = Scoring("flatten", "", batch=64)
+    made = cells_of("tiny", 1, 64, 1, 2, scoring, Models(), "cpu", lambda model: model)
+    with made as cells:
+        mine, engines = InProcess(), [("a", 2), ("a", 1), ("b", 1), ("a", 2)]
+        found = time_cells(cells, [(name, count, mine) for name, count in engines], 0.01)
+    _, own, early, one, other, two = found
+    assert [x.more["speedup"] for x in (own, early)] == [None, None]
+    assert one.more["speedup"] == other.more["speedup"] == other.more["sampling_speedup"] == 1
+    assert two.more["speedup"] == one.seconds / two.seconds
+
+
+@pytest.mark.parametrize(
+    ("asked", "shard"),
+    [((512, 64, 2), 64), ((20_000, 1_000, 2), 1_000), ((20_000, 64, 2), 1_000), ((64, 5, 2), 8)],
+)
+def test_shards_have_one_size_and_full_batches_if_they_can(asked: tuple, shard: int) -> None:
+    assert whole_cells._shard(*asked) == shard
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("tiny", "--images", "40", "--workers", "1,2"), "--images at least 32 for each worker"),
+        (("tiny", "--images", "40", "--workers", "1,2"), "take a multiple of 64"),
         (("tiny", "--workers", "two"), "--workers 'two': write whole numbers"),
         (("tiny", "--engine", "rays"), "did you mean ray"),
         (("tiny", "--features", "inceptoin"), "inceptoin"),

@@ -71,15 +71,14 @@ def cells_of(
         images: of each cell.
         workers: the most that will work at once. Each gets several shards.
         scoring: its reference may be "": random features. Where the weights of the features
-            "inception" are missing, they are random. A shard of 0 is chosen here.
+            "inception" are missing, they are random. Its shard is chosen here.
 
     Raises:
-        ValueError: fewer images than the workers need; what `run` refuses.
+        ValueError: too few images for shards of one size; what `run` refuses.
     """
-    shard = scoring.shard if scoring.shard > 1 else min(1_000, images // (4 * max(workers, 1)))
-    if min(nfe, cells, workers) < 1 or shard < _LEAST:
-        raise ValueError(f"--nfe, --cells and --workers must be at least 1, and --images at least "
-                         f"{4 * _LEAST} for each worker, of {_LEAST} a shard")  # fmt: skip
+    if min(nfe, cells, workers) < 1:
+        raise ValueError("--nfe, --cells and --workers must be at least 1")
+    shard = _shard(images, scoring.batch, workers)
     if model not in NETWORKS:
         find_card(model, models)  # a wrong name is reported before the reference is read
     with TemporaryDirectory() as name:
@@ -98,6 +97,20 @@ def cells_of(
             scoring=changed,
         )  # fmt: skip
         yield Cells(experiment, models, device, prepare, folder)
+
+
+def _shard(images: int, batch: int, workers: int) -> int:
+    """Images of a shard: the most, up to 1,000, so that all shards of a cell have one size, each
+    worker gets four or more, and, if that can be, batches are full.
+
+    A shard of another size would time how cuDNN tries its kernels for it.
+    """
+    sizes = [one for one in range(_LEAST, min(1_000, images // (4 * workers)) + 1)
+             if images % one == 0]  # fmt: skip
+    if not sizes:
+        raise ValueError(f"--images {images}: take a multiple of {4 * _LEAST * workers}, so that "
+                         f"{workers} workers have four shards or more")  # fmt: skip
+    return max([one for one in sizes if one % batch == 0] or sizes)
 
 
 def _features(text: str, folder: Path) -> str:
@@ -147,6 +160,11 @@ class _Timed:
     rates: list[float]
     about: dict[str, Any]
 
+    @property
+    def sampling(self) -> float:
+        """Seconds until the last shard was there."""
+        return self.seconds - self.after
+
 
 def time_cells(
     cells: Cells, engines: Sequence[tuple[str, int, Engine]], seconds: float = 4.0
@@ -160,7 +178,8 @@ def time_cells(
     Returns:
         `network alone` has the seconds of a call. Others have those of all cells, and
         images_a_second: of the whole, with the scores.
-        speedup: over the first reading of the same engine with one worker.
+        speedup: over the first reading of the same engine with one worker. sampling_speedup: the
+            same, until the last shard is there.
         efficiency: evaluations a second over those of the network alone on as many devices.
         sampling: the same, until the last shard is there. The next cell would begin then.
         in_shards: part of the workers' time that they spent in shards.
@@ -173,11 +192,11 @@ def time_cells(
     network = own.about | {"images_a_second": rate, "rates": own.rates}
     found = [Reading("network alone", batch / rate, network),
              _reading(cells, "in-process", 1, own, rate, None)]  # fmt: skip
-    ones: dict[str, float] = {}
+    ones: dict[str, _Timed] = {}
     for name, count, engine in engines:
         timed = _timed(cells, engine, 0)
         if count == 1:
-            ones.setdefault(name, timed.seconds)
+            ones.setdefault(name, timed)
         found.append(_reading(cells, name, count, timed, rate, ones.get(name)))
     return found
 
@@ -233,20 +252,21 @@ def _about(bench: Bench) -> dict[str, Any]:
 
 
 def _reading(
-    cells: Cells, name: str, workers: int, timed: _Timed, rate: float, one: float | None
+    cells: Cells, name: str, workers: int, timed: _Timed, rate: float, one: _Timed | None
 ) -> Reading:
-    """What is told of cells. one: seconds with one worker."""
+    """What is told of cells. one: the same with one worker."""
     blocks = [block for block in cells.experiment.blocks if block.name != _WARM]
     images, nfe = sum(len(block.seeds) for block in blocks), timed.records[0]["nfe"]
     gpus = torch.cuda.device_count() if cells.device == "cuda" else 1
-    devices, spent = min(workers, gpus), [one["seconds"] for one in timed.records]
+    devices, spent = min(workers, gpus), [x["seconds"] for x in timed.records]
     alone = images * nfe / rate / devices  # seconds of the network
     more = {
         "engine": name, "workers": workers, "devices": devices, "cells": len(blocks),
         "images": images, "evaluations": nfe, "shard": cells.experiment.scoring.shard,
         "batch": timed.records[0]["batch"], "images_a_second": images / timed.seconds,
-        "speedup": one and one / timed.seconds, "efficiency": alone / timed.seconds,
-        "sampling": alone / (timed.seconds - timed.after),
+        "speedup": one and one.seconds / timed.seconds,
+        "sampling_speedup": one and one.sampling / timed.sampling,
+        "efficiency": alone / timed.seconds, "sampling": alone / timed.sampling,
         "in_shards": sum(x["sample"] for x in spent) / workers / timed.seconds,
         "after_shards": timed.after, "score_seconds": sum(x["score"] for x in spent),
         "scores": {x["name"]: x["value"] for x in timed.records[0]["scores"].values()},

@@ -203,7 +203,6 @@ def bench_run(
         str, typer.Option(help="default: fashion-mnist; random features for random weights")
     ] = "",
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
-    shard: Annotated[int, typer.Option(help="images in a shard; 0: 4 or more for a worker")] = 0,
     dtype: Dtype = "",
     compile: Annotated[bool, typer.Option(help="use torch.compile")] = False,
     models: Models = None,
@@ -228,14 +227,15 @@ def bench_run(
     usual = "float16" if where.startswith("cuda") else "float32"
     scoring = Scoring(
         features, reference or ("" if model in benchmarks.NETWORKS else "fashion-mnist"),
-        dtype=dtype or usual, batch=batch, shard=max(shard, 1),
+        dtype=dtype or usual, batch=batch,
     )  # fmt: skip
     how = scoring, checkpoints.models_of(models), where, checkpoints.compiled if compile else _as_is
     with benchmarks.cells_of(model, nfe, images, cells, max(counts), *how) as made:
         found = benchmarks.time_cells(made, engines)
     typer.echo(f"{device_name(where)}{', compiled' if compile else ''}; {cells} cells of {images} "
                f"images, NFE {nfe}, {features}")  # fmt: skip
-    forms = {"speedup": ".2f", "efficiency": ".1%", "sampling": ".1%", "in_shards": ".1%"}
-    shown = {"images_a_second": ".4g"} | forms | {"after_shards": ".2f", "score_seconds": ".2f"}
-    typer.echo(benchmarks.table(found, **shown))
+    typer.echo(benchmarks.table(
+        found, images_a_second=".4g", speedup=".2f", efficiency=".1%", sampling_speedup=".2f",
+        sampling=".1%", in_shards=".1%", after_shards=".2f",
+    ))  # fmt: skip
     _write(asked, "one run, after a warm-up of each worker", found)

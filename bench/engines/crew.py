@@ -142,8 +142,6 @@ class Crew(ABC):
         """
         waiting, failed, made, idle = _Waiting(jobs), 0, 0, 0
         while True:
-            if failed >= _HOPELESS and not made:
-                waiting = _Waiting(())
             if waiting:
                 self._call_more()
                 self._send(waiting)
@@ -157,6 +155,10 @@ class Crew(ABC):
                     self._welcome(worker, future)
                 elif (result := self._result(worker, job, future, waiting)) is not None:
                     made, failed = made + (not result.trouble), failed + bool(result.trouble)
+                    if failed >= _HOPELESS and not made:
+                        waiting = _Waiting(())
+                    if self.apart:  # the worker does not wait until the result is written
+                        self._send(waiting)
                     yield result
 
     def _call_more(self) -> None:
