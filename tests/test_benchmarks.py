@@ -303,7 +303,10 @@ def test_whole_cells_are_timed_with_each_number_of_workers(
         }
 
 
-def test_several_workers_are_compared_with_one_of_the_same_engine() -> None:
+def test_several_workers_are_compared_with_one_of_the_same_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(whole_cells, "_REAL", 500)
     scoring = Scoring("flatten", "", batch=64)
     made = cells_of("tiny", 1, 64, 1, 2, scoring, Models(), "cpu", lambda model: model)
     with made as cells:
