@@ -69,7 +69,8 @@ class _Call:
 def alone(model: Checkpoint, batch: int, calls: int) -> Work:
     """Call the network so many times on prepared inputs, in the way a run calls it: it waits for
     no call, and on a CPU each core has images of its own."""
-    call = _Call(model, batch, torch.channels_last)
+    with torch.inference_mode():  # as in a run; of other tensors it would compile again
+        call = _Call(model, batch, torch.channels_last)
     inputs = [call.x, call.timestep, *call.given.values()]
 
     def network(x: Tensor, timestep: Tensor, *labels: Tensor) -> Tensor:

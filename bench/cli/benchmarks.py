@@ -232,8 +232,8 @@ def bench_run(
     how = scoring, checkpoints.models_of(models), where, checkpoints.compiled if compile else _as_is
     with benchmarks.cells_of(model, nfe, images, cells, max(counts), *how) as made:
         found = benchmarks.time_cells(made, engines)
-    typer.echo(f"{device_name(where)}{', compiled' if compile else ''}; {cells} cells of {images} "
-               f"images, NFE {nfe}, {features}")  # fmt: skip
+    typer.echo(f"{device_name(where)}{', compiled' if compile else ''}; {model}, NFE {nfe}, "
+               f"{cells} x {images} images, {features}")  # fmt: skip
     typer.echo(benchmarks.table(
         found, images_a_second=".4g", speedup=".2f", efficiency=".1%", sampling_speedup=".2f",
         sampling=".1%", in_shards=".1%", after_shards=".2f",
