@@ -54,16 +54,11 @@ def run(
         ValueError: anything that is missing or does not fit, before any sampling.
         RuntimeError: shards that could not be made; all others are there.
     """
-    here = (_as_it_is, "cpu") if engine.apart else (prepare, "")
-    bench = plan.open_bench(experiment, results / experiment.name, models, device, *here)
-
-    def kit() -> Kit:
-        folders, extractor = checkpoints.models_of(models), bench.judge.extractor.on("cpu")
-        return Kit.of(bench.models, folders, extractor, experiment.scoring.dtype, prepare)
-
+    folder = results / experiment.name
+    bench, workers = opened(experiment, folder, models, device, prepare, engine)
     tuning, anchors = plan.tuning(bench), plan.converged(bench)
     scored, fine = plan.scored(bench, plan.first_tries(bench), anchors), list(anchors.values())
-    with Progress() as bar, engine.crew(bench.models, bench.judge.extractor, kit) as crew:
+    with Progress() as bar, workers as crew:
         expect(bench, bar, [*tuning, *fine, *scored])
         fill(bench, tuning, crew, bar)
         chosen = plan.choose(bench, tuning)
@@ -77,6 +72,26 @@ def run(
         if not records.keeps(bench, one):  # left by a stop, or by a run that kept more
             bench.shelf.drop(one.key)
     return report(bench.folder)
+
+
+def opened(
+    experiment: Experiment,
+    folder: Path,
+    models: checkpoints.Models | Path | None,
+    device: str,
+    prepare: Callable[[Any], Any],
+    engine: Engine,
+) -> tuple[Bench, Crew]:
+    """What a run shares, and its workers, none of which is started yet. The arguments, and what is
+    raised, are those of `run`; folder is that of the experiment's results."""
+    here = (_as_it_is, "cpu") if engine.apart else (prepare, "")
+    bench = plan.open_bench(experiment, folder, models, device, *here)
+
+    def kit() -> Kit:
+        folders, extractor = checkpoints.models_of(models), bench.judge.extractor.on("cpu")
+        return Kit.of(bench.models, folders, extractor, experiment.scoring.dtype, prepare)
+
+    return bench, engine.crew(bench.models, bench.judge.extractor, kit)
 
 
 def fill(

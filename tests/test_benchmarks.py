@@ -15,16 +15,21 @@ from bench import benchmarks, cli
 from bench.benchmarks import (
     Reading,
     Trial,
+    cells_of,
     content,
     fitting,
     record,
     sampler_table,
+    time_cells,
     time_samplers,
     untrained,
 )
+from bench.benchmarks import whole as whole_cells
 from bench.benchmarks.untrained import network_of
-from bench.checkpoints import Checkpoint, compiled
+from bench.checkpoints import Checkpoint, Models, compiled
+from bench.engines import InProcess
 from bench.samplers import DDIM, Heun
+from bench.types import Scoring
 
 
 def bench(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -267,3 +272,76 @@ def test_metrics_are_timed_beside_their_peers(
             assert peer["seconds"] == min(peer["runs"]) and peer["memory_mib"] >= 0
     assert bench(monkeypatch, "metrics", "--only", "fid") == 2
     assert "no task 'fid'" in capsys.readouterr().err
+
+
+def test_whole_cells_are_timed_with_each_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(whole_cells, "_REAL", 500)  # two processes start, which takes seconds
+    out = tmp_path / "readings.json"
+    words = "--nfe", "2", "--images", "64", "--cells", "2", "--workers", "2", "--features"
+    more = "flatten", "--batch", "5", "--device", "cpu", "--json"
+    assert bench(monkeypatch, "run", "tiny", *words, *more, str(out)) == 0
+    printed, whole = capsys.readouterr().out, json.loads(out.read_text())
+    assert whole["verb"] == "run" and whole["arguments"]["workers"] == "2"
+    alone, own, *others = whole["readings"]
+    assert alone["what"] == "network alone" and len(alone["rates"]) == 2 and alone["batch"] == 5
+    assert alone["seconds"] == pytest.approx(5 / alone["images_a_second"])
+    assert [one["what"] for one in others] == ["processes, 2 workers"]
+    for one in (own, *others):
+        assert one["images"] == 128 and one["evaluations"] == 2 and one["shard"] == 8
+        assert one["batch"] == 5 and one["cells"] == 2 and one["what"] in printed
+        assert one["images_a_second"] == pytest.approx(128 / one["seconds"])
+        rate = alone["images_a_second"]
+        assert one["efficiency"] == pytest.approx(one["images_a_second"] * 2 / rate)
+        assert 0 < one["after_shards"] < one["seconds"] and 0 < one["in_shards"] < 1
+        assert one["efficiency"] < one["sampling"]
+        assert one["scores"] == own["scores"] and set(own["scores"]) == {
+            "fd",
+            "precision",
+            "recall",
+        }
+
+
+def test_several_workers_are_compared_with_one_of_the_same_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(whole_cells, "_REAL", 500)
+    scoring = Scoring("flatten", "", batch=64)
+    made = cells_of("tiny", 1, 64, 1, 2, scoring, Models(), "cpu", lambda model: model)
+    with made as cells:
+        mine, engines = InProcess(), [("a", 2), ("a", 1), ("b", 1), ("a", 2)]
+        found = time_cells(cells, [(name, count, mine) for name, count in engines], 0.01)
+    _, own, early, one, other, two = found
+    assert [x.more["speedup"] for x in (own, early)] == [None, None]
+    assert one.more["speedup"] == other.more["speedup"] == other.more["sampling_speedup"] == 1
+    assert two.more["speedup"] == one.seconds / two.seconds
+
+
+@pytest.mark.parametrize(
+    ("asked", "shard"),
+    [((512, 64, 2), 64), ((20_000, 1_000, 2), 1_000), ((20_000, 64, 2), 1_000), ((64, 5, 2), 8)],
+)
+def test_shards_have_one_size_and_full_batches_if_they_can(asked: tuple, shard: int) -> None:
+    assert whole_cells._shard(*asked) == shard
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("tiny", "--images", "40", "--workers", "1,2"), "take a multiple of 64"),
+        (("tiny", "--workers", "two"), "--workers 'two': write whole numbers"),
+        (("tiny", "--engine", "rays"), "did you mean ray"),
+        (("tiny", "--features", "inceptoin"), "inceptoin"),
+        (("fmnist-pixl",), "did you mean fmnist-pixel"),
+    ],
+)
+def test_wrong_words_of_whole_cells_are_one_line(
+    words: tuple[str, ...],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bench(monkeypatch, "run", "--device", "cpu", *words) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.benchmarks.record import Reading, in_turns, wait
+from bench.benchmarks.record import Reading, Work, in_turns, wait
 from bench.benchmarks.sampling import dtype_of
 from bench.checkpoints import Checkpoint
+from bench.checkpoints.codecs import in_chunks
+from bench.machine import limited
 
 WARM = 3  # warm-up calls; the first may compile
 ROUNDS = 3  # in turn; the fastest counts
@@ -62,6 +64,25 @@ class _Call:
             if (took := time.perf_counter() - start) >= seconds:
                 return took / calls
         raise AssertionError
+
+
+def alone(model: Checkpoint, batch: int, calls: int) -> Work:
+    """Call the network so many times on prepared inputs, in the way a run calls it: it waits for
+    no call, and on a CPU each core has images of its own."""
+    with torch.inference_mode():  # as in a run; of other tensors it would compile again
+        call = _Call(model, batch, torch.channels_last)
+    inputs = [call.x, call.timestep, *call.given.values()]
+
+    def network(x: Tensor, timestep: Tensor, *labels: Tensor) -> Tensor:
+        return model.net(x, timestep, **dict(zip(call.given, labels, strict=True))).sample
+
+    @torch.inference_mode()
+    def work() -> None:
+        with limited(model.device):
+            for _ in range(calls):
+                in_chunks(network, *inputs)
+
+    return work
 
 
 def throughput(

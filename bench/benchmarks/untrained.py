@@ -1,6 +1,7 @@
 """Checkpoints with random weights, to time networks of known sizes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,14 +36,44 @@ _DIFFUSERS = {
 NETWORKS = ("adm-256", *_DIFFUSERS)
 
 
-def network_of(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    """A network of `NETWORKS` with random weights, and the shape of its state."""
+def card_of(name: str) -> Card:
+    """The card of a network of `NETWORKS`. ValueError: an unknown network."""
+    if name not in NETWORKS:
+        raise ValueError(f"no network {name!r}{nearest(name, NETWORKS)}")
     if name == "adm-256":
         flags = adm.PRESETS["lsun-256"].flags.model_copy(update={"learn_sigma": False})
-        return adm.ADMNet(flags), flags.shape
-    config = _DIFFUSERS[name]
-    state = (config["in_channels"], config["sample_size"], config["sample_size"])
-    return checkpoints.network(config), state
+        family, network = "adm", flags.model_dump(mode="json")
+    else:
+        family, network = "unet2d", _DIFFUSERS[name]
+    return Card(
+        name=name, family=family, network=network, prediction="v", training={}, weights_sha256="",
+        process=VPCard.model_validate({"kind": "vp"}),
+        data=Data(name="none", digest="", licence="none"),
+    )  # fmt: skip
+
+
+def network_of(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """A network of `NETWORKS` with random weights, and the shape of its state."""
+    card = card_of(name)
+    net = (
+        adm.ADMNet(card.arguments(adm.ADMFlags))  # the family's own has no weights
+        if card.family == "adm"
+        else checkpoints.network(card.network)
+    )
+    return net, find_family(card.family).shape(card)
+
+
+def _seeded(name: str) -> nn.Module:
+    """A network of `NETWORKS` with seeded random weights, on the CPU."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(0)
+        return network_of(name)[0]
+
+
+def write_untrained(name: str, models: Path) -> None:
+    """Write a network of `NETWORKS` with seeded random weights as a model folder in `models`."""
+    card = card_of(name)
+    checkpoints.save(models / name, card, _seeded(name).state_dict())
 
 
 @dataclass(frozen=True)
@@ -70,21 +101,11 @@ def untrained(network: str, device: str = "cpu", dtype: str = "float32") -> Chec
     Raises:
         ValueError: an unknown network or dtype.
     """
-    if network not in NETWORKS:
-        raise ValueError(f"no network {network!r}{nearest(network, NETWORKS)}")
+    card = card_of(network)
     if dtype not in ("float32", "float16", "bfloat16"):
         raise ValueError(f"unknown dtype {dtype!r}; known: float32, float16, bfloat16")
-    kind = getattr(torch, dtype)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(0)
-        net, shape = network_of(network)
-    card = Card(
-        name=network, family="adm" if network == "adm-256" else "unet2d", network={},
-        prediction="v", training={}, weights_sha256="",
-        process=VPCard.model_validate({"kind": "vp"}),
-        data=Data(name="none", digest="", licence="none"),
-    )  # fmt: skip
-    net = for_sampling(find_family(card.family).cast(net, kind), device)
+    kind, family = getattr(torch, dtype), find_family(card.family)
+    net, shape = for_sampling(family.cast(_seeded(network), kind), device), family.shape(card)
     return _States(
         network, network, card.process.build(), shape, device, card, net, kind, Pixels(shape)
     )

@@ -183,3 +183,59 @@ def bench_cell(
     if wrong := [part.what for part in parts if not part.agrees]:
         typer.echo(f"the GPU and the CPU do not agree: {'; '.join(wrong)}", err=True)
         raise typer.Exit(1)
+
+
+@app.command("run")
+def bench_run(
+    asked: typer.Context,
+    model: Annotated[str, typer.Argument(help="name in --models, path, adm-256, latent or tiny")],
+    nfe: Annotated[int, typer.Option(help="calls of the network for each image")] = 10,
+    images: Annotated[int, typer.Option(help="images in each cell")] = 1_000,
+    cells: Annotated[int, typer.Option(help="cells, one after the other")] = 1,
+    workers: Annotated[str, typer.Option(help="numbers of workers, each timed in turn")] = "1",
+    engine: Annotated[
+        str, typer.Option(help="of the workers: processes or ray; in-process: no workers")
+    ] = "processes",
+    features: Annotated[
+        str, typer.Option(help="feature extractor; inception: random weights, if it has none")
+    ] = "effnet-lite0",
+    reference: Annotated[
+        str, typer.Option(help="default: fashion-mnist; random features for random weights")
+    ] = "",
+    batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
+    dtype: Dtype = "",
+    compile: Annotated[bool, typer.Option(help="use torch.compile")] = False,
+    models: Models = None,
+    record: Record = None,
+    device: Device = "auto",
+) -> None:
+    """Time whole cells: sampling, decoding, features, statistics and scores.
+
+    The cells run in this process, then with each number of workers. Start-up and compilation are
+    not timed. The efficiency is the rate of evaluations over that of the network alone, which is
+    timed in the same call.
+    """
+    from bench import benchmarks, checkpoints
+    from bench.cli.experiments import _as_is, engine_of
+    from bench.machine import device_name
+    from bench.types import Scoring
+
+    where, counts = device_of(device), numbers(workers, "--workers")
+    engines = [] if engine == "in-process" else [
+        (engine, count, engine_of(engine, device, "", count)) for count in counts
+    ]  # fmt: skip
+    usual = "float16" if where.startswith("cuda") else "float32"
+    scoring = Scoring(
+        features, reference or ("" if model in benchmarks.NETWORKS else "fashion-mnist"),
+        dtype=dtype or usual, batch=batch,
+    )  # fmt: skip
+    how = scoring, checkpoints.models_of(models), where, checkpoints.compiled if compile else _as_is
+    with benchmarks.cells_of(model, nfe, images, cells, max(counts), *how) as made:
+        found = benchmarks.time_cells(made, engines)
+    typer.echo(f"{device_name(where)}{', compiled' if compile else ''}; {model}, NFE {nfe}, "
+               f"{cells} x {images} images, {features}")  # fmt: skip
+    typer.echo(benchmarks.table(
+        found, images_a_second=".4g", speedup=".2f", efficiency=".1%", sampling_speedup=".2f",
+        sampling=".1%", in_shards=".1%", after_shards=".2f",
+    ))  # fmt: skip
+    _write(asked, "one run, after a warm-up of each worker", found)

@@ -120,6 +120,18 @@ class Crew(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def muster(self) -> None:
+        """Start all workers and wait for them, so that the next shards go to all at once.
+
+        Raises:
+            RuntimeError: no worker can start.
+        """
+        self._call_more()
+        while self._starting:
+            for worker, _, future in self._arrived():
+                self._welcome(worker, future)
+            self._call_more()
+
     def make(self, jobs: Iterable[Job]) -> Iterator[Result]:
         """Make shards, and give each when it is there.
 
@@ -130,8 +142,6 @@ class Crew(ABC):
         """
         waiting, failed, made, idle = _Waiting(jobs), 0, 0, 0
         while True:
-            if failed >= _HOPELESS and not made:
-                waiting = _Waiting(())
             if waiting:
                 self._call_more()
                 self._send(waiting)
@@ -145,6 +155,10 @@ class Crew(ABC):
                     self._welcome(worker, future)
                 elif (result := self._result(worker, job, future, waiting)) is not None:
                     made, failed = made + (not result.trouble), failed + bool(result.trouble)
+                    if failed >= _HOPELESS and not made:
+                        waiting = _Waiting(())
+                    if self.apart:  # the worker does not wait until the result is written
+                        self._send(waiting)
                     yield result
 
     def _call_more(self) -> None:
