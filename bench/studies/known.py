@@ -61,7 +61,7 @@ def cifar10_long() -> Study:
     return Study(
         name="cifar10-long",
         title="Long trainings of pixel models on cifar10-q75",
-        steps=20_000,
+        steps=18_000,
         seeds=2,
         arms=(_COSINE, _V_FID_HALF),
     )
