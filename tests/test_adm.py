@@ -257,7 +257,8 @@ def test_quick_convolutions_are_the_plain_ones(kind: type[Quick]) -> None:
 def test_a_quickened_network_is_the_same_network() -> None:
     net = network(**DEEPER, num_classes=5)
     x, timestep, labels = inputs()
-    want, kept = net(x, timestep, labels).sample, {k: v.clone() for k, v in net.state_dict().items()}
+    want = net(x, timestep, labels).sample
+    kept = {key: value.clone() for key, value in net.state_dict().items()}
     fast = quickened(net, half=torch.float32)
     assert {type(one) for one in fast.modules()}.isdisjoint({DoublingConv, EntryConv, LastConv})
     torch.testing.assert_close(fast(x, timestep, labels).sample, want, rtol=1e-5, atol=1e-5)
