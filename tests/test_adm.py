@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.checkpoints.family import Quick, quickened
 from bench.zoo.adm import PRESETS, ADMFlags, ADMNet
-from bench.zoo.layers import DoublingConv, EntryConv, LastConv, Quick, quickened
+from bench.zoo.layers import DoublingConv, EntryConv, LastConv
 
 SMALL = {
     "image_size": 32, "num_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1,

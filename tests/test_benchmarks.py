@@ -28,11 +28,11 @@ from bench.benchmarks import (
 from bench.benchmarks import whole as whole_cells
 from bench.benchmarks.untrained import network_of
 from bench.checkpoints import Checkpoint, Models, compiled
+from bench.checkpoints.family import Quick
 from bench.engines import InProcess
 from bench.samplers import DDIM, Heun
 from bench.types import Scoring
 from bench.zoo.adm import ADMFlags, ADMNet
-from bench.zoo.layers import Quick
 
 
 def bench(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

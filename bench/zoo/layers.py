@@ -1,8 +1,7 @@
 """Parts that several published networks share: the embedding of time, the U-Net of ADM and LDM."""
 
-import copy
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from bench.checkpoints.family import Shape, for_sampling
+from bench.checkpoints.family import Quick, Shape
 from bench.zoo.base import Flags
 
 
@@ -28,18 +27,14 @@ def time_network(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
 
 
-class Quick(nn.Conv2d, ABC):
-    """A 3x3 convolution that has another form, quicker on a GPU and equal up to rounding."""
+class _Conv(nn.Conv2d, Quick):
+    """3x3, and the size stays."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__(channels, out, 3, padding=1)
 
-    @abstractmethod
-    def quick(self, half: torch.dtype) -> nn.Module:
-        """That form. half: the dtype of its products, where the network keeps float32."""
 
-
-class EntryConv(Quick):
+class EntryConv(_Conv):
     """From few channels. Quick: zeros fill them up to a multiple of 8, as tensor cores want."""
 
     def quick(self, half: torch.dtype) -> nn.Module:
@@ -47,7 +42,7 @@ class EntryConv(Quick):
         return _Filled(F.pad(self.weight, (0, 0, 0, 0, 0, -self.in_channels % 8)), self.bias)
 
 
-class DoublingConv(Quick):
+class DoublingConv(_Conv):
     """Double the size by nearest, then convolve. Quick: one transposed convolution, which has 4/9
     of the operations."""
 
@@ -64,7 +59,7 @@ class DoublingConv(Quick):
         return _Transposed(weight.transpose(0, 1).to(self.weight.dtype), self.bias)
 
 
-class LastConv(Quick):
+class LastConv(_Conv):
     """To few channels. Quick: one product of matrices for all nine taps, then their shifted sum."""
 
     def quick(self, half: torch.dtype) -> nn.Module:
@@ -100,21 +95,6 @@ class _Taps(_Weighted):
         taps = [y[:, a : a + height, b : b + width, a, b].to(x.dtype)
                 for a in range(3) for b in range(3)]  # fmt: skip
         return sum(taps, self.bias).permute(0, 3, 1, 2)
-
-
-def quickened(net: nn.Module, half: torch.dtype = torch.float16) -> nn.Module:
-    """A copy of a network with the quick form of each `Quick`. All other weights are shared.
-
-    It is for sampling alone: the keys of its state_dict are the same, but not all shapes.
-    """
-    if not any(isinstance(one, Quick) for one in net.modules()):
-        return net
-    shared: dict[int, Any] = {id(one): one for one in (*net.parameters(), *net.buffers())}
-    net = copy.deepcopy(net, shared)
-    for name, one in list(net.named_modules()):
-        if isinstance(one, Quick):
-            net.set_submodule(name, for_sampling(one.quick(half), str(one.weight.device)))
-    return net
 
 
 class UNetFlags(Flags):
