@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.checkpoints.family import Quick, quickened
 from bench.zoo.adm import PRESETS, ADMFlags, ADMNet
+from bench.zoo.layers import DoublingConv, EntryConv, LastConv
 
 SMALL = {
     "image_size": 32, "num_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1,
@@ -242,6 +244,43 @@ def test_half_is_the_blocks_convolutions_alone() -> None:
     found = half(x, timestep, labels).sample
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, want, rtol=0, atol=0.3)
+
+
+@pytest.mark.parametrize("kind", [DoublingConv, EntryConv, LastConv])
+def test_quick_convolutions_are_the_plain_ones(kind: type[Quick]) -> None:
+    torch.manual_seed(0)
+    conv, x = kind(5, 4).double(), torch.randn(2, 5, 6, 8).double()
+    with torch.no_grad():
+        found, want = conv.quick(torch.float64)(x), conv(x)
+    torch.testing.assert_close(found, want, rtol=0, atol=1e-12)
+
+
+def test_a_quickened_network_is_the_same_network() -> None:
+    net = network(**DEEPER, num_classes=5)
+    x, timestep, labels = inputs()
+    want = net(x, timestep, labels).sample
+    kept = {key: value.clone() for key, value in net.state_dict().items()}
+    fast = quickened(net, half=torch.float32)
+    assert {type(one) for one in fast.modules()}.isdisjoint({DoublingConv, EntryConv, LastConv})
+    torch.testing.assert_close(fast(x, timestep, labels).sample, want, rtol=1e-5, atol=1e-5)
+    assert torch.equal(net(x, timestep, labels).sample, want)  # the plain one stays
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, kept[key]), key
+    shared = {one.data_ptr() for one in net.parameters()}
+    other = [key for key, one in fast.named_parameters() if one.data_ptr() not in shared]
+    assert len(other) == 4 and all(key.endswith(".weight") for key in other)  # entry, 2 up, last
+    assert quickened(plain := torch.nn.Conv2d(3, 3, 3)) is plain
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_quickened_networks_are_as_near_to_float32(device: str, dtype: torch.dtype) -> None:
+    net = network(**DEEPER, num_classes=5).to(device)
+    given = [one.to(device) for one in inputs()]
+    want = net(*given).sample
+    half = net.cast(dtype)
+    far = [(one(*given).sample - want).norm() / want.norm() for one in (half, quickened(half))]
+    assert 0 < far[1] < 1.1 * far[0]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from bench.benchmarks import (
     cells_of,
     content,
     fitting,
+    profiling,
     record,
     sampler_table,
     time_cells,
@@ -27,9 +28,11 @@ from bench.benchmarks import (
 from bench.benchmarks import whole as whole_cells
 from bench.benchmarks.untrained import network_of
 from bench.checkpoints import Checkpoint, Models, compiled
+from bench.checkpoints.family import Quick
 from bench.engines import InProcess
 from bench.samplers import DDIM, Heun
 from bench.types import Scoring
+from bench.zoo.adm import ADMFlags, ADMNet
 
 
 def bench(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -224,7 +227,7 @@ def test_throughput_goes_on_until_a_batch_does_not_fit(
             return x
 
     small = replace(model, net=Small())
-    found = list(benchmarks.throughput(small, (8, 1, 4), 0, None, untrained("tiny")))
+    found = list(benchmarks.throughput(small, (8, 1, 4), 0, untrained("tiny")))
     assert [one.more["batch"] for one in found] == [1, 4]
     for one in found:
         (peer,) = one.peers
@@ -233,26 +236,73 @@ def test_throughput_goes_on_until_a_batch_does_not_fit(
             assert timed["images_a_second"] == pytest.approx(one.more["batch"] / seconds)
             assert timed["memory_gib"] is None
     assert {size[0] for size in sizes} == {1, 4, 8} and sizes[0][2] == model.shape
-    (alone,) = benchmarks.throughput(model, (2,), 0, None, small)
+    (alone,) = benchmarks.throughput(model, (2,), 0, small)
     assert alone.peers[0].name == "as published, float32" and alone.peers[0].version is None
-    (alone,) = benchmarks.throughput(model, (5,), 0, None, small)
+    (alone,) = benchmarks.throughput(model, (5,), 0, small)
     assert not alone.peers  # it does not fit
     with pytest.raises(RuntimeError, match="out of memory"):
         list(benchmarks.throughput(replace(model, net=Small()), (8,), seconds=0))
     with pytest.raises(ValueError, match="--batch must be 1 or more"):
         list(benchmarks.throughput(model, (0,)))
     asked = ["crs-bench", "bench", "network", "tiny", "--batches", "1,2", "--dtype", "float32"]
-    asked += ["--seconds", "0", "--device", "cpu", "--json", str(tmp_path / "r.json")]
+    asked += ["--seconds", "0", "--device", "cpu", "--profile", "--json", str(tmp_path / "r.json")]
     monkeypatch.setattr(sys, "argv", asked)
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert not stop.value.code and "images a second" in capsys.readouterr().out
     whole = json.loads((tmp_path / "r.json").read_text())
     product, *found = whole["readings"]
+    found, (profile, *parts) = found[:2], found[2:]
     assert whole["arguments"]["batches"] == "1,2" and [one["batch"] for one in found] == [1, 2]
+    assert profile["what"] == "tiny, batch 2, profiled" and profile["batch"] == 2
+    assert [one["what"] for one in parts] == list(profiling.CLASSES)
+    assert sum(one["share"] for one in parts) == pytest.approx(1) and 0 < profile["busy"] <= 1
+    assert sum(one["kernels"] for one in parts) == pytest.approx(profile["kernels"])
+    assert sum(one["seconds"] for one in parts) <= profile["seconds"]
+    products, attention, pointwise = (one["longest"] for one in parts[:3])
+    assert "aten::mkldnn_convolution" in products and "aten::native_group_norm" in pointwise
+    assert any("attention" in name for name in attention)
     assert all(one["peers"][0]["ratio"] > 0 for one in found)
     flops = product["tflops"] / product["images_a_second"]
     assert product["network_tflop"] == pytest.approx(flops) and flops > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("sm90_xmma_dgrad_implicit_gemm_indexed_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128", 0),
+        ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_bias_TNN", 0),
+        ("void cublasLt::splitKreduce_kernel<32, 16, int, float>", 0),
+        ("aten::slow_conv_transpose2d", 0),
+        ("triton_tem_fused_mm_3", 0),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x64_4x1x1", 1),
+        ("fmha_cutlassF_bf16_aligned_64x64_rf_sm80(PyTorchMemEffAttention::AttentionKernel)", 1),
+        ("triton_poi_fused__to_copy_cat_silu_168", 2),
+        ("triton_per_fused_select_var_mean_112", 2),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>", 2),
+        ("aten::native_group_norm", 2),
+        ("void at::native::elementwise_kernel<128, 4, at::native::direct_copy_kernel_cuda", 3),
+        ("void cudnn::ops::nchwToNhwcKernel<float, float, float, false, true, (cudnnKernel", 3),
+        ("triton_poi_fused__to_copy_clone_2", 3),
+        ("Memcpy DtoD (Device -> Device)", 3),
+        ("_sum_kernel", 4),
+    ],
+)  # fmt: skip
+def test_kernels_have_a_class(name: str, kind: int) -> None:
+    assert profiling.class_of(name) == profiling.CLASSES[kind]
+
+
+def test_a_compiled_half_network_is_quickened_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # `compiled` sets it
+    flags = {"image_size": 8, "num_channels": 32, "channel_mult": (1, 1), "num_res_blocks": 1,
+             "attention_resolutions": (4,), "num_head_channels": 32}  # fmt: skip
+    model = replace(untrained("tiny"), net=ADMNet(ADMFlags.model_validate(flags)))
+    for device, dtype in (("cpu", torch.bfloat16), ("cuda", torch.float32)):
+        plain = compiled(replace(model, device=device, dtype=dtype)).net
+        assert plain._orig_mod is model.net
+    fast = compiled(replace(model, device="cuda", dtype=torch.bfloat16)).net._orig_mod
+    kinds = [{isinstance(one, Quick) for one in net.modules()} for net in (model.net, fast)]
+    assert kinds == [{True, False}, {False}]
 
 
 def test_metrics_are_timed_beside_their_peers(

@@ -2,6 +2,7 @@
 
 from bench.benchmarks.cell import Part, cell_parts, cell_readings, cell_table
 from bench.benchmarks.fitting import fitting
+from bench.benchmarks.profiling import profiled
 from bench.benchmarks.record import Reading, content, table
 from bench.benchmarks.sampling import Trial, sampler_table, time_samplers
 from bench.benchmarks.scoring import time_metrics
@@ -11,6 +12,6 @@ from bench.benchmarks.whole import cells_of, time_cells
 
 __all__ = [
     "NETWORKS", "Part", "Reading", "Trial", "ceiling", "cell_parts", "cell_readings", "cell_table",
-    "cells_of", "content", "fitting", "sampler_table", "table", "throughput", "time_cells",
-    "time_metrics", "time_samplers", "untrained",
+    "cells_of", "content", "fitting", "profiled", "sampler_table", "table", "throughput",
+    "time_cells", "time_metrics", "time_samplers", "untrained",
 ]  # fmt: skip

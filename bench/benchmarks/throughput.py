@@ -1,7 +1,7 @@
 """Throughput and memory of a network's forward pass, by batch size, beside its ceiling."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -18,12 +18,11 @@ from bench.machine import limited
 
 WARM = 3  # warm-up calls; the first may compile
 ROUNDS = 3  # in turn; the fastest counts
-Prepare = Callable[[Checkpoint], Checkpoint]
 
 
 @dataclass
-class _Call:
-    """One network at one batch size."""
+class Call:
+    """One network at one batch size, with prepared inputs."""
 
     model: Checkpoint
     batch: int
@@ -38,8 +37,12 @@ class _Call:
         self.given = {"class_labels": labels} if model.classes else {}
 
     @torch.inference_mode()
-    def __call__(self) -> None:
+    def once(self) -> None:
+        """Call the network, and do not wait for a GPU."""
         self.model.net(self.x, self.timestep, **self.given)
+
+    def __call__(self) -> None:
+        self.once()
         wait(self.model.device)
 
     def warm(self) -> float | None:
@@ -70,7 +73,7 @@ def alone(model: Checkpoint, batch: int, calls: int) -> Work:
     """Call the network so many times on prepared inputs, in the way a run calls it: it waits for
     no call, and on a CPU each core has images of its own."""
     with torch.inference_mode():  # as in a run; of other tensors it would compile again
-        call = _Call(model, batch, torch.channels_last)
+        call = Call(model, batch, torch.channels_last)
     inputs = [call.x, call.timestep, *call.given.values()]
 
     def network(x: Tensor, timestep: Tensor, *labels: Tensor) -> Tensor:
@@ -89,7 +92,6 @@ def throughput(
     model: Checkpoint,
     batches: tuple[int, ...],
     seconds: float = 2.0,
-    compiled: Prepare | None = None,
     published: Checkpoint | None = None,
 ) -> Iterator[Reading]:
     """Time each batch size in ascending order, until one does not fit in memory.
@@ -109,7 +111,7 @@ def throughput(
     peer = published and _contiguous(published)
     for batch in sorted(batches):
         try:
-            yield _reading(compiled(model) if compiled else model, batch, seconds, peer)
+            yield _reading(model, batch, seconds, peer)
         except RuntimeError:  # out of memory, or a kernel with 32-bit indices
             if batch == min(batches):
                 raise
@@ -119,11 +121,11 @@ def throughput(
 def _reading(
     model: Checkpoint, batch: int, seconds: float, published: Checkpoint | None
 ) -> Reading:
-    ours = _Call(model, batch, torch.channels_last)
+    ours = Call(model, batch, torch.channels_last)
     memory, theirs, more = [ours.warm()], None, {}
     if published:
         try:
-            theirs = _Call(published, batch, torch.contiguous_format)
+            theirs = Call(published, batch, torch.contiguous_format)
             memory.append(theirs.warm())
         except RuntimeError:
             theirs = None
@@ -164,7 +166,7 @@ def ceiling(model: Checkpoint) -> Reading:
         return out
 
     (runs,) = in_turns([products], 5, model.device)
-    seconds, call = min(runs) / 10, _Call(model, 1, torch.channels_last)
+    seconds, call = min(runs) / 10, Call(model, 1, torch.channels_last)
     with FlopCounterMode(display=False) as counter:
         call()
     rate, image = 2 * size**3 / seconds / 1e12, counter.get_total_flops() / 1e12

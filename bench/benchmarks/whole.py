@@ -20,7 +20,7 @@ from bench import plan, store
 from bench.benchmarks.record import Reading, seconds_of, wait
 from bench.benchmarks.sampling import dtype_of
 from bench.benchmarks.scoring import features_like, random_inception
-from bench.benchmarks.throughput import Prepare, alone
+from bench.benchmarks.throughput import alone
 from bench.benchmarks.untrained import NETWORKS, write_untrained
 from bench.checkpoints import Checkpoint, Models, find_card, find_family
 from bench.engines import Crew, Engine, InProcess
@@ -48,7 +48,7 @@ class Cells:
     experiment: Experiment
     models: Models
     device: str
-    prepare: Prepare
+    prepare: Callable[[Checkpoint], Checkpoint]
     folder: Path = field(repr=False)
 
 

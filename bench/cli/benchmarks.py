@@ -93,6 +93,9 @@ def bench_network(
     seconds: Annotated[float, typer.Option(help="seconds for each batch size")] = 2.0,
     dtype: Dtype = "",
     compile: Annotated[bool, typer.Option(help="use torch.compile")] = False,
+    profile: Annotated[
+        bool, typer.Option(help="split the time of the largest batch by class of kernel")
+    ] = False,
     peers: Annotated[
         bool, typer.Option(help="time it as published code runs it too, and a matrix product")
     ] = True,
@@ -118,14 +121,18 @@ def bench_network(
         return checkpoints.load(model, where, dtype, models)
 
     ours, published = opened(dtype or usual), opened(usual) if peers else None
-    made = checkpoints.compiled if compile else None
-    product = [benchmarks.ceiling(ours)] if peers else []
-    found = list(benchmarks.throughput(ours, sizes, seconds, made, published))
+    product = [benchmarks.ceiling(ours)] if peers or profile else []
+    made = checkpoints.compiled(ours) if compile else ours
+    found = list(benchmarks.throughput(made, sizes, seconds, published))
+    parts = benchmarks.profiled(made, found[-1].more["batch"]) if profile else []
     typer.echo(f"{device_name(where)}{', compiled' if compile else ''}")
-    typer.echo(benchmarks.table([*product, *found], images_a_second=".4g", memory_gib=".1f"))
+    typer.echo(benchmarks.table(
+        [*product, *found, *parts], images_a_second=".4g", memory_gib=".1f", network_tflop=".4g",
+        share=".1%", busy=".1%", kernels=".0f",
+    ))  # fmt: skip
     if len(found) < len(sizes):
         typer.echo(f"batch {sorted(sizes)[len(found)]} does not fit in memory")
-    _write(asked, "the fastest of 3 rounds, in turn, after a warm-up", [*product, *found])
+    _write(asked, "the fastest of 3 rounds, in turn, after a warm-up", [*product, *found, *parts])
 
 
 @app.command("metrics")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bench.checkpoints.card import Card, VPCard
 from bench.checkpoints.family import Output
 from bench.zoo.base import Converted, Preset, PublishedFamily
-from bench.zoo.layers import UNet, UNetFlags, timestep_embedding
+from bench.zoo.layers import DoublingConv, LastConv, UNet, UNetFlags, timestep_embedding
 
 _ADDRESS = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
 
@@ -84,7 +84,8 @@ class _Residual(nn.Module):
     ) -> None:
         super().__init__()
         self.resample = resample
-        first = nn.Conv2d(channels, out, 3, padding=1)
+        up = resample == "up"
+        first = DoublingConv(channels, out) if up else nn.Conv2d(channels, out, 3, padding=1)
         last = nn.Conv2d(out, out, 3, padding=1)
         self.in_layers = nn.Sequential(_Norm(channels), nn.SiLU(), first)
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * out))
@@ -94,7 +95,8 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         norm, activation, first = self.in_layers
-        h = first(self._resampled(activation(norm(x))))
+        h = activation(norm(x))
+        h = first(h if self.resample == "up" else self._resampled(h))
         norm, activation, _, last = self.out_layers
         h = last(activation(norm(h, self.emb_layers(embedding))))
         return self.skip_connection(self._resampled(x)) + h
@@ -147,9 +149,8 @@ class ADMNet(UNet):
             up=lambda channels: _Residual(channels, channels, embedding, "up"),
         )
         outputs = flags.in_channels * (2 if flags.learn_sigma else 1)
-        self.out = nn.Sequential(
-            _Norm(flags.widths[0]), nn.SiLU(), nn.Conv2d(flags.widths[0], outputs, 3, padding=1)
-        )
+        last = LastConv(flags.widths[0], outputs)
+        self.out = nn.Sequential(_Norm(flags.widths[0]), nn.SiLU(), last)
 
     def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Output:
         """Return `Output` of float32 [n, outputs, h, w]."""

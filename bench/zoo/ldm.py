@@ -27,7 +27,7 @@ from bench.checkpoints.family import Output
 from bench.process import VP
 from bench.zoo.adm import ADMFlags
 from bench.zoo.base import Converted, Preset, PublishedFamily
-from bench.zoo.layers import UNet, UNetFlags, timestep_embedding
+from bench.zoo.layers import DoublingConv, UNet, UNetFlags, timestep_embedding
 
 _ADDRESS = "https://ommer-lab.com/files/latent-diffusion/"
 _UNET, _EMA, _STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
@@ -196,11 +196,10 @@ class _Resample(nn.Module):
     def __init__(self, channels: int, way: Literal["op", "conv"]) -> None:
         super().__init__()
         self.way = way  # the name of the convolution
-        self.add_module(way, nn.Conv2d(channels, channels, 3, 2 if way == "op" else 1, padding=1))
+        half = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if way == "op" else None
+        self.add_module(way, half or DoublingConv(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.way == "conv":
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
         return self.get_submodule(self.way)(x)
 
 
