@@ -6,9 +6,9 @@ UV_VERSION=0.13.9 # when uv is not on PATH, this one goes into .cache/uv/
 
 usage() {
     cat <<'EOF'
-usage: ./reproduce.sh [quick | EXPERIMENT | setup | test] [ARGUMENT...]
+usage: ./reproduce.sh [EXPERIMENT | setup | test] [ARGUMENT...]
 
-  quick        crs-bench run quick (the default)
+  (nothing)    crs-bench run quick, then crs-bench run quick-colour
   EXPERIMENT   crs-bench run EXPERIMENT ARGUMENT...
   setup        build .venv/ and stop
   test         ruff check, mypy, then pytest -n 2 ARGUMENT...
@@ -124,11 +124,12 @@ if [ -n "${PYTHON:-}" ] && [ "${PYTHON#*/}" != "$PYTHON" ] && [ "${PYTHON#/}" = 
     PYTHON=$OLDPWD/$PYTHON # a relative path means relative to where the caller stood
 fi
 setup
-case "${1:-quick}" in
+case "${1:-}" in
 setup) ;;
 test) run_tests "${@:2}" ;;
-*)
-    [ $# -gt 0 ] || set -- quick
-    exec .venv/bin/crs-bench run "$@"
+"")
+    .venv/bin/crs-bench run quick
+    exec .venv/bin/crs-bench run quick-colour
     ;;
+*) exec .venv/bin/crs-bench run "$@" ;;
 esac

@@ -3,14 +3,13 @@
 A user's own experiment is a function in a module of their own: `crs-bench run mymodule:function`.
 """
 
-from bench.experiments.cifar10 import cifar10, cifar10_latent
+from bench.experiments.cifar10 import cifar10, cifar10_latent, quick_colour
 from bench.experiments.fashion_mnist import (
     ablation,
     fmnist,
     fmnist_latent,
     quick,
     samplers,
-    training,
 )
 from bench.experiments.published import (
     Plan,
@@ -24,5 +23,5 @@ from bench.experiments.published import (
 __all__ = [
     "Plan", "ablation", "cifar10", "cifar10_edm", "cifar10_latent", "fmnist", "fmnist_latent",
     "imagenet_256_dit", "lsun_bedroom_256", "lsun_church_256_ldm", "lsun_horse_256", "quick",
-    "samplers", "training",
+    "quick_colour", "samplers",
 ]  # fmt: skip

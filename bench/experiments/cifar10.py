@@ -1,13 +1,16 @@
 """Experiments on cifar10-q75: CIFAR-10's images as JPEGs of quality 75.
 
-The package contains the checkpoints, their rates and the results. The reference must be made from
-the images: `crs-bench reference cifar10-q75 --features effnet-lites --data cifar10-q75.npz`.
+The package contains the checkpoints, their rates and the results. It contains the reference of
+effnet-lite0, without images, which `quick-colour` reads. The reference of the other experiments
+must be made from the images: `crs-bench reference cifar10-q75 --features effnet-lites --data
+cifar10-q75.npz`.
 """
 
 from dataclasses import replace
 
 from bench.checkpoints import Models
 from bench.experiments.fashion_mnist import BLOCKS, GPU, TUNING_NOTE
+from bench.experiments.rates import crs, rate_of
 from bench.experiments.rivals import (
     FEW_AND_MANY,
     TUNED_AT,
@@ -17,7 +20,8 @@ from bench.experiments.rivals import (
     tuned_rivals,
 )
 from bench.samplers import DDIM, DPMpp2M, Heun, UniPC
-from bench.types import Block, Experiment, On, Schedule, Tuned
+from bench.schedules import Native
+from bench.types import Block, Experiment, On, Schedule, Scoring, Tuned
 
 # rivals and constant-rate schedules of the comparison of training with sampling
 RIVALS = (
@@ -92,3 +96,26 @@ def cifar10(models: Models) -> Experiment:
 def cifar10_latent(models: Models) -> Experiment:
     """Latent models of cifar10-q75: training and sampling under constant rate, and rivals."""
     return _two_by_two(models, "latent", "cifar10-q75, latent models", (5, 10, 20))
+
+
+def quick_colour(models: Models) -> Experiment:
+    """A first run in colour, a minute on a laptop: latent models of cifar10-q75."""
+    model, trained = "cifar-latent", "cifar-latent-crs"
+    v_x, v_trained = (rate_of(models, name, "v_x") for name in (model, trained))
+    return Experiment(
+        name="quick-colour",
+        title="cifar10-q75, latent models, 150 images a cell",
+        note="The images are CIFAR-10's as JPEGs of quality 75 (cifar10-q75): no number here "
+        "compares with one of CIFAR-10. With so few images only large differences between "
+        "schedules mean anything. For claims use `cifar10` and `cifar10-latent`.",
+        model=model,
+        lines={
+            "native": Native(),
+            "CRS(v_x, xi=0.5)": crs(v_x, 0.5),
+            TRAINED + "CRS(v_x, xi=0.5)": On(trained, crs(v_trained, 0.5)),
+        },
+        baselines=("native",),
+        samplers=(DDIM(), DPMpp2M()),
+        blocks=(Block("1", range(150), (5, 10)),),
+        scoring=Scoring(reference="cifar10-q75", bank=500, batch=150),
+    )

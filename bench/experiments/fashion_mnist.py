@@ -101,34 +101,6 @@ def fmnist(models: Models) -> Experiment:
     )  # fmt: skip
 
 
-def training(models: Models) -> Experiment:
-    """Baseline and constant-rate training, each with baseline and constant-rate sampling."""
-    lines: dict[str, Schedule | Tuned | On] = {}
-    for trained, model in (("uniform-t", "fmnist-pixel"), ("CRS", "fmnist-pixel-crs")):
-        lines[f"trained {trained}, native"] = On(model, Native())
-        schedule = crs(rate_of(models, model, "v_x"), 0.5)
-        lines[f"trained {trained}, CRS(v_x, xi=0.5)"] = On(model, schedule)
-    return Experiment(
-        name="training",
-        title="Fashion-MNIST: training and sampling under constant rate",
-        note="Both networks have the same architecture, the same number of training steps and the "
-        "same seed. They see the same images and the same noise in the same order. Only the law of "
-        "noise levels differs. For one network it is uniform in the timesteps. For the other it is "
-        "the constant rate of v_x with xi = 1, which the training itself estimates. Each network "
-        "is sampled with its own measured v_x. `fmnist` chose xi = 0.5 for the first network, on "
-        "seeds that no table scores.",
-        model="fmnist-pixel",
-        lines=lines,
-        samplers=(DDIM(), DPMpp2M()),
-        blocks=(
-            Block("1", range(10_000, 20_000), (5, 10, 20, 50)),
-            Block("2", range(20_000, 30_000), (5, 10, 20, 50)),
-            Block("1, high NFE", range(30_000, 40_000), (100, 250)),
-        ),
-        scoring=GPU,
-    )
-
-
 def fmnist_latent(models: Models) -> Experiment:
     """The latent model: rivals and constant rate, with as many tries for each."""
     model = "fmnist-latent"
