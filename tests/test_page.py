@@ -43,8 +43,8 @@ def test_rows_have_the_numbers_of_the_tables(folder: Path, content: Content) -> 
 def test_protocols_are_apart(content: Content) -> None:
     """Features at 224 px, features at 128 px and each published source have their own."""
     of = {name: {row["protocol"] for row in content.rows if name in row["experiments"]}
-          for name in ("fmnist-224", "training")}  # fmt: skip
-    assert of["fmnist-224"] and of["training"] and not of["fmnist-224"] & of["training"]
+          for name in ("fmnist-224", "fmnist")}  # fmt: skip
+    assert of["fmnist-224"] and of["fmnist"] and not of["fmnist-224"] & of["fmnist"]
     cited = [row for row in content.rows if not row["keys"]]
     assert len(cited) == 2 and len({row["protocol"] for row in cited}) == 2
     assert all("published" in content.protocols[row["protocol"]] for row in cited)
@@ -53,7 +53,7 @@ def test_protocols_are_apart(content: Content) -> None:
 def test_space_and_law_come_from_the_same_model(content: Content) -> None:
     laws = {row["model"]: (row["space"], row["law"].partition("(")[0]) for row in content.rows}
     assert laws["fmnist-pixel"] == ("pixel", "Native")
-    assert laws["fmnist-pixel-crs"] == ("pixel", "OnlineConstantRate")
+    assert laws["cifar-pixel-crs"] == ("pixel", "ConstantRate")
     about = _about(checkpoints.models_of(None))
     assert about("fmnist-pixel", "of another one") == page.UNKNOWN == about("nobody", "x")
 

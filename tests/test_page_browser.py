@@ -177,7 +177,8 @@ def test_labels_stay_text(seen: Watched) -> None:
     tab.wait_for_selector("#record[open] pre")
     assert EVIL in tab.inner_text("#record h2 >> nth=0")
     tab.keyboard.press("Escape")
-    tab.select_option("select[name=model]", "fmnist-pixel-crs")
+    tab.select_option("select[name=data]", "cifar10-q75")
+    tab.select_option("select[name=model]", "cifar-pixel-crs")
     assert EVIL in tab.inner_text("#ranked") and EVIL in tab.inner_text("#notes")
     assert EVIL in tab.inner_text("#against-nfe")
 

@@ -37,9 +37,9 @@ def test_pages_are_about_shipped_experiments_only(tmp_path: Path) -> None:
     """What a user runs in the checkout, `quick` for example, changes no page."""
     (tmp_path / "results").mkdir()
     save(tmp_path / "results" / "quick", [cell("native", 5, "1", 3.0)])
-    shutil.copytree(pages.ROOT / "results" / "training", tmp_path / "results" / "training")
+    shutil.copytree(pages.ROOT / "results" / "ablation", tmp_path / "results" / "ablation")
     known = pages.environment(tmp_path)[0].globals["experiments"]
-    assert isinstance(known, dict) and set(known) == {"training"}
+    assert isinstance(known, dict) and set(known) == {"ablation"}
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)

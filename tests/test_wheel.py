@@ -178,7 +178,7 @@ def test_an_installed_wheel_works_and_writes_nothing_beside_itself(site: Site) -
         ("sample", SMALL, "images.npz", *sample),
         (*rate, "DataPrediction", *pictures),
         grid,
-        ("sample", "fmnist-latent-crs", "latent", *sample),
+        ("sample", "cifar-latent-crs", "latent", *sample),
     )
     assert {line.strip() for line in said[0][0].splitlines()} >= {
         path.parent.name for path in ROOT.glob("models/*/card.json")
