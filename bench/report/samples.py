@@ -43,7 +43,7 @@ def samples(
     real, names = folder / "real.png", _names(rows, width)
     names = ["real images"] * real.is_file() + names
     count, size = _sizes(names, len(nfes), next(iter(strips.values())), width)
-    tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.005, wspace=0, hspace=0)
+    tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.01, wspace=0, hspace=0)
     figure = Figure(figsize=size, layout=tight)
     grid = figure.subplots(len(names), len(nfes), squeeze=False)
     for j, nfe in enumerate(nfes):
