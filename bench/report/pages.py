@@ -283,8 +283,8 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
     They are those in `root / "results"` that `crs-bench pack` packed. A user's own are not.
 
     An experiment has its own name, with _ in place of -: `fmnist_latent`. So have the `Trainings`
-    of a study: `cifar10_training`. `experiments` has all experiments. `folders` has the names of all
-    folders. `published(data set, model)` is a row of published.csv. `costs` has the records of
+    of a study: `cifar10_training`. `experiments` has all experiments. `folders` has the names of
+    all folders. `published(data set, model)` is a row of published.csv. `costs` has the records of
     `crs-bench bench`.
     """
     folders = sorted((root / "results").glob("*/"))
