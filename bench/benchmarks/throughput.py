@@ -1,5 +1,6 @@
 """Throughput and memory of a network's forward pass, by batch size, beside its ceiling."""
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +70,12 @@ class Call:
         raise AssertionError
 
 
+def forget() -> None:
+    """Drop what torch.compile has made, and its memory."""
+    if "torch._dynamo" in sys.modules:  # its import takes seconds
+        torch.compiler.reset()
+
+
 def alone(model: Checkpoint, batch: int, calls: int) -> Work:
     """Call the network so many times on prepared inputs, in the way a run calls it: it waits for
     no call, and on a CPU each core has images of its own."""
@@ -121,7 +128,7 @@ def throughput(
 def _reading(
     model: Checkpoint, batch: int, seconds: float, published: Checkpoint | None
 ) -> Reading:
-    torch.compiler.reset()  # it compiles for eight batch sizes, and runs others as they are
+    forget()  # it compiles for eight batch sizes, and runs others as they are
     ours = Call(model, batch, torch.channels_last)
     memory, theirs = [ours.warm()], None
     if published:

@@ -20,7 +20,7 @@ from bench import plan, store
 from bench.benchmarks.record import Reading, seconds_of, wait
 from bench.benchmarks.sampling import dtype_of
 from bench.benchmarks.scoring import features_like, random_inception
-from bench.benchmarks.throughput import alone
+from bench.benchmarks.throughput import alone, forget
 from bench.benchmarks.untrained import NETWORKS, write_untrained
 from bench.checkpoints import Checkpoint, Models, find_card, find_family
 from bench.engines import Crew, Engine, InProcess
@@ -277,7 +277,7 @@ def _reading(
 
 def _release(device: str) -> None:
     """Free what a compiled network holds of a GPU, since workers need it."""
-    torch._dynamo.reset()
+    forget()
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()

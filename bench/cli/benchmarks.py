@@ -210,6 +210,9 @@ def bench_run(
         str, typer.Option(help="default: fashion-mnist; random features for random weights")
     ] = "",
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="of the network alone, before the cells and after them")
+    ] = 4.0,
     dtype: Dtype = "",
     compile: Annotated[bool, typer.Option(help="use torch.compile")] = False,
     models: Models = None,
@@ -237,7 +240,7 @@ def bench_run(
     prepare = checkpoints.compiled if compile else checkpoints.as_it_is
     how = scoring, checkpoints.models_of(models), where, prepare
     with benchmarks.cells_of(model, nfe, images, cells, max(counts), *how) as made:
-        found = benchmarks.time_cells(made, [] if engine == "in-process" else engines)
+        found = benchmarks.time_cells(made, [] if engine == "in-process" else engines, seconds)
     typer.echo(f"{device_name(where)}{', compiled' if compile else ''}; {model}, NFE {nfe}, "
                f"{cells} x {images} images, {features}")  # fmt: skip
     typer.echo(benchmarks.table(
