@@ -26,6 +26,7 @@ from bench.benchmarks import (
     untrained,
 )
 from bench.benchmarks import whole as whole_cells
+from bench.benchmarks.throughput import SIDES
 from bench.benchmarks.untrained import card_of, network_of
 from bench.checkpoints import Checkpoint, Models, compiled
 from bench.checkpoints.family import Quick
@@ -244,6 +245,7 @@ def test_throughput_goes_on_until_a_batch_does_not_fit(
         list(benchmarks.throughput(replace(model, net=Small()), (8,), seconds=0))
     with pytest.raises(ValueError, match="--batch must be 1 or more"):
         list(benchmarks.throughput(model, (0,)))
+    monkeypatch.setitem(SIDES, "cpu", 64)
     asked = ["crs-bench", "bench", "network", "tiny", "--batches", "1,2", "--dtype", "float32"]
     asked += ["--seconds", "0", "--device", "cpu", "--profile", "--json", str(tmp_path / "r.json")]
     monkeypatch.setattr(sys, "argv", asked)

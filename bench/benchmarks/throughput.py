@@ -19,6 +19,7 @@ from bench.machine import limited
 
 WARM = 3  # warm-up calls; the first may compile
 ROUNDS = 3  # in turn; the fastest counts
+SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices that show what a device can do
 
 
 @dataclass
@@ -164,7 +165,7 @@ def ceiling(model: Checkpoint) -> Reading:
     `tflops`: of the product. `network_tflop`: of one image. `images_a_second`: what the network
     would do at the rate of the product.
     """
-    size = 8192 if model.device.startswith("cuda") else 2048
+    size = SIDES[torch.device(model.device).type]
     one = torch.randn(size, size).to(model.device, model.dtype)
     out = torch.empty_like(one)
 
