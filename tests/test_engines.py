@@ -151,6 +151,17 @@ def test_a_worker_has_its_next_shard_before_the_last_is_given() -> None:
     assert [one.job.name for one in made] == ["b"]
 
 
+def test_a_shard_is_not_lost_where_the_next_order_cannot_be_made() -> None:
+    def bad() -> Any:
+        raise ValueError("the converged shard is damaged")
+
+    jobs = [*named("a"), Job("b", 1, bad)]
+    made = Stub(1, lambda *_: Packed(b"")).make(jobs)
+    assert next(made).job.name == "a"
+    with pytest.raises(ValueError, match="damaged"):
+        next(made)
+
+
 def test_a_worker_that_comes_late_gets_work() -> None:
     class Growing(Stub):
         def submit(self, worker: int, order: Any) -> "Future[Any]":
