@@ -14,7 +14,7 @@ from typing import Any
 from bench import features as feature_room
 from bench import metrics as metric_room
 from bench import names
-from bench.data import ImageSet, open_images
+from bench.data import ImageSet, has_own_format, open_images
 from bench.features import Features, Reference
 from bench.lazy import Tensor
 from bench.metrics import interval, paired_interval
@@ -292,11 +292,13 @@ def real_images(reference: str | Path, extractor: Extractor, count: int) -> Tens
 
 
 def are_images(reference: str | Path) -> bool:
-    """Whether a reference is a set of images on disk: no known name, and no .npz file."""
+    """Whether a reference is a set of images on disk: no known name, and no .npz of statistics."""
     path = Path(reference)
     if str(reference) in feature_room.known_references():
         return False
-    return path.is_dir() or (path.is_file() and path.suffix.lower() in (".zip", ".npy"))
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in (".zip", ".npy")):
+        return True
+    return has_own_format(path)
 
 
 def _check_moments(reference: Reference) -> None:

@@ -26,16 +26,12 @@ from bench.shards import Packed, Shard, Task
 from bench.types import Experiment
 
 
-def _as_it_is(model: Any) -> Any:
-    return model
-
-
 def run(
     experiment: Experiment,
     results: Path,
     models: checkpoints.Models | Path | None = None,
     device: str = "cpu",
-    prepare: Callable[[Any], Any] = _as_it_is,
+    prepare: Callable[[Any], Any] = checkpoints.as_it_is,
     engine: Engine = InProcess(),  # noqa: B008 - frozen
 ) -> list[Path]:
     """Run every missing cell of an experiment, then write its tables and figures.
@@ -84,7 +80,7 @@ def opened(
 ) -> tuple[Bench, Crew]:
     """What a run shares, and its workers, none of which is started yet. The arguments, and what is
     raised, are those of `run`; folder is that of the experiment's results."""
-    here = (_as_it_is, "cpu") if engine.apart else (prepare, "")
+    here = (checkpoints.as_it_is, "cpu") if engine.apart else (prepare, "")
     bench = plan.open_bench(experiment, folder, models, device, *here)
 
     def kit() -> Kit:

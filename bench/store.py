@@ -275,6 +275,11 @@ def is_packed(folder: Path) -> bool:
     return (folder / _PLAN).is_file()
 
 
+def has_pack(folder: Path) -> bool:
+    """Whether the records of a folder were packed."""
+    return (folder / "records" / _PACK).is_file()
+
+
 def load_plan(folder: Path) -> dict[str, Any]:
     """The plan of an experiment folder.
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench import benchmarks, cli
+from bench import benchmarks, checkpoints, cli
 from bench.benchmarks import (
     Reading,
     Trial,
@@ -26,7 +26,8 @@ from bench.benchmarks import (
     untrained,
 )
 from bench.benchmarks import whole as whole_cells
-from bench.benchmarks.untrained import network_of
+from bench.benchmarks.throughput import SIDES
+from bench.benchmarks.untrained import card_of, network_of
 from bench.checkpoints import Checkpoint, Models, compiled
 from bench.checkpoints.family import Quick
 from bench.engines import InProcess
@@ -244,6 +245,7 @@ def test_throughput_goes_on_until_a_batch_does_not_fit(
         list(benchmarks.throughput(replace(model, net=Small()), (8,), seconds=0))
     with pytest.raises(ValueError, match="--batch must be 1 or more"):
         list(benchmarks.throughput(model, (0,)))
+    monkeypatch.setitem(SIDES, "cpu", 64)
     asked = ["crs-bench", "bench", "network", "tiny", "--batches", "1,2", "--dtype", "float32"]
     asked += ["--seconds", "0", "--device", "cpu", "--profile", "--json", str(tmp_path / "r.json")]
     monkeypatch.setattr(sys, "argv", asked)
@@ -265,6 +267,24 @@ def test_throughput_goes_on_until_a_batch_does_not_fit(
     assert all(one["peers"][0]["ratio"] > 0 for one in found)
     flops = product["tflops"] / product["images_a_second"]
     assert product["network_tflop"] == pytest.approx(flops) and flops > 0
+
+
+def test_a_compiled_network_is_compiled_for_every_batch_size() -> None:
+    """Dynamo stops at eight shapes, and calls the network uncompiled for others."""
+    sizes = []
+
+    def backend(graph: torch.fx.GraphModule, given: list[torch.Tensor]) -> torch.fx.GraphModule:
+        sizes.append(max(len(one) for one in given if one.ndim == 4))
+        return graph
+
+    class Small(torch.nn.Module):
+        def forward(self, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            return x + 1
+
+    net = torch.compile(Small(), dynamic=False, backend=backend)
+    batches = tuple(range(2, 12))
+    found = benchmarks.throughput(replace(untrained("tiny"), net=net), batches, 0)
+    assert [one.more["batch"] for one in found] == sizes == list(batches)
 
 
 @pytest.mark.parametrize(
@@ -292,11 +312,13 @@ def test_kernels_have_a_class(name: str, kind: int) -> None:
     assert profiling.class_of(name) == profiling.CLASSES[kind]
 
 
+FLAGS = {"image_size": 8, "num_channels": 32, "channel_mult": (1, 1), "num_res_blocks": 1,
+         "attention_resolutions": (4,), "num_head_channels": 32, "learn_sigma": False}  # fmt: skip
+
+
 def test_a_compiled_half_network_is_quickened_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # `compiled` sets it
-    flags = {"image_size": 8, "num_channels": 32, "channel_mult": (1, 1), "num_res_blocks": 1,
-             "attention_resolutions": (4,), "num_head_channels": 32}  # fmt: skip
-    model = replace(untrained("tiny"), net=ADMNet(ADMFlags.model_validate(flags)))
+    model = replace(untrained("tiny"), net=ADMNet(ADMFlags.model_validate(FLAGS)))
     for device, dtype in (("cpu", torch.bfloat16), ("cuda", torch.float32)):
         plain = compiled(replace(model, device=device, dtype=dtype)).net
         assert plain._orig_mod is model.net
@@ -327,30 +349,34 @@ def test_metrics_are_timed_beside_their_peers(
 def test_whole_cells_are_timed_with_each_number_of_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(whole_cells, "_REAL", 500)  # two processes start, which takes seconds
+    def write_adm(name: str, models: Path) -> None:
+        """A network that a process opens without diffusers, whose import takes seconds."""
+        card = card_of(name).model_copy(update={"family": "adm", "network": FLAGS})
+        net = ADMNet(ADMFlags.model_validate(FLAGS))
+        checkpoints.save(models / name, card, net.state_dict())
+
+    monkeypatch.setattr(whole_cells, "write_untrained", write_adm)
+    monkeypatch.setattr(whole_cells, "_REAL", 500)
     out = tmp_path / "readings.json"
-    words = "--nfe", "2", "--images", "64", "--cells", "2", "--workers", "2", "--features"
-    more = "flatten", "--batch", "5", "--device", "cpu", "--json"
+    words = "--nfe", "2", "--images", "32", "--cells", "2", "--workers", "1", "--features"
+    more = "flatten", "--batch", "5", "--seconds", "0.1", "--device", "cpu", "--json"
     assert bench(monkeypatch, "run", "tiny", *words, *more, str(out)) == 0
     printed, whole = capsys.readouterr().out, json.loads(out.read_text())
-    assert whole["verb"] == "run" and whole["arguments"]["workers"] == "2"
+    assert whole["verb"] == "run" and whole["arguments"]["workers"] == "1"
     alone, own, *others = whole["readings"]
     assert alone["what"] == "network alone" and len(alone["rates"]) == 2 and alone["batch"] == 5
     assert alone["seconds"] == pytest.approx(5 / alone["images_a_second"])
-    assert [one["what"] for one in others] == ["processes, 2 workers"]
+    assert [one["what"] for one in others] == ["processes, 1 worker"]
     for one in (own, *others):
-        assert one["images"] == 128 and one["evaluations"] == 2 and one["shard"] == 8
+        assert one["images"] == 64 and one["evaluations"] == 2 and one["shard"] == 8
         assert one["batch"] == 5 and one["cells"] == 2 and one["what"] in printed
-        assert one["images_a_second"] == pytest.approx(128 / one["seconds"])
+        assert one["images_a_second"] == pytest.approx(64 / one["seconds"])
         rate = alone["images_a_second"]
         assert one["efficiency"] == pytest.approx(one["images_a_second"] * 2 / rate)
         assert 0 < one["after_shards"] < one["seconds"] and 0 < one["in_shards"] < 1
         assert one["efficiency"] < one["sampling"]
-        assert one["scores"] == own["scores"] and set(own["scores"]) == {
-            "fd",
-            "precision",
-            "recall",
-        }
+        assert one["scores"] == own["scores"]
+    assert set(own["scores"]) == {"fd", "precision", "recall"}
 
 
 def test_several_workers_are_compared_with_one_of_the_same_engine(

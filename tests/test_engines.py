@@ -132,6 +132,34 @@ def test_a_worker_that_does_not_start_is_told() -> None:
     with pytest.raises(RuntimeError, match="no worker could start: another crs-bench"):
         list(crew.make(named("a")))
     assert crew.started == 2
+    with pytest.raises(RuntimeError, match="no worker could start: another crs-bench"):
+        Broken(2, lambda *_: Packed(b"")).muster()
+
+
+def test_workers_can_be_there_before_the_first_shard() -> None:
+    crew = Stub(3, lambda *_: Packed(b""))
+    crew.muster()
+    assert crew.started == 3 and not crew.log
+    list(crew.make(named(*"abc")))
+    assert crew.started == 3 and {worker for worker, _ in crew.log} == {1, 2, 3}
+
+
+def test_a_worker_has_its_next_shard_before_the_last_is_given() -> None:
+    crew = Stub(1, lambda *_: Packed(b""))
+    made = crew.make(named("a", "b"))
+    assert next(made).job.name == "a" and [name for _, name in crew.log] == ["a", "b"]
+    assert [one.job.name for one in made] == ["b"]
+
+
+def test_a_shard_is_not_lost_where_the_next_order_cannot_be_made() -> None:
+    def bad() -> Any:
+        raise ValueError("the converged shard is damaged")
+
+    jobs = [*named("a"), Job("b", 1, bad)]
+    made = Stub(1, lambda *_: Packed(b"")).make(jobs)
+    assert next(made).job.name == "a"
+    with pytest.raises(ValueError, match="damaged"):
+        next(made)
 
 
 def test_a_worker_that_comes_late_gets_work() -> None:

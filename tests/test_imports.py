@@ -68,8 +68,10 @@ ALLOWED: dict[str, set[str]] = {
                 "training"},
     "experiments": {"types", "checkpoints", "data", "features", "judge", "measures", "samplers",
                     "schedules", "zoo"},
-    "benchmarks": {"types", "checkpoints", "features", "generate", "machine", "metrics", "names",
-                   "samplers", "schedules", "zoo"},
+    # it times the parts, and whole cells by the path of a run
+    "benchmarks": {"types", "checkpoints", "engines", "features", "generate", "judge", "machine",
+                   "metrics", "names", "plan", "progress", "run", "samplers", "schedules", "store",
+                   "zoo"},
     "cli": ROOMS - {"__main__"},
     "__main__": {"cli"},
 }  # fmt: skip

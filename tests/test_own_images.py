@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench import checkpoints, data, measures, training
 from bench.data.pickled import read_batch
+from bench.judge import Judge
 from bench.measures import FeatureFrechet, GaussianW2, OfSchedule
 from bench.process import VE, VP
 from bench.training import loop
@@ -178,6 +179,8 @@ def test_jpegs_in_an_array_file_are_read(tmp_path: Path) -> None:
     found = train.everything()
     assert (found.float() - nchw(images).float()).abs().mean() < 3 and train.found.lossy == 6
     assert torch.equal(test.everything(), found.flip(0)[:2])
+    judge = Judge.open(path, "flatten", ("fd",), "cpu")  # also as a reference
+    assert judge.real["features"].n == len(images)
     other = jpegs(tmp_path / "mine.npz", images, ["cat"])
     assert data.open_images(other).name == "mine-train"
 

@@ -1,24 +1,29 @@
 """The shipped results: every record is found again, so that keys keep their meaning."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bench import experiments, plan, records, store
-from bench.checkpoints import Models
+from bench import experiments, plan, records, store, studies
+from bench.checkpoints import Models, read_card
 from bench.features import EffNetLite0
 from bench.report.frame import Results
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = {
     "fmnist": experiments.fmnist,
-    "training": experiments.training,
+    "fmnist-latent": experiments.fmnist_latent,
+    "ablation": experiments.ablation,
     "samplers": experiments.samplers,
 }
-NOT_RUN = {"fmnist": 9, "samplers": 688}  # scored cells; `run` makes them
-EARLIER = ("fmnist-latent", "ablation")  # their plans have changed since; they were not run again
+STUDIES = {
+    "cifar10-training": (studies.cifar10_training, 30),
+    "cifar10-long": (studies.cifar10_long, 2),
+    "cifar10-latent-training": (studies.cifar10_latent_training, 4),
+}  # number of records
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ def test_every_cell_of_a_shipped_experiment_has_its_record(
     chosen = plan.choose(bench, tuning)
     cells = [*tuning, *anchors.values(), *plan.scored(bench, chosen, anchors)]
     lacking = {one.key: one.row for one in cells if records.lacking(bench, one)}
-    assert len(lacking) == NOT_RUN.get(name, 0), f"{len(lacking)} cells would be sampled again"
+    assert not lacking, f"{len(lacking)} cells would be sampled again"
     assert not found.keys() - {one.key for one in cells}, "there are records of no cell"
     shipped = store.load_plan(folder)
     names = ("line", "role", "block", "nfe", "n", "model", "key", "anchor")
@@ -62,8 +67,48 @@ def test_every_cell_of_a_shipped_experiment_has_its_record(
                for row in scores.plan["rows"] if row["key"] in found)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", EARLIER)
-def test_an_earlier_plan_has_its_records(name: str) -> None:
-    folder = ROOT / "results" / name
-    keys = {row["key"] for row in store.load_plan(folder)["rows"]}
-    assert keys == store.load_records(folder).keys()
+def test_the_records_of_cifar10_are_cells_of_its_first_block() -> None:
+    """Its reference is not shipped, so that the plan cannot be made again here."""
+    folder = ROOT / "results" / "cifar10"
+    shipped, found = store.load_plan(folder), store.load_records(folder)
+    assert found.keys() <= {row["key"] for row in shipped["rows"]}
+    today = experiments.cifar10(Models(ROOT / "models"))
+    assert set(shipped["lines"]) == set(today.lines)
+    whole = {(row["line"], row["sampler"]) for row in shipped["rows"]
+             if row["role"] == "score" and row["nfe"] == 20 and row["key"] in found}  # fmt: skip
+    samplers = {"DDIM", "DPMpp2M", "UniPC", "Heun"}
+    assert whole == {(line, sampler) for line in today.lines for sampler in samplers}
+    for name in ("cifar-pixel", "cifar-pixel-crs"):
+        card = read_card(ROOT / "models" / name)
+        models = {record["cell"]["model"] for record in found.values()}
+        assert name in models and card.data and card.data.name == "cifar10-q75-train"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_shipped_study_has_its_plan_and_its_records(name: str) -> None:
+    make, count = STUDIES[name]
+    folder, study = ROOT / "results" / name, make()
+    plan, found = store.read_json(folder / "study.json"), store.load_records(folder)
+    content = json.loads(json.dumps(study.content()))
+    assert {key: plan[key] for key in content} == content
+    arms = {f"{arm.name}-{seed}".replace(" ", "_") for arm in study.arms
+            for seed in range(study.seeds)}  # fmt: skip
+    assert found.keys() <= arms and len(found) == count
+    assert all(record["steps"] == study.steps for record in found.values())
+
+
+@pytest.mark.parametrize(
+    ("model", "record"),
+    [
+        ("cifar-pixel", "cifar10-long/cosine-0"),
+        ("cifar-pixel-crs", "cifar10-long/v_fid-half-0"),
+        ("cifar-latent", "cifar10-latent-training/cosine-0"),
+        ("cifar-latent-crs", "cifar10-latent-training/v_fid-half-0"),
+    ],
+)
+def test_the_colour_models_are_those_of_the_studies(model: str, record: str) -> None:
+    study, _, key = record.partition("/")
+    found = store.load_record(ROOT / "results" / study, key)
+    card = read_card(ROOT / "models" / model)
+    assert found and found["weights_sha256"] == card.weights_sha256
+    assert found["law_spec"] == card.training["law_spec"]

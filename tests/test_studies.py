@@ -213,6 +213,10 @@ def test_a_study_of_latents(data: Path, tmp_path: Path) -> None:
         studies.run(plan, data, tmp_path / "state", tmp_path)
     with pytest.raises(ValueError, match="trains on pixels: leave --codec out"):
         studies.run(tiny.study(), data, tmp_path / "state", tmp_path, codec=codec)
+    wide = store.read_json(codec / "codec.json") | {"image": [1, 16, 16], "state": [2, 8, 8]}
+    store.write_json(tmp_path / "wide" / "codec.json", wide)
+    with pytest.raises(ValueError, match=r"images \[1, 16, 16\], and those of .*1, 8, 8\]"):
+        studies.run(plan, data, tmp_path / "state", tmp_path, codec=tmp_path / "wide")
     assert studies.run(plan, data, tmp_path / "state", tmp_path, codec=codec) == []
     folder = tmp_path / "tiny-study"
     weights = checkpoints.read_codec(codec).weights_sha256

@@ -1,5 +1,6 @@
 """Throughput and memory of a network's forward pass, by batch size, beside its ceiling."""
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from bench.machine import limited
 
 WARM = 3  # warm-up calls; the first may compile
 ROUNDS = 3  # in turn; the fastest counts
+SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices that show what a device can do
 
 
 @dataclass
@@ -67,6 +69,12 @@ class Call:
             if (took := time.perf_counter() - start) >= seconds:
                 return took / calls
         raise AssertionError
+
+
+def forget() -> None:
+    """Drop what torch.compile has made, and its memory."""
+    if "torch._dynamo" in sys.modules:  # its import takes seconds
+        torch.compiler.reset()
 
 
 def alone(model: Checkpoint, batch: int, calls: int) -> Work:
@@ -121,8 +129,9 @@ def throughput(
 def _reading(
     model: Checkpoint, batch: int, seconds: float, published: Checkpoint | None
 ) -> Reading:
+    forget()  # it compiles for eight batch sizes, and runs others as they are
     ours = Call(model, batch, torch.channels_last)
-    memory, theirs, more = [ours.warm()], None, {}
+    memory, theirs = [ours.warm()], None
     if published:
         try:
             theirs = Call(published, batch, torch.contiguous_format)
@@ -156,7 +165,7 @@ def ceiling(model: Checkpoint) -> Reading:
     `tflops`: of the product. `network_tflop`: of one image. `images_a_second`: what the network
     would do at the rate of the product.
     """
-    size = 8192 if model.device.startswith("cuda") else 2048
+    size = SIDES[torch.device(model.device).type]
     one = torch.randn(size, size).to(model.device, model.dtype)
     out = torch.empty_like(one)
 

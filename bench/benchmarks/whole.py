@@ -20,7 +20,7 @@ from bench import plan, store
 from bench.benchmarks.record import Reading, seconds_of, wait
 from bench.benchmarks.sampling import dtype_of
 from bench.benchmarks.scoring import features_like, random_inception
-from bench.benchmarks.throughput import alone
+from bench.benchmarks.throughput import alone, forget
 from bench.benchmarks.untrained import NETWORKS, write_untrained
 from bench.checkpoints import Checkpoint, Models, find_card, find_family
 from bench.engines import Crew, Engine, InProcess
@@ -259,14 +259,14 @@ def _reading(
     images, nfe = sum(len(block.seeds) for block in blocks), timed.records[0]["nfe"]
     gpus = torch.cuda.device_count() if cells.device == "cuda" else 1
     devices, spent = min(workers, gpus), [x["seconds"] for x in timed.records]
-    alone = images * nfe / rate / devices  # seconds of the network
+    network = images * nfe / rate / devices  # seconds of the network alone
     more = {
         "engine": name, "workers": workers, "devices": devices, "cells": len(blocks),
         "images": images, "evaluations": nfe, "shard": cells.experiment.scoring.shard,
         "batch": timed.records[0]["batch"], "images_a_second": images / timed.seconds,
         "speedup": one and one.seconds / timed.seconds,
         "sampling_speedup": one and one.sampling / timed.sampling,
-        "efficiency": alone / timed.seconds, "sampling": alone / timed.sampling,
+        "efficiency": network / timed.seconds, "sampling": network / timed.sampling,
         "in_shards": sum(x["sample"] for x in spent) / workers / timed.seconds,
         "after_shards": timed.after, "score_seconds": sum(x["score"] for x in spent),
         "scores": {x["name"]: x["value"] for x in timed.records[0]["scores"].values()},
@@ -277,7 +277,7 @@ def _reading(
 
 def _release(device: str) -> None:
     """Free what a compiled network holds of a GPU, since workers need it."""
-    torch._dynamo.reset()
+    forget()
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()

@@ -5,6 +5,7 @@ from bench.checkpoints.family import Family, Output, Shape, find_family, for_sam
 from bench.checkpoints.forward import Forward, forward, process_card
 from bench.checkpoints.model import (
     Checkpoint,
+    as_it_is,
     codec_for,
     compiled,
     find_card,
@@ -21,8 +22,8 @@ from bench.checkpoints.places import Models, models_of
 from bench.checkpoints.unet2d import network
 
 __all__ = [
-    "Card", "Checkpoint", "Family", "Forward", "Models", "Output", "Shape", "codec_for", "compiled",
-    "find_card", "find_family", "for_sampling", "forward", "identity", "load", "load_codec",
-    "models_of", "network", "open_network", "placed", "process_card", "read_card", "read_codec",
-    "save", "wrap", "write_card",
+    "Card", "Checkpoint", "Family", "Forward", "Models", "Output", "Shape", "as_it_is", "codec_for",
+    "compiled", "find_card", "find_family", "for_sampling", "forward", "identity", "load",
+    "load_codec", "models_of", "network", "open_network", "placed", "process_card", "read_card",
+    "read_codec", "save", "wrap", "write_card",
 ]  # fmt: skip

@@ -358,6 +358,11 @@ def save(out: Path, card: Card, weights: dict[str, Tensor]) -> Card:
     return card
 
 
+def as_it_is(model: Checkpoint) -> Checkpoint:
+    """The same model, where another call would compile it."""
+    return model
+
+
 def compiled(model: Checkpoint) -> Checkpoint:
     """Compile the network with `torch.compile`. It is then faster, and equal within 1e-3.
 

@@ -210,6 +210,9 @@ def bench_run(
         str, typer.Option(help="default: fashion-mnist; random features for random weights")
     ] = "",
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="of the network alone, before the cells and after them")
+    ] = 4.0,
     dtype: Dtype = "",
     compile: Annotated[bool, typer.Option(help="use torch.compile")] = False,
     models: Models = None,
@@ -223,22 +226,21 @@ def bench_run(
     timed in the same call.
     """
     from bench import benchmarks, checkpoints
-    from bench.cli.experiments import _as_is, engine_of
+    from bench.cli.experiments import engine_of
     from bench.machine import device_name
     from bench.types import Scoring
 
     where, counts = device_of(device), numbers(workers, "--workers")
-    engines = [] if engine == "in-process" else [
-        (engine, count, engine_of(engine, device, "", count)) for count in counts
-    ]  # fmt: skip
+    engines = [(engine, count, engine_of(engine, device, "", count)) for count in counts]
     usual = "float16" if where.startswith("cuda") else "float32"
     scoring = Scoring(
         features, reference or ("" if model in benchmarks.NETWORKS else "fashion-mnist"),
         dtype=dtype or usual, batch=batch,
     )  # fmt: skip
-    how = scoring, checkpoints.models_of(models), where, checkpoints.compiled if compile else _as_is
+    prepare = checkpoints.compiled if compile else checkpoints.as_it_is
+    how = scoring, checkpoints.models_of(models), where, prepare
     with benchmarks.cells_of(model, nfe, images, cells, max(counts), *how) as made:
-        found = benchmarks.time_cells(made, engines)
+        found = benchmarks.time_cells(made, [] if engine == "in-process" else engines, seconds)
     typer.echo(f"{device_name(where)}{', compiled' if compile else ''}; {model}, NFE {nfe}, "
                f"{cells} x {images} images, {features}")  # fmt: skip
     typer.echo(benchmarks.table(

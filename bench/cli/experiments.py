@@ -99,7 +99,7 @@ def run(
     changes: dict[str, Any] = {"batch": batch} if batch else {}
     changes |= {"keep": keep} if keep else {}
     plan = replace(plan, scoring=replace(plan.scoring, **changes))
-    prepare = checkpoints.compiled if compile else _as_is
+    prepare = checkpoints.compiled if compile else checkpoints.as_it_is
     if dry_run:
         typer.echo(_outlook(plan, results, where, device_of(device), prepare, workers))
         return
@@ -157,11 +157,12 @@ def _outlook(plan: Any, results: Path, where: Any, device: str, prepare: Any, wo
     """What a run will take, in lines."""
     import torch
 
+    from bench import checkpoints
     from bench.price import outlook
 
     gpus = torch.cuda.device_count()
     devices = min(workers or gpus, gpus) if device == "cuda" else 1
-    compiled = prepare is not _as_is
+    compiled = prepare is not checkpoints.as_it_is
     return outlook(plan, results, where, device, prepare, compiled, max(1, devices)).text
 
 
@@ -214,10 +215,6 @@ def engine_of(name: str, device: str, address: str, workers: int) -> Any:
         return engines.InProcess()
     known = ("auto", "in-process", "processes", "ray")
     raise ValueError(f"no engine {name!r}{names.nearest(name, known)}")
-
-
-def _as_is(model: Any) -> Any:
-    return model
 
 
 def _experiment(name: str) -> Any:

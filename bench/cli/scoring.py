@@ -177,8 +177,7 @@ def reference(
         ),
     ] = None,
     layers: Annotated[
-        str,
-        typer.Option(help="further layers of the extractor, such as spatial for sfid"),
+        str, typer.Option(help="further layers of the extractor, such as spatial for sfid")
     ] = "",
     device: Device = "auto",
 ) -> None:

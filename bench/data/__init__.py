@@ -1,6 +1,7 @@
 """Datasets: uint8 images, from files on this machine. Nothing here touches a network."""
 
 from bench.data.fashion import FashionMNIST
+from bench.data.formats import has_own_format
 from bench.data.manifest import MANIFEST, joined, read_manifest, write_manifest
 from bench.data.preprocess import ADMLSUN, LDMLSUN, AsIs, CentreCrop, Preprocess
 from bench.data.ready import Dataset, Ready
@@ -10,7 +11,7 @@ from bench.lazy import Tensor
 
 __all__ = [
     "ADMLSUN", "LDMLSUN", "MANIFEST", "AsIs", "CentreCrop", "Dataset", "FashionMNIST", "ImageSet",
-    "Preprocess", "Ready", "digest", "hashed", "joined", "natural", "open_images", "pickle_refusal",
+    "Preprocess", "Ready", "digest", "has_own_format", "hashed", "joined", "natural", "open_images", "pickle_refusal",
     "read_images", "read_manifest", "write_manifest",
 ]  # fmt: skip
 

@@ -52,6 +52,11 @@ def known_set(path: Path, split: str | None) -> Known | None:
     return opener(split or "train")
 
 
+def has_own_format(path: Path) -> bool:
+    """Whether a path is a data set in a format of this module. ValueError: a damaged .npz."""
+    return _opener(path) is not None
+
+
 def _opener(path: Path) -> Callable[[str], Known] | None:
     if path.is_dir():
         if next(path.glob("*-ubyte*"), None):

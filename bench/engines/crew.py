@@ -157,8 +157,12 @@ class Crew(ABC):
                     made, failed = made + (not result.trouble), failed + bool(result.trouble)
                     if failed >= _HOPELESS and not made:
                         waiting = _Waiting(())
-                    if self.apart:  # the worker does not wait until the result is written
-                        self._send(waiting)
+                    try:
+                        if self.apart:  # the worker does not wait until the result is written
+                            self._send(waiting)
+                    except Exception:  # the next order cannot be made; this result is not lost
+                        yield result
+                        raise
                     yield result
 
     def _call_more(self) -> None:

@@ -102,7 +102,7 @@ def open_bench(
     folder: Path,
     models: checkpoints.Models | Path | None = None,
     device: str = "cpu",
-    prepare: Callable[[Any], Any] = lambda model: model,
+    prepare: Callable[[Any], Any] = checkpoints.as_it_is,
     sampling: str = "",
 ) -> Bench:
     """Open everything that a run needs.

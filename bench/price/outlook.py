@@ -80,7 +80,7 @@ def outlook(
     results: Path,
     models: checkpoints.Models | Path | None = None,
     device: str = "cpu",
-    prepare: Callable[[Any], Any] = lambda model: model,
+    prepare: Callable[[Any], Any] = checkpoints.as_it_is,
     compiled: bool = False,
     workers: int = 1,
 ) -> Outlook:

@@ -23,6 +23,7 @@ from bench.report.frame import Results
 from bench.report.intervals import LEAST, LEVEL, half_width
 from bench.report.layout import markdown_table, shown
 from bench.report.lines import paper_name
+from bench.report.study import Trainings
 from bench.report.tables import number
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -281,9 +282,10 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
 
     They are those in `root / "results"` that `crs-bench pack` packed. A user's own are not.
 
-    An experiment has its own name, with _ in place of -: `fmnist_latent`. `experiments` has all of
-    them. `folders` has the names of all folders. `published(data set, model)` is a row of
-    published.csv. `costs` has the records of `crs-bench bench`.
+    An experiment has its own name, with _ in place of -: `fmnist_latent`. So have the `Trainings`
+    of a study: `cifar10_training`. `experiments` has all experiments. `folders` has the names of
+    all folders. `published(data set, model)` is a row of published.csv. `costs` has the records of
+    `crs-bench bench`.
     """
     folders = sorted((root / "results").glob("*/"))
     facts = {
@@ -302,7 +304,9 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     made.filters["paper_name"] = paper_name
-    made.globals |= {name.replace("-", "_"): one for name, one in facts.items()}
+    studies = {folder.name: Trainings.read(folder) for folder in folders
+               if (folder / "study.json").is_file() and store.has_pack(folder)}  # fmt: skip
+    made.globals |= {name.replace("-", "_"): one for name, one in {**facts, **studies}.items()}
     made.globals |= {"experiments": facts, "folders": [folder.name for folder in folders],
                      "published": _published, "so": so, "listed": listed,
                      "LEVEL": f"{100 * LEVEL:g} %", "LEAST": LEAST,

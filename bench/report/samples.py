@@ -95,6 +95,7 @@ def _show(axes: Axes, path: Path | None, count: int, skip: int = 0) -> None:
     """The images of a strip from `skip` on, without ticks and frame. Labels stay."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+    axes.set_anchor("E")  # room that is left over is for the names
     if path is None:
         return
     picture = _picture(path)

@@ -52,9 +52,19 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class _Study:
+class Trainings:
+    """A study's plan, and the records that exist.
+
+    An outcome is (evaluation, features, metric). The primary one decides.
+    """
+
     plan: dict[str, Any]
     records: dict[str, dict[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Trainings":
+        """Of a study's folder. ValueError: the plan or a record is damaged."""
+        return cls(store.read_json(folder / "study.json"), store.load_records(folder))
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -89,6 +99,7 @@ class _Study:
 
     @property
     def primary(self) -> tuple[str, str, str]:
+        """The outcome that decides."""
         return self.plan["evaluations"][0]["fields"]["name"], self.plan["features"][-1], "fd"
 
     def values(self, arm: str, outcome: tuple[str, str, str]) -> dict[int, float]:
@@ -103,6 +114,36 @@ class _Study:
         """Of an arm to the baseline, paired by training seed."""
         mine, base = (self.values(one, outcome) for one in (arm, self.plan["baseline"]))
         return Difference.of([mine[seed] - base[seed] for seed in mine if seed in base])
+
+    def told(self, arm: str, *outcome: str) -> str:
+        """A difference to the baseline with its interval: `-12.43 [-17.18, -7.680]`."""
+        return _interval(self.difference(arm, self._outcome(outcome)))
+
+    def mean(self, arm: str, *outcome: str) -> float:
+        """The mean of an outcome over training seeds; of the primary one by default."""
+        return float(np.mean(list(self.values(arm, self._outcome(outcome)).values())))
+
+    def brief(self) -> str:
+        """The arms: the primary outcome, and FD and recall in the first feature space; Markdown."""
+        evaluation, last, _ = self.primary
+        first, decided, rows = self.plan["features"][0], self.decided(), []
+        for arm in self.arms:
+            told = ["", "", ""] if arm == self.plan["baseline"] else [
+                self.told(arm, evaluation, *one)
+                for one in ((last, "fd"), (first, "fd"), (first, "recall"))
+            ]  # fmt: skip
+            p = _number(decided[arm][1]) if arm in decided else ""
+            rows.append([arm, _number(self.mean(arm)), told[0], p, *told[1:]])
+        name, small = label("fd", last), label("fd", first)
+        return _table(
+            ["law", name, f"{name}: difference", "p (Holm)", f"{small}: difference",
+             "recall: difference"], rows,
+        )  # fmt: skip
+
+    def _outcome(self, parts: Sequence[str]) -> tuple[str, str, str]:
+        """(evaluation, features, metric): the given first parts, else those of the primary one."""
+        evaluation, features, metric = (*parts, *self.primary[len(parts) :])
+        return evaluation, features, metric
 
     def decided(self) -> dict[str, tuple[Difference, float]]:
         """Primary arm -> its difference in the primary outcome, and its p-value after Holm."""
@@ -135,7 +176,7 @@ def report_study(folder: Path) -> list[Path]:
         ValueError: there is no record yet, or the plan or a record is damaged.
     """
     folder = Path(folder)
-    study = _Study(store.read_json(folder / "study.json"), store.load_records(folder))
+    study = Trainings.read(folder)
     if not study.records:
         raise ValueError(f"nothing of {folder.name} was trained yet; first: crs-bench study "
                          f"{folder.name} --data FILE")  # fmt: skip
@@ -156,7 +197,7 @@ def report_study(folder: Path) -> list[Path]:
 # ---------------------------------------------------------------- the table
 
 
-def _markdown(study: _Study) -> str:
+def _markdown(study: Trainings) -> str:
     plan, record = study.plan, study.ordered[0]
     devices = sorted({one["device"] for one in study.ordered})
     versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
@@ -197,13 +238,13 @@ def _interval(one: Difference) -> str:
     return f"{_number(one.mean)} [{_number(one.low)}, {_number(one.high)}]"
 
 
-def _primary(study: _Study, name: str) -> str:
+def _primary(study: Trainings, name: str) -> str:
     rows = [(arm, _interval(one), str(one.pairs), _number(one.p), _number(p))
             for arm, (one, p) in study.decided().items()]  # fmt: skip
     return _table(["primary arm", f"{name}: difference", "pairs", "p", "p (Holm)"], rows)
 
 
-def _heads(study: _Study) -> list[str]:
+def _heads(study: Trainings) -> list[str]:
     """Columns; a name that two feature spaces share says which."""
     names = [f"{evaluation}: {label(metric, features)}"
              for evaluation, features, metric in study.outcomes]  # fmt: skip
@@ -211,7 +252,7 @@ def _heads(study: _Study) -> list[str]:
             for name, one in zip(names, study.outcomes, strict=True)]  # fmt: skip
 
 
-def _means(study: _Study) -> str:
+def _means(study: Trainings) -> str:
     rows = []
     for arm in study.arms:
         cells = [list(study.values(arm, outcome).values()) for outcome in study.outcomes]
@@ -226,20 +267,20 @@ def _spread(values: list[float]) -> str:
     return _number(float(np.mean(values))) + spread
 
 
-def _differences(study: _Study) -> str:
+def _differences(study: Trainings) -> str:
     rows = [[arm, *(_interval(study.difference(arm, one)) for one in study.outcomes)]
             for arm in study.others]  # fmt: skip
     return _table(["arm", *_heads(study)], rows)
 
 
-def _losses(study: _Study) -> str:
+def _losses(study: Trainings) -> str:
     sigma, _ = study.curves("v_loss", study.plan["baseline"])
     rows = [[arm, *("" if np.isnan(one) else f"{one:.3f}" for one in study.loss_ratio(arm))]
             for arm in study.others]  # fmt: skip
     return _table(["arm", *(f"{level:.2g}" for level in sigma)], rows)
 
 
-def _laws(study: _Study) -> str:
+def _laws(study: Trainings) -> str:
     rows = [(arm["name"], f"`{arm['law']}`", f"`{arm['weighting']}`") for arm in study.plan["arms"]]
     return _table(["arm", "law", "weighting"], rows)
 
@@ -247,7 +288,7 @@ def _laws(study: _Study) -> str:
 # ---------------------------------------------------------------- the figure
 
 
-def _figure(study: _Study) -> Figure:
+def _figure(study: Trainings) -> Figure:
     """Left: differences in converged FD. Middle: held-out loss by sigma. Right: the laws."""
     figure = Figure(figsize=(drawing.TWO, 3.1), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
@@ -271,7 +312,7 @@ def _figure(study: _Study) -> Figure:
     return figure
 
 
-def _forest(axes: Axes, study: _Study) -> None:
+def _forest(axes: Axes, study: Trainings) -> None:
     """A point and an interval for each arm, in each feature space."""
     evaluation = study.plan["evaluations"][0]["fields"]["name"]
     for k, features in enumerate(study.plan["features"]):

@@ -176,11 +176,11 @@ def open_desk(
         ValueError: missing data or weights; a law that cannot be read; a folder with the results of
             another plan.
     """
-    if study.latent is not bool(codec):
-        raise ValueError(f"study {study.name} trains on " + (
-            "latents: give --codec, a folder of train-codec" if study.latent
-            else "pixels: leave --codec out"))  # fmt: skip
+    image = _codec_image(study, codec)
     train = Ready.of(open_images(data, "train"))
+    if image not in (None, found := tuple(train.pixels.shape[1:])):
+        raise ValueError(f"{codec} is a codec of images {list(image)}, and those of {data} are "
+                         f"{list(found)}; give another --codec")  # fmt: skip
     held_out = open_images(data, "test").spaced(study.held_out)
     if study.images < 2 or train.pixels.shape[1:] != held_out.shape[1:]:
         raise ValueError(f"{data}: images of the test split are {list(held_out.shape[1:])}, those "
@@ -199,6 +199,16 @@ def open_desk(
                 train.pixels, text, study.metrics, device, study.bank, study.bank
             )
     return desk
+
+
+def _codec_image(study: Study, codec: Path | None) -> tuple[int, int, int] | None:
+    """The shape of a codec's images; None: of a study of pixels. ValueError: no codec, or one too
+    many."""
+    if study.latent is not bool(codec):
+        raise ValueError(f"study {study.name} trains on " + (
+            "latents: give --codec, a folder of train-codec" if study.latent
+            else "pixels: leave --codec out"))  # fmt: skip
+    return checkpoints.read_codec(codec).image if codec else None
 
 
 def _check_plan(desk: Desk) -> None:

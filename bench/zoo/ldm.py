@@ -196,8 +196,12 @@ class _Resample(nn.Module):
     def __init__(self, channels: int, way: Literal["op", "conv"]) -> None:
         super().__init__()
         self.way = way  # the name of the convolution
-        half = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if way == "op" else None
-        self.add_module(way, half or DoublingConv(channels, channels))
+        conv = (
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+            if way == "op"
+            else DoublingConv(channels, channels)
+        )
+        self.add_module(way, conv)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.get_submodule(self.way)(x)
