@@ -208,10 +208,11 @@ def test_an_installed_wheel_has_the_published_numbers(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_runs_the_quick_experiment(site: Site) -> None:
+@pytest.mark.parametrize("name", ["quick", "quick-colour"])
+def test_an_installed_wheel_runs_the_quick_experiments(name: str, site: Site) -> None:
     before = site.files()
-    site.crs(("run", "quick", "--device", "cpu"))
-    assert (site.here / "results" / "quick" / "table.md").is_file()
+    site.crs(("run", name, "--device", "cpu"))
+    assert (site.here / "results" / name / "table.md").is_file()
     assert site.files() == before
 
 
