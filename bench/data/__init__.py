@@ -11,8 +11,8 @@ from bench.lazy import Tensor
 
 __all__ = [
     "ADMLSUN", "LDMLSUN", "MANIFEST", "AsIs", "CentreCrop", "Dataset", "FashionMNIST", "ImageSet",
-    "Preprocess", "Ready", "digest", "has_own_format", "hashed", "joined", "natural", "open_images", "pickle_refusal",
-    "read_images", "read_manifest", "write_manifest",
+    "Preprocess", "Ready", "digest", "has_own_format", "hashed", "joined", "natural", "open_images",
+    "pickle_refusal", "read_images", "read_manifest", "write_manifest",
 ]  # fmt: skip
 
 
