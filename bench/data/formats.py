@@ -53,8 +53,11 @@ def known_set(path: Path, split: str | None) -> Known | None:
 
 
 def has_own_format(path: Path) -> bool:
-    """Whether a path is a data set in a format of this module. ValueError: a damaged .npz."""
-    return _opener(path) is not None
+    """Whether a path is a data set in a format of this module. A damaged .npz is none."""
+    try:
+        return _opener(path) is not None
+    except ValueError:
+        return False
 
 
 def _opener(path: Path) -> Callable[[str], Known] | None:
