@@ -54,9 +54,10 @@ def fmnist_training() -> Study:
 
 
 def cifar10_long() -> Study:
-    """The networks of the experiment cifar10: the usual law and the best constant-rate one.
+    """The networks of the experiment cifar10, under the usual law and a constant-rate one.
 
-    The law was chosen by `cifar10-training`, whose trainings are short.
+    The law was chosen before `cifar10-training` was finished, after an earlier short run on the
+    same images.
     """
     return Study(
         name="cifar10-long",
