@@ -21,7 +21,7 @@ KNOWN = re.compile(
     r"\]\([^)]*\)|`[^`]*`|\(\d[MS]\)|DPMpp2M"
     r"|xi (?:=|is) ?[\d.]+|xi=[\d.]+|rho=7|sigma_max \(40\)"
     r"|cifar10(?:-q75|-training)?|CIFAR-10|quality 75|FD-EffNet2|EfficientNet-Lite2"
-    r"|NFE 20|95 % t|10,000 of its"
+    r"|NFE 20|95 % t"
     r"|NFE 5 to 250|LSUN Horse 256"  # what the paper's abstract says
     r"|LSUN 256|b?float(?:16|32)|(?:tf|TF)32|\[-1, 1\]"
 )

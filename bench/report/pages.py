@@ -111,6 +111,10 @@ class Facts:
         """Means as tables show them: `152.7, 66.34 and 48.31`."""
         return listed([shown(self.mean(line, sampler, nfe, metric), metric) for nfe in nfes])
 
+    def gain(self, line: str, sampler: str, nfe: int) -> float:
+        """How far the FD of a line lies below that of `native`."""
+        return self.mean("native", sampler, nfe) - self.mean(line, sampler, nfe)
+
     def first(self, sampler: str, nfe: int, metric: str = "fd", among: tuple[str, ...] = ()) -> str:
         """The best line at one NFE, of all lines or of some."""
         means = self._means(sampler, nfe, metric)
@@ -285,7 +289,7 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
     An experiment has its own name, with _ in place of -: `fmnist_latent`. So have the `Trainings`
     of a study: `cifar10_training`. `experiments` has all experiments. `folders` has the names of
     all folders. `published(data set, model)` is a row of published.csv. `costs` has the records of
-    `crs-bench bench`.
+    `crs-bench bench`, and `codec` the scores of cifar-codec's reconstructions.
     """
     folders = sorted((root / "results").glob("*/"))
     facts = {
@@ -307,6 +311,8 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
     studies = {folder.name: Trainings.read(folder) for folder in folders
                if (folder / "study.json").is_file() and store.has_pack(folder)}  # fmt: skip
     made.globals |= {name.replace("-", "_"): one for name, one in {**facts, **studies}.items()}
+    codec = root / "results" / "cifar10-latent-training" / "reconstruction.json"
+    made.globals["codec"] = store.read_json(codec) if codec.is_file() else {}
     made.globals |= {"experiments": facts, "folders": [folder.name for folder in folders],
                      "published": _published, "so": so, "listed": listed,
                      "LEVEL": f"{100 * LEVEL:g} %", "LEAST": LEAST,

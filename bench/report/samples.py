@@ -58,6 +58,8 @@ def samples(
     gaps = sum(shown[nfe] for nfe in nfes) < len(rows) * len(nfes)
     empty = " An empty place: no images were kept." if gaps else ""
     caption(figure, f"Samples of {results.models(model, n)}. {every}{empty}")
+    # images that do not fill their axes yet hide how much room the names need: lay it out twice
+    figure.draw_without_rendering()
     return figure
 
 

@@ -324,6 +324,6 @@ def _forest(axes: Axes, study: Trainings) -> None:
         axes.plot([one.mean for one in found], at, "o", color=color, label=name)
     axes.axvline(0, color="#333333", lw=0.8)
     axes.set_yticks(range(len(study.others)), study.others, parse_math=False)
-    axes.invert_yaxis()
+    axes.set_ylim(len(study.others) - 0.5, -0.5)  # the first arm on top
     axes.set(title=f"FD, {evaluation}", xlabel=f"difference to {study.plan['baseline']} ↓")
     axes.grid(axis="x")
