@@ -94,12 +94,15 @@ class Beside:
     An error of theirs is raised by the next call. At the end all their work is done.
 
     Arguments:
+        device: of the scores.
         apart: whether workers are other processes. A run in one process waits for its scores, since
-            cells that are not scored are in memory; others must not wait.
+            cells that are not scored are in memory; others must not wait. On a CPU it waits until a
+            shard is written, too: then a kill loses only the shard that is under way.
     """
 
     def __init__(self, device: str, apart: bool):
         count = scoring_threads(device)
+        self.at_once = device == "cpu" and not apart
         self.scorers, self.writer = ThreadPoolExecutor(count), ThreadPoolExecutor(1)
         self.most = sys.maxsize if apart else count
         self.scores: list[Future[None]] = []
@@ -122,6 +125,8 @@ class Beside:
         """Write a shard, after all earlier ones are written."""
         self.saved.result()
         self.saved = self.writer.submit(call, *given)
+        if self.at_once:
+            self.saved.result()
 
     def score(self, call: Callable[..., None], *given: Any) -> None:
         """Score a cell, after all its shards are written."""

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -189,6 +190,28 @@ def changed(path: Path) -> None:
         at = file.getinfo("rows_features.npy").header_offset + 300
     data[at] ^= 1
     path.write_bytes(bytes(data))
+
+
+def test_a_shard_is_written_before_the_next_is_made(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill would lose both otherwise, where the disk is slow."""
+    said, make, save = list[str](), shards.make, Shelf.save
+
+    def making(task: Task, *rest: Any) -> shards.Shard:
+        said.append("made")
+        return make(task, *rest)
+
+    def saving(shelf: Shelf, *given: Any) -> Path:
+        time.sleep(0.02)
+        path = save(shelf, *given)
+        said.append("written")
+        return path
+
+    monkeypatch.setattr(shards, "make", making)
+    monkeypatch.setattr(Shelf, "save", saving)
+    run.run(tiny.pooled(tiny_models), tmp_path, tiny_models)
+    assert said == ["made", "written"] * (len(said) // 2) != []
 
 
 @pytest.mark.parametrize("harm", [cut, emptied, changed, Path.unlink])
