@@ -177,7 +177,8 @@ def images(
 ) -> Iterator[tuple[Tensor, int]]:
     """Sample images in batches, in the order of the seeds.
 
-    The last batch is padded to the full size, so that a compiled network gets only one shape.
+    On a GPU the last batch is padded to the full size, so that a compiled network gets only one
+    shape. On a CPU a model pads its own smaller chunks (`in_chunks`).
 
     Arguments:
         grid: float64 [steps + 1], strictly decreasing.
@@ -197,13 +198,14 @@ def images(
     if len(everything) == 0 or int(everything.min()) < 0:
         raise ValueError("seeds must be non-negative integers, at least one")
     batch = min(batch, len(everything))
-    cores = spread if torch.device(model.device).type == "cpu" else nullcontext
+    on_cpu = torch.device(model.device).type == "cpu"
     for start in range(0, len(everything), batch):
         wanted = everything[start : start + batch]
-        padded = torch.cat([wanted, everything[: batch - len(wanted)]]).to(model.device)
+        filling = everything[: 0 if on_cpu else batch - len(wanted)]
+        padded = torch.cat([wanted, filling]).to(model.device)
         denoise = counted(_denoiser(model, padded, guidance))
         noise = _noise(padded, model.shape)
-        with torch.inference_mode(), cores():
+        with torch.inference_mode(), spread() if on_cpu else nullcontext():
             x = sampler(denoise, float(grid[0]) * noise(), grid, noise)
         if denoise.calls != (evals := sampler.evals(grid)):
             raise RuntimeError(f"{sampler!r} made {denoise.calls} calls, but its evals(grid) is "

@@ -15,6 +15,7 @@ from bench.checkpoints.card import Card, Data, VPCard
 from bench.noise import normal
 from bench.samplers import DDIM, DPMpp2M
 from bench.schedules import Karras, LogSNR, Native
+from bench.shards import ranges
 from bench.types import Cell, Denoiser, Noise, Sampler, Schedule, grid_of, steps_for
 
 SAMPLERS = [kind() for kind in names.public(samplers).values()]
@@ -118,9 +119,15 @@ def test_it_starts_from_draw_0_at_the_first_level() -> None:
         torch.testing.assert_close(found, sigma * normal(seeds, draw, oracle.shape))
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("batch", [1, 4, 10, 99])
-def test_batches_are_padded_to_one_shape_and_trimmed(batch: int) -> None:
+def test_batches_are_trimmed_and_padded_to_one_shape_where_there_is_a_gpu(
+    batch: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU padding would cost time: a model pads its own chunks there."""
     shapes = []
+    monkeypatch.setattr(generate, "normal", lambda seeds, draw, shape: torch.zeros(
+        len(seeds), *shape, device=seeds.device))  # fmt: skip
 
     @dataclass(frozen=True)
     class Watched(Gaussian):
@@ -132,8 +139,9 @@ def test_batches_are_padded_to_one_shape_and_trimmed(batch: int) -> None:
             return denoise
 
     grid = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
-    made = list(generate.images(Watched(), DDIM(), grid, range(10), batch))
-    assert set(shapes) == {min(batch, 10)}
+    made = list(generate.images(Watched(device=device), DDIM(), grid, range(10), batch))
+    sizes = [len(one) for one in ranges(range(10), batch)] if device == "cpu" else [min(batch, 10)]
+    assert set(shapes) == set(sizes)
     assert sum(len(images) for images, _ in made) == 10
     assert [nfe for _, nfe in made] == [2] * len(made)
 

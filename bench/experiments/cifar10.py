@@ -104,7 +104,7 @@ def quick_colour(models: Models) -> Experiment:
     v_x, v_trained = (rate_of(models, name, "v_x") for name in (model, trained))
     return Experiment(
         name="quick-colour",
-        title="cifar10-q75, latent models, 150 images a cell",
+        title="cifar10-q75, latent models, 128 images a cell",
         note="The images are CIFAR-10's as JPEGs of quality 75 (cifar10-q75): no number here "
         "compares with one of CIFAR-10. With so few images only large differences between "
         "schedules mean anything. For claims use `cifar10` and `cifar10-latent`.",
@@ -116,6 +116,6 @@ def quick_colour(models: Models) -> Experiment:
         },
         baselines=("native",),
         samplers=(DDIM(), DPMpp2M()),
-        blocks=(Block("1", range(150), (5, 10)),),
-        scoring=Scoring(reference="cifar10-q75", bank=500, batch=150),
+        blocks=(Block("1", range(128), (5, 10)),),
+        scoring=Scoring(reference="cifar10-q75", bank=500, batch=128),
     )

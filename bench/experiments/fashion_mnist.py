@@ -43,7 +43,7 @@ TUNING_NOTE = (
 
 
 def quick(models: Models) -> Experiment:
-    """A first run, minutes on a laptop: 350 images a cell, or 150 of the latent model."""
+    """A first run, minutes on a laptop: 320 images a cell, or 128 of the latent model."""
     v_x, v_latent = (
         rate_of(models, name, "v_x") for name in ("fmnist-pixel-small", "fmnist-latent")
     )
@@ -59,17 +59,17 @@ def quick(models: Models) -> Experiment:
     }
     return Experiment(
         name="quick",
-        title="Fashion-MNIST, small pixel model and latent model, 350 and 150 images a cell",
+        title="Fashion-MNIST, small pixel model and latent model, 320 and 128 images a cell",
         note="With so few images only large differences between schedules mean anything. For "
-        "claims use `fmnist` and `fmnist-latent`. Compare cells of 150 images with each other "
+        "claims use `fmnist` and `fmnist-latent`. Compare cells of 128 images with each other "
         "only.",
         model="fmnist-pixel-small",
         lines={**lines, **latent},
         baselines=("native", "log-SNR", "Karras(rho=7)", "latent, native"),
         samplers=(DDIM(), DPMpp2M()),
         blocks=(
-            Block("1", range(350), (5, 10, 20), tuple(lines)),
-            Block("latent", range(500, 650), (5, 10), tuple(latent)),
+            Block("1", range(320), (5, 10, 20), tuple(lines)),
+            Block("latent", range(500, 628), (5, 10), tuple(latent)),
         ),
         scoring=Scoring(bank=2_000, batch=256),
     )
