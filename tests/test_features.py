@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,24 @@ def test_reference_round_trip_with_its_bank(tmp_path: Path) -> None:
     torch.testing.assert_close(read.cov, made.cov, rtol=1e-14, atol=1e-15)
     assert torch.equal(read.bank, made.bank[::4])
     assert load_reference(path, Pixels()).digest == read.digest
+
+
+def test_a_reference_is_what_it_was_made_from(tmp_path: Path) -> None:
+    """Another machine rounds otherwise and may keep the images elsewhere."""
+    made = fold(Pixels(), [pictures(90, 1, 8)], keep=40)
+    told = {**provenance(Pixels()), "data_digest": "0" * 64, "dataset": "photos"}
+
+    def digest(features: Features, **more: str) -> str:
+        path = save_reference(tmp_path / "it.npz", features, told | more)
+        return load_reference(path, Pixels(), keep=10).digest
+
+    rounded = replace(made, sum=made.sum * (1 + 1e-7), bank=made.bank * (1 + 1e-6))
+    assert digest(made) == digest(rounded) == digest(made, dataset="/data/photos")
+    others = [digest(made, data_digest="1" * 64), digest(made, preprocess="clean"),
+              digest(replace(made, bank=made.bank[::2])), digest(replace(made, n=89))]  # fmt: skip
+    assert len({digest(made), *others}) == 5
+    unsaid = [digest(one, data_digest="") for one in (made, rounded)]
+    assert unsaid[0] != unsaid[1]  # of a file that does not say it, the bytes count
 
 
 def test_a_float32_covariance_halves_the_file_and_leaves_the_distance(tmp_path: Path) -> None:

@@ -185,6 +185,20 @@ def test_jpegs_in_an_array_file_are_read(tmp_path: Path) -> None:
     assert data.open_images(other).name == "mine-train"
 
 
+def test_a_shipped_name_takes_its_own_training_images_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The protocol asks for a reference `cifar10-q75` of other features than the shipped one's."""
+    monkeypatch.setenv("CRS_BENCH_CACHE", str(tmp_path / "cache"))
+    path = jpegs(tmp_path / "a.npz", pixels(6, (32, 32)))
+    asked = ("reference", "cifar10-q75", "--data", path, "--features", "flatten", *CPU)
+    assert crs(monkeypatch, *asked) == 0
+    assert Path(capsys.readouterr().out.strip()).is_file()
+    assert "name of a shipped" in refused(monkeypatch, capsys, *asked, "--split", "test")
+    lite = (*asked[:-3], "effnet-lite0", *CPU)
+    assert "name of a shipped" in refused(monkeypatch, capsys, *lite)
+
+
 def test_a_split_is_one_that_there_is(tmp_path: Path) -> None:
     known = jpegs(tmp_path / "a.npz", pixels(2, (32, 32)))
     with pytest.raises(ValueError, match="--split val: .* has the splits train and test"):

@@ -192,7 +192,7 @@ def reference(
     extractor = extractor_of(features, device_of(device))
     found = images_of(data, split)
     fashion = found.title.startswith("fashion-mnist")  # its test images are shipped
-    path = _reference_file(out, extractor.name, not fashion)
+    path = _reference_file(out, extractor.name, found.title != f"{out}-train")
     rows = bank if bank is not None else 0 if fashion else 10_000
     keep = dict.fromkeys(filter(None, layers.split(",")), 0)
     keep |= dict.fromkeys(extractor.banked, rows)
@@ -216,7 +216,7 @@ def reference(
 
 
 def _reference_file(out: str, extractor: str, own_images: bool) -> Path:
-    """The file of a new reference.
+    """The file of a new reference. own_images: not the training images of the data set `out`.
 
     Raises:
         ValueError: no name and no .npz; a shipped name; a file that cannot be written.

@@ -30,7 +30,10 @@ _Moments = tuple[int, Tensor, Tensor]  # n, mean, covariance
 class Reference:
     """Statistics of a real set.
 
-    digest: SHA-256 of the statistics file and of the images from which the bank is computed.
+    digest: of a file of ours, SHA-256 of what it says it was made from (the digests of its images
+        and of the extractor) and of how many single features it has. So it is the same on machines
+        that round otherwise. Of another file, SHA-256 of its bytes. Images beside it, which give
+        the bank, are hashed too.
     n: number of images; 0 if the file does not say it.
     mean: float64 [dim].
     cov: float64 [dim, dim].
@@ -197,8 +200,7 @@ def load_reference(
     unread = () if layers else ("mu_s", "sigma_s")
     with readable(path, _KIND):
         arrays = _arrays(path, unread)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
+        digest = _identity(path, arrays)
     read = _own if "provenance" in arrays else _foreign
     moments = read(arrays, extractor, path, ("features", *layers))
     of_images = keep or "provenance" in arrays or "mu" not in arrays
@@ -213,6 +215,17 @@ def load_reference(
         for layer, (n, mean, cov) in moments.items()
     }
     return replace(found.pop("features"), layers=found)
+
+
+def _identity(path: Path, arrays: _Arrays) -> Any:
+    """The digest of a reference, as a hashlib object. See `Reference`."""
+    said = json.loads(str(arrays["provenance"])) if "provenance" in arrays else {}
+    if not said.get("data_digest"):
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256")
+    rows = {name: len(array) for name, array in arrays.items() if name.startswith("bank")}
+    made_of = said | {"dataset": "", "n": int(arrays["n"]), "rows": rows}  # a name is no content
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
 
 
 def _arrays(path: Path, unread: Collection[str]) -> dict[str, np.ndarray]:
