@@ -283,6 +283,30 @@ def test_ranks_and_wins_by_hand(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_second_feature_space_has_a_summary_of_its_own(tmp_path: Path) -> None:
+    """The spaces rank the lines the other way round."""
+    both = with_level(blocks({"native": (9.0, 9.5, 9.25), "CRS(v_x)": (8.0, 8.5, 8.25)}), 7.0)
+    for row, record in both:
+        fd = next(one["value"] for one in record["scores"].values() if one["name"] == "fd")
+        record["scores"] |= entry(row, "fd2", 100 - fd, features="effnet-lite0-lite2")
+    home = save(tmp_path / "x", both)
+    plan = json.loads((home / "plan.json").read_text())
+    plan["metrics"].append(METRICS[0] | {"identity": "fd2 and its set", "name": "fd2"})
+    store.save_plan(home, plan)
+    report(home)
+    for name, value in (("differences", "difference"), ("summary", "rank")):
+        with open(home / f"{name}.csv", newline="") as file:
+            rows = {(one["metric"], one["line"]): float(one[value]) for one in csv.DictReader(file)}
+        if name == "summary":
+            assert (rows["fd", "CRS(v_x)"], rows["fd2", "CRS(v_x)"]) == (1.0, 2.0)
+        else:
+            assert rows == {("fd", "CRS(v_x)"): -1.0, ("fd2", "CRS(v_x)"): 1.0}
+    text = text_of(home)
+    assert text.count("## Summary of ") == text.count(" less that of the best baseline") / 2 == 2
+    level = Results(store.load_plan(home), store.load_records(home)).level
+    assert (level("m", 500, "123"), level("m", 500, "123", "fd2")) == (7.0, 93.0)
+
+
 def test_the_plan_says_which_lines_are_baselines(tmp_path: Path) -> None:
     lines = {"CRS(v_score)": (9.0, 10.0, 11.0), "CRS(v_y)": (8.0, 9.0, 10.0)}
     results = found(tmp_path / "x", blocks(lines))

@@ -310,17 +310,25 @@ class Results:
         fd = self.scores(anchor).get("fd") if anchor and anchor["n"] == row.n else None
         return None if fd is None else float(fd["value"])
 
-    def level(self, model: str, n: int, blocks: Collection[str]) -> float | None:
+    @property
+    def spaces(self) -> list[str]:
+        """The metrics that are a Frechet distance of the whole image: one for a feature space."""
+        return [name for name in self.metrics if name in ("fd", "fd2")]
+
+    def level(
+        self, model: str, n: int, blocks: Collection[str], metric: str = "fd"
+    ) -> float | None:
         """Mean FD of the converged runs of a model on these seed blocks.
 
         model: whose images they are; a line can have its own model.
+        metric: one of `spaces`.
         None: a block has no such run, or one of another number of images than n.
         """
         found = {
-            row["block"]: self.scores(row)["fd"]["value"]
+            row["block"]: self.scores(row)[metric]["value"]
             for row in self.converged
             if self.records[row["key"]]["cell"]["model"] == model and row["n"] == n
-            and "fd" in self.scores(row)
+            and metric in self.scores(row)
         }  # fmt: skip
         return float(np.mean([found[block] for block in blocks])) if {*blocks} <= {*found} else None
 

@@ -240,7 +240,8 @@ class Facts:
     @cached_property
     def _differences(self) -> pd.DataFrame:
         found = summary.differences(self.results)
-        return found[(found.model == self.model) & (found.n == self.n)]
+        here = (found.model == self.model) & (found.n == self.n) & (found.metric == "fd")
+        return found[here]
 
     def _recorded(self, role: str) -> tuple[int, int]:
         keys = {row["key"] for row in self.results.plan["rows"] if row["role"] == role}

@@ -1,6 +1,7 @@
 """What a group of tables says as a whole: ranks and wins of lines, and differences to baselines.
 
-A row is a sampler at one NFE. Everything here is about FD, where lower is better.
+A row is a sampler at one NFE. Everything here is about FD, where lower is better, in each feature
+space of the results: `metric` is one of `Results.spaces`.
 """
 
 from collections.abc import Iterator
@@ -46,18 +47,18 @@ class Row:
         return self.level is not None and float(self.means.min()) <= NEAR * self.level
 
 
-def rows(results: Results, model: str, n: int) -> list[Row]:
+def rows(results: Results, model: str, n: int, metric: str = "fd") -> list[Row]:
     """The rows of a group in which all lines were run, without those in which all lines tie."""
     found, lines = [], {*results.scored(model, n).line}
-    for sampler, nfe in results.columns(model, n) if "fd" in results.metrics else ():
-        fd = results.values(model, n, sampler, nfe)
+    for sampler, nfe in results.columns(model, n) if metric in results.metrics else ():
+        fd = results.values(model, n, sampler, nfe, metric)
         whole = results.whole(model, n, sampler, nfe) and {*fd.index} == lines
         fd = fd.dropna(axis=1)
         if not whole or fd.empty or len(fd.drop_duplicates()) == 1:
             continue
         cells = results.cells(model, n, sampler, nfe)
         own = results.records[cells.key[cells.line == best(fd)].iloc[0]]["cell"]["model"]
-        level = results.level(own, n, [str(block) for block in fd.columns])
+        level = results.level(own, n, [str(block) for block in fd.columns], metric)
         found.append(Row(sampler, nfe, fd, _p(results, fd), level))
     return found
 
@@ -84,16 +85,18 @@ def _ranks(found: list[Row]) -> pd.DataFrame:
     return out
 
 
-def table(results: Results, model: str, n: int, every: list[Row]) -> pd.DataFrame:
+def table(
+    results: Results, model: str, n: int, every: list[Row], metric: str = "fd"
+) -> pd.DataFrame:
     """The summary of a group, the lowest mean rank first. Empty: there is nothing to compare.
 
     Arguments:
         every: `rows` of the group.
 
     Returns:
-        Columns model, n, line, baseline; over all rows: rows, rank, lowest, wins and sure (wins
-        after Holm's correction); over the rows near the converged level: the same as near_rows,
-        ....
+        Columns model, n, metric, line, baseline; over all rows: rows, rank, lowest, wins and sure
+        (wins after Holm's correction); over the rows near the converged level: the same as
+        near_rows, ....
     """
     if not every:
         return pd.DataFrame()
@@ -102,22 +105,24 @@ def table(results: Results, model: str, n: int, every: list[Row]) -> pd.DataFram
     if near:
         out = out.join(_ranks(near).add_prefix("near_"))
     out = out.sort_values("near_rank" if near else "rank", kind="stable").reset_index(names="line")
-    out = out.assign(model=model, n=n, baseline=[results.baseline(line) for line in out.line])
-    order = ["model", "n", "line", "baseline", "rows", *_NAMES, "near_rows", *_NEAR_NAMES]
+    baselines = [results.baseline(line) for line in out.line]
+    out = out.assign(model=model, n=n, metric=metric, baseline=baselines)
+    order = ["model", "n", "metric", "line", "baseline", "rows", *_NAMES, "near_rows", *_NEAR_NAMES]
     return out.reindex(columns=order)
 
 
 def whole_table(results: Results) -> pd.DataFrame:
     """The summaries of all groups, one below the other."""
-    found = [table(results, *group, rows(results, *group)) for group in results.groups()]
+    found = [table(results, *group, rows(results, *group, metric), metric)
+             for group in results.groups() for metric in results.spaces]  # fmt: skip
     found = [one.astype(object) for one in found if len(one)]
     return pd.concat(found) if found else pd.DataFrame({"line": []})
 
 
-def markdown(results: Results, model: str, n: int) -> list[str]:
+def markdown(results: Results, model: str, n: int, metric: str) -> list[str]:
     """The section of the page with the summary of a group. Empty: there is nothing to compare."""
-    every = rows(results, model, n)
-    found = table(results, model, n, every)
+    every = rows(results, model, n, metric)
+    found = table(results, model, n, every, metric)
     if found.empty:
         return []
     tested, near = found.wins.notna().any(), int(found.near_rows.iloc[0])
@@ -127,7 +132,7 @@ def markdown(results: Results, model: str, n: int) -> list[str]:
         one["line"] + " (baseline)" * one["baseline"]: [_cell(name, one[name]) for name in names]
         for one in found.to_dict("records")
     }
-    name = label("fd", results.features)
+    name = label(metric, results.features)
     text = (
         f"All {int(found.rows.iloc[0])} pairs of sampler and NFE in which every line was run and "
         "not all lines tie. Mean rank: 1 is the lowest mean. Lowest: the number of pairs in which "
@@ -175,23 +180,23 @@ def differences(results: Results) -> pd.DataFrame:
     """FD of each line less that of the best baseline of its column, paired by seed block.
 
     Returns:
-        One row for each line that is no baseline, sampler and NFE: model, n, sampler, nfe, line,
-        baseline (the best one), fd (of that baseline), blocks, difference and half (of its t
-        interval; NaN with too few blocks).
+        One row for each feature space, sampler, NFE and line that is no baseline: model, n, metric,
+        sampler, nfe, line, baseline (the best one), fd (of that baseline), blocks, difference and
+        half (of its t interval; NaN with too few blocks).
     """
-    columns = ["model", "n", "sampler", "nfe", "line", "baseline", "fd", "blocks", "difference",
-               "half"]  # fmt: skip
-    groups = results.groups() if "fd" in results.metrics else ()
-    found = [row for model, n in groups for sampler, nfe in results.columns(model, n)
-             for row in _differences(results, model, n, sampler, nfe)]  # fmt: skip
+    columns = ["model", "n", "metric", "sampler", "nfe", "line", "baseline", "fd", "blocks",
+               "difference", "half"]  # fmt: skip
+    found = [row for model, n in results.groups() for metric in results.spaces
+             for sampler, nfe in results.columns(model, n)
+             for row in _differences(results, model, n, metric, sampler, nfe)]  # fmt: skip
     return pd.DataFrame(found, columns=columns)
 
 
 def _differences(
-    results: Results, model: str, n: int, sampler: str, nfe: int
+    results: Results, model: str, n: int, metric: str, sampler: str, nfe: int
 ) -> Iterator[tuple[Any, ...]]:
     """Rows of `differences` of one column."""
-    fd = results.values(model, n, sampler, nfe).dropna(how="all")
+    fd = results.values(model, n, sampler, nfe, metric).dropna(how="all")
     baselines = fd[[results.baseline(line) for line in fd.index]]
     if baselines.empty:
         return
@@ -200,17 +205,19 @@ def _differences(
         pairs = (values - fd.loc[first]).dropna().to_numpy()
         if len(pairs):
             half = half_width(pairs)
-            yield (model, n, sampler, nfe, line, first, fd.loc[first].mean(), len(pairs),
+            yield (model, n, metric, sampler, nfe, line, first, fd.loc[first].mean(), len(pairs),
                    pairs.mean(), np.nan if half is None else half)  # fmt: skip
 
 
-def differences_markdown(results: Results, model: str, n: int, found: pd.DataFrame) -> list[str]:
+def differences_markdown(
+    results: Results, model: str, n: int, metric: str, found: pd.DataFrame
+) -> list[str]:
     """The section of the page with the differences of a group. Empty: there are none.
 
     Arguments:
         found: `differences` of all groups.
     """
-    found = found[(found.model == model) & (found.n == n)]
+    found = found[(found.model == model) & (found.n == n) & (found.metric == metric)]
     if found.empty:
         return []
     nfes, cells = sorted(set(found.nfe)), dict[str, list[str]]()
@@ -231,7 +238,7 @@ def differences_markdown(results: Results, model: str, n: int, found: pd.DataFra
         f"the line is better. ± as above; with fewer than {LEAST} blocks there is none. The best "
         "baseline is chosen by the same blocks."
     )
-    name = label("fd", results.features)
+    name = label(metric, results.features)
     return [f"## {name} less that of the best baseline, {results.subject(model, n)}", text,
             markdown_table("NFE", [str(nfe) for nfe in nfes], cells)]  # fmt: skip
 

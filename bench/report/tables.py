@@ -121,13 +121,15 @@ def markdown(results: Results) -> str:
         text.append(_converged(results))
     behind = summary.differences(results)
     for model, n in results.groups():
-        text += summary.markdown(results, model, n)
+        for space in results.spaces:
+            text += summary.markdown(results, model, n, space)
         for metric in results.metrics:
             arrow = "higher" if results.higher_is_better(metric) else "lower"
             name = label(metric, results.features)
             text.append(f"## {name}, {results.subject(model, n)} ({arrow} is better)")
             text += [_grid_table(grid, metric) for grid in grids(results, model, n, metric)]
-        text += summary.differences_markdown(results, model, n, behind)
+        for space in results.spaces:
+            text += summary.differences_markdown(results, model, n, space, behind)
     text += _not_run(results)
     text += published.markdown(results.published, plan.get("published", ""))
     if plan["chosen"]:
