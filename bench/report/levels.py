@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from bench import curves as curves_of
 from bench.report.drawing import TWO, caption, legend, log_axis, looks, panels, short
 from bench.report.frame import Results
-from bench.report.lines import COOL, WARM, Look, paper_name, parts_of, uses_rate
+from bench.report.lines import COOL, WARM, Look, folded_name, parts_of, uses_rate
 
 _BANDS = "Bands: 90 % of the bootstrap replicates of the rate."
 _PANELS = 6  # most panels of a figure of grids
@@ -49,7 +49,7 @@ def grids(results: Results, model: str, n: int, width: float = TWO) -> Figure:
         for line, record in first_records(results, model, n, group[0], nfe).items():
             banded |= _grid(axes, results, record, lines.index(line), known[line])
         axes.set_xscale("log")
-        axes.set_title(", ".join(map(paper_name, group)), wrap=True, parse_math=False)
+        axes.set_title(", ".join(map(folded_name, group)), wrap=True, parse_math=False)
         axes.set_yticks(range(len(lines)), [short(one, width) for one in lines], parse_math=False)
         axes.set(xlabel=r"$\sigma$ (noise over signal)", ylim=(len(lines) - 0.4, -0.6))
         axes.grid(axis="x")

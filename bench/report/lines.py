@@ -38,6 +38,11 @@ def paper_name(sampler: str) -> str:
     return SAMPLERS.get(name, name) + bracket + rest
 
 
+def folded_name(sampler: str) -> str:
+    """`paper_name` for a narrow place: what a sampler is given has a line of its own."""
+    return paper_name(sampler).replace(")(", ")\n(")
+
+
 @dataclass(frozen=True)
 class Look:
     """How a line is drawn."""

@@ -23,7 +23,7 @@ from bench.report.drawing import (
 )
 from bench.report.frame import Results, label
 from bench.report.intervals import LEVEL
-from bench.report.lines import paper_name
+from bench.report.lines import folded_name, paper_name
 
 _ERRORS = ("fd_error", "rms_error")
 _HALO = withStroke(linewidth=1.5, foreground="white")  # around small numbers
@@ -216,7 +216,7 @@ def precision_recall(results: Results, model: str, n: int, width: float = TWO) -
                     axes.annotate(f"{nfe:.0f}", (right, up), places[line], color=look.color,
                                   textcoords="offset points", fontsize=6,
                                   path_effects=[_HALO])  # fmt: skip
-        axes.set_title(paper_name(sampler), parse_math=False)
+        axes.set_title(folded_name(sampler), parse_math=False)
         axes.set_xlabel("Recall (coverage) ↑")
         axes.set_ylabel("Precision (fidelity) ↑")
         axes.grid()

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bench.report.drawing import ONE, TWO, caption, short
 from bench.report.frame import Results, label
 from bench.report.layout import grids
-from bench.report.lines import paper_name
+from bench.report.lines import folded_name, paper_name
 
 MOST = 15  # rows of a coloured table; the other lines are in a second figure
 _COLORS = colormaps["YlOrRd"]
@@ -90,7 +90,7 @@ def crossing(results: Results, model: str, n: int, width: float = TWO) -> list[F
     for grid in grids(results, model, n, "fd"):
         if not grid.scores:
             continue
-        names = [paper_name(name.split(" (")[0]).replace(")(", ")\n(") for name in grid.rows]
+        names = [folded_name(name.split(" (")[0]) for name in grid.rows]
         means = pd.DataFrame([[score.mean if score else np.nan for score in row]
                               for row in grid.rows.values()], names, grid.heads).T  # fmt: skip
         leads = np.array([[bool(s and s.leads) for s in row] for row in grid.rows.values()]).T
