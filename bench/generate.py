@@ -115,11 +115,11 @@ def check_measured(schedule: Schedule, model: str, digest: str) -> None:
     for found in schedule.measured:
         for source in (found.provenance, *found.provenance.get("parts", [])):
             if source.get("model") == model and source.get("model_digest") != digest:
-                how = source.get("measure", "...")
+                how = source.get("measure", "")
                 raise ValueError(
-                    f"{found.name} was measured on other weights of {model}; measure it again: "
-                    f"crs-bench measure {model} --measure "
-                    f"{label_of(how) if isinstance(how, dict) else how}"
+                    f"{found.name} was measured on other weights of {model}, by "
+                    f"{label_of(how) if isinstance(how, dict) else how}; delete its .json file, "
+                    "and measure it again: crs-bench measure MODEL --measure MEASURE"
                 )
 
 
