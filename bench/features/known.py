@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.data import pickle_refusal
-from bench.types import Extractor
+from bench.types import Extractor, written
 
 REFERENCES = Path(__file__).parents[1] / "references"
 
@@ -103,7 +103,7 @@ def find_reference(name_or_path: str | Path, extractor: Extractor) -> Path:
         raise ValueError(
             f"reference {text} has statistics for {', '.join(known[text])}, not {extractor.name}; "
             f"choose one of those, or make them of the same images: crs-bench reference {text} "
-            f"--features {shlex.quote(extractor.label)} --data FOLDER"
+            f"--features {shlex.quote(written(extractor.spec()))} --data FOLDER"
         )
     return {(name, made): path for name, made, path in _reference_files()}[text, extractor.name]
 
