@@ -1,6 +1,7 @@
 """Sample uint8 images. The bytes do not depend on the batch size."""
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from bench.types import (
     Schedule,
     VarianceDenoiser,
     grid_of,
-    label_of,
+    written,
 )
 
 
@@ -115,11 +116,11 @@ def check_measured(schedule: Schedule, model: str, digest: str) -> None:
     for found in schedule.measured:
         for source in (found.provenance, *found.provenance.get("parts", [])):
             if source.get("model") == model and source.get("model_digest") != digest:
-                how = source.get("measure", "...")
+                how = source.get("measure")
+                form = shlex.quote(written(how)) if isinstance(how, dict) else "MEASURE"
                 raise ValueError(
-                    f"{found.name} was measured on other weights of {model}; measure it again: "
-                    f"crs-bench measure {model} --measure "
-                    f"{label_of(how) if isinstance(how, dict) else how}"
+                    f"{found.name} was measured on other weights of {model}; delete its .json "
+                    f"file, and measure it again: crs-bench measure MODEL --measure {form}"
                 )
 
 

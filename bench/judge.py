@@ -317,8 +317,9 @@ def _check_rows(metrics: Sequence[Metric], reference: Reference) -> None:
         if rows < metric.least_rows:
             raise ValueError(
                 f"{metric.name} needs at least {metric.least_rows} single features of the real "
-                f"set, but reference {reference.name} keeps {rows}; make one of the "
-                "images with crs-bench reference ... --bank 10000, or leave it out of the metrics"
+                f"set, but reference {reference.name} keeps {rows}; make one that "
+                "keeps more with crs-bench reference ... --bank 10000, give the metric a smaller "
+                "field, such as kid(subset_size=50), or leave it out"
             )
 
 

@@ -62,7 +62,7 @@ def rescore(
     if not scored + had:
         raise ValueError(
             f"no cell of {folder} has its features on disk; to sample again, add the metrics to "
-            f"the experiment's Scoring(metrics=...) and start: crs-bench run {plan['experiment']}"
+            f"the Scoring(metrics=...) of {plan['experiment']}, and run it again"
         )
     _extend(folder, plan, judge)
     return Rescored(scored, had, tuple(missing))

@@ -288,7 +288,7 @@ def load_plan(folder: Path) -> dict[str, Any]:
     """
     path, packed = folder / "plan.json", folder / _PLAN
     if not has_plan(folder):
-        raise ValueError(f"{folder} holds no plan.json; first: crs-bench run {folder.name}")
+        raise ValueError(f"{folder} holds no plan.json; first: crs-bench run EXPERIMENT")
     if path.is_file():
         plan = read_json(path)
     else:
@@ -298,6 +298,6 @@ def load_plan(folder: Path) -> dict[str, Any]:
             why = in_a_line(error)
             raise ValueError(f"{packed} is damaged ({why}); fetch it again or run again") from error
     if not isinstance(plan, dict) or plan.get("version") != PLAN_VERSION:
-        raise ValueError(f"the plan in {folder} is of another version; write it again: "
-                         f"crs-bench run {folder.name}")  # fmt: skip
+        raise ValueError(f"the plan in {folder} is of another version; the command "
+                         "that ran it writes it again")  # fmt: skip
     return plan

@@ -3,6 +3,7 @@
 A terminal shows the bar (`bench.progress`). A log has these lines in its place.
 """
 
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ def end(folder: Path, seconds: float) -> str:
     names = [*dict.fromkeys(map(_name, rows))]
     more = f"; and {len(names) - _MOST} more" if len(names) > _MOST else ""
     page = folder.parent / "page.html"
-    how = f"crs-bench page --results {folder.parent}"
+    how = f"crs-bench page --results {shlex.quote(str(folder.parent))}"
     named = f"{len(names)} cell{'s' * (len(names) > 1)}: {'; '.join(names[:_MOST])}{more}."
     lines = [
         f"Missing: {named}" if names else "No cell is missing.",

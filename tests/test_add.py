@@ -239,7 +239,7 @@ def test_damaged_files_are_one_line(name: str, content: bytes, tiny: str, tmp_pa
             "gone.pt",
             "lsun-horse",
             "m",
-            "no file .*fetch lsun-horse, from https://openaipublic.*/lsun_horse.pt",
+            "no file .*fetch lsun-horse --only-file --to . .from https://openaipublic.*/lsun_horse.pt",
         ),
         ("tiny.pt", "imagenet-256-uncond", "m", "not the published file"),
         ("tiny.pt", "lsun-256", "m", "not of this preset's network"),

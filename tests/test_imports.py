@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "names": {"types"},
     "fetch": {"store"},
     "report": {"curves", "store"},
-    "page": {"store", "report"},
+    "page": {"store", "report", "types"},
     "schedules": {"types", "process", "noise", "curves", "store"},
     "samplers": {"types", "process", "noise"},
     "metrics": {"types", "process", "noise", "machine"},

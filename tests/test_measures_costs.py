@@ -75,7 +75,7 @@ def test_requests_that_the_costs_cannot_meet_are_refused() -> None:
         cheapest(6, process)
     with pytest.raises(ValueError, match="measured from sigma 10 to 0.1, but .* needs 20 to"):
         cheapest(3, VE(0.1, 20.0))
-    with pytest.raises(ValueError, match="measure it over that range"):
+    with pytest.raises(ValueError, match="measure them of that model"):
         Between(cheapest, 5.0)(3, process)
     with pytest.raises(ValueError, match="needs measured Costs"):
         CheapestPath("gits")  # type: ignore[arg-type]
@@ -331,7 +331,7 @@ def test_broken_files_are_named(text: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="crs-bench measure mine --measure gits"):
+    with pytest.raises(ValueError, match="crs-bench measure mine --measure MEASURE --name gits"):
         measures.load_costs(measures.path_of(tmp_path / "mine", "gits"))
 
 
@@ -414,7 +414,7 @@ def test_costs_of_other_weights_are_refused() -> None:
 
     stale = {"model": "gaussian", "model_digest": "another", "measure": KLUB().spec()}
     found = replace(made(fine(VE(0.02, 80.0), 5)), provenance=stale)
-    says = "made was measured .* crs-bench measure gaussian --measure KLUB"
+    says = "made was measured on other weights of gaussian; .* measure MODEL --measure KLUB"
     with pytest.raises(ValueError, match=says):
         check_measured(CheapestPath(found), "gaussian", Gaussian().digest)
     check_measured(CheapestPath(found), "another model", Gaussian().digest)

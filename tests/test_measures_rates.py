@@ -102,7 +102,7 @@ def test_a_model_without_rates_has_none(tmp_path: Path) -> None:
 
 
 def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="crs-bench measure mymodel --measure v_x"):
+    with pytest.raises(ValueError, match="crs-bench measure mymodel --measure MEASURE --name v_x"):
         measures.load_rate(measures.path_of(tmp_path / "mymodel", "v_x"))
 
 

@@ -470,7 +470,7 @@ def test_rerun_is_the_same_to_the_byte(folder: Path, drawn: None) -> None:
 
 
 def test_nothing_run_yet_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing of toy was run yet; first: crs-bench run toy"):
+    with pytest.raises(ValueError, match="no cell of toy is done yet"):
         report(save(tmp_path / "toy", [cell("a", 5, "1", None)]))
     assert not (tmp_path / "toy" / "table.md").exists()
 

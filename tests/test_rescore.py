@@ -125,7 +125,7 @@ def test_without_any_features_it_says_what_to_do(
     before = tables(results / "tiny")
     assert rescore(monkeypatch, results, "density") == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "has its features on disk" in said and "crs-bench run tiny" in said
+    assert "has its features on disk" in said and "of tiny, and run it again" in said
     assert "Scoring(metrics=...)" in said and tables(results / "tiny") == before
     assert rescore(monkeypatch, results, "fd") == 0  # which all cells have
 

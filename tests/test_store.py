@@ -186,7 +186,7 @@ def plan_of(folder: Path) -> dict:
 
 def test_plan_round_trip_and_absence(tmp_path: Path) -> None:
     folder = tmp_path / "quick"
-    with pytest.raises(ValueError, match="crs-bench run quick"):
+    with pytest.raises(ValueError, match="crs-bench run EXPERIMENT"):
         store.load_plan(folder)
     store.save_plan(folder, CONTENT)
     assert plan_of(folder) == CONTENT
@@ -199,7 +199,7 @@ def test_a_plan_of_another_version_is_refused(old: dict, packed: bool, tmp_path:
     store.write_json(folder / "plan.json", old)
     if packed:
         store.pack_records(folder)
-    with pytest.raises(ValueError, match="another version; write it again: crs-bench run quick"):
+    with pytest.raises(ValueError, match="another version; the command that ran it"):
         store.load_plan(folder)
 
 

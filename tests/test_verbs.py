@@ -239,7 +239,7 @@ def test_records_are_listed_shown_and_deleted(
     for name in ("shards", "converged"):
         (folder / name / first).mkdir(parents=True)
     text = said(monkeypatch, capsys, *how, "--delete", first[:9], "--delete", second)
-    again = "to make it again: crs-bench run toy"
+    again = "the command that ran toy makes it again"
     assert text.splitlines() == [
         f"deleted {key}: score, native, DDIM, NFE 5, block {block}; {again}"
         for key, block in ((first, 1), (second, 2))

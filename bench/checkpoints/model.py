@@ -142,7 +142,7 @@ class Checkpoint(Model):
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.codec.image:
             raise ValueError(
                 f"{self.name} takes uint8 images {list(self.codec.image)}, got "
-                f"{images.dtype} {list(images.shape[1:])}"
+                f"{images.dtype} {list(images.shape[1:])}; give such images: --data, --size"
             )
         return self.codec.encode(images.to(self.device))
 

@@ -132,7 +132,7 @@ def rank(
     from bench.types import Block, Experiment, Scoring
 
     where, spread = checkpoints.models_of(models), seeds_of(seeds)
-    homes, who = homes_of(where, rates_of, model), where.folder(model).resolve().name
+    homes, who = homes_of(where, rates_of, model), where.writable(model).resolve().name
     plan = Experiment(
         name=name or f"rank-{who}", title=f"Schedules on {who}", model=model,
         lines={form: schedule_of(form, homes) for form in forms_of(schedules)},

@@ -43,8 +43,8 @@ def records(
     for key in [_key_of(one, found) for one in delete or ()]:
         store.delete_record(folder, key)
         about = _about(found[key], rows.get(key, {}))
-        typer.echo(f"deleted {key}: {', '.join(about)}; to make it again: crs-bench run "
-                   f"{experiment}")  # fmt: skip
+        typer.echo(f"deleted {key}: {', '.join(about)}; the command that ran {experiment} "
+                   "makes it again")  # fmt: skip
     if not delete:
         _list(found, rows)
 
@@ -54,7 +54,7 @@ def _key_of(text: str, found: dict[str, Any]) -> str:
     keys = [key for key in found if key.startswith(text)] if text else []
     if len(keys) != 1:
         what = f"{len(keys)} keys of records start" if keys else "no key of a record starts"
-        raise ValueError(f"{what} with {text!r}; crs-bench records EXPERIMENT lists the keys")
+        raise ValueError(f"{what} with {text!r}; list the keys: crs-bench records EXPERIMENT")
     return keys[0]
 
 

@@ -89,7 +89,8 @@ class ImageSet:
             ValueError: the set has fewer than `n` images; and as `stream`.
         """
         if not 0 < n <= len(self):
-            raise ValueError(f"{self.path} has {len(self)} images, not {n}; ask for fewer")
+            raise ValueError(f"{self.path} has {len(self)} images, not {n}; ask for fewer: "
+                             "--images")  # fmt: skip
         chosen = range(0, len(self), len(self) // n)[:n]
         return whole(self._batched(chosen, 256, preprocess or AsIs()))
 
@@ -201,8 +202,9 @@ class ImageSet:
         if shape[1:] != known[1:]:
             raise ValueError(
                 f"{self.path}/{self.names[i]} is {shape[1]} x {shape[2]}, but the images before it "
-                f"are {known[1]} x {known[2]}; images of one set must have one size: resize or "
-                "crop them (--size, --preprocess)"
+                f"are {known[1]} x {known[2]}; images of one set must have one size: give --size "
+                "or --preprocess; to score against them: crs-bench reference NAME --data FOLDER "
+                "--size SIZE"
             )
         self.found.shape = (max(shape[0], known[0]), *shape[1:])
         return pixels

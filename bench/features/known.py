@@ -4,11 +4,12 @@ import difflib
 import importlib.util
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.data import pickle_refusal
-from bench.types import Extractor
+from bench.types import Extractor, written
 
 REFERENCES = Path(__file__).parents[1] / "references"
 
@@ -101,7 +102,8 @@ def find_reference(name_or_path: str | Path, extractor: Extractor) -> Path:
     if extractor.name not in known[text]:
         raise ValueError(
             f"reference {text} has statistics for {', '.join(known[text])}, not {extractor.name}; "
-            f"choose one of those, or make them: crs-bench reference {text} --features ..."
+            f"choose one of those, or make them of the same images: crs-bench reference {text} "
+            f"--features {shlex.quote(written(extractor.spec()))} --data FOLDER"
         )
     return {(name, made): path for name, made, path in _reference_files()}[text, extractor.name]
 

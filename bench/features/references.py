@@ -313,7 +313,7 @@ def _own(
         raise ValueError(
             f"{path} was made by {made[0]} with weights {made[1][:12]}, not {extractor.name} with "
             f"{extractor.digest[:12]}; their features cannot be compared: make it again with "
-            "crs-bench reference"
+            "crs-bench reference ... --data FOLDER"
         )
     found = {}
     for layer in layers:

@@ -1,7 +1,7 @@
 """Rates and costs as small JSON files: `models/MODEL/measures/NAME.json`."""
 
 import math
-import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,8 @@ def load(path: Path) -> Rate | Costs:
     path = Path(path)
     inside = path.parent.name == "measures"
     whose = path.parent.parent.name if inside else "MODEL"
-    again = f"crs-bench measure {whose} --measure {path.stem}{'' if inside else f' --out {path}'}"
+    again = f"crs-bench measure {whose} --measure MEASURE"
+    again += f" --name {path.stem}" if inside else f" --out {shlex.quote(str(path))}"
     if not path.is_file():
         raise ValueError(f"{path} does not exist; measure it first: {again}")
     content = store.read_json(path)
@@ -180,9 +181,9 @@ def check_free(folder: Path, name: str, provenance: dict[str, Any]) -> Path:
     Raises:
         ValueError: the name is no plain name; and as `check_same`.
     """
-    if not re.fullmatch(r"\w[\w.+-]*", name):
+    if not name.isidentifier():  # else no schedule on the command line could name it
         raise ValueError(f"{name!r} is no name for a rate or for costs: write letters, digits and "
-                         "_ . + - only")  # fmt: skip
+                         "_ only, and a letter first")  # fmt: skip
     return check_same(path_of(folder, name), provenance, "--name NAME")
 
 

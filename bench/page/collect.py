@@ -19,6 +19,7 @@ from bench.report import published
 from bench.report.frame import Results, Score, label
 from bench.report.levels import Curve
 from bench.report.lines import SAMPLERS, looks, parts_of
+from bench.types.described import written
 
 Row = dict[str, Any]
 About = Callable[[str, str], dict[str, str]]  # (model, digest) -> its space and training law
@@ -185,19 +186,7 @@ def form_of(spec: dict[str, Any]) -> str:
     "" if it uses a rate that no file has, such as a mix of two.
     """
     measured = [part["fields"]["name"] for part in parts_of(spec) if "digest" in part["fields"]]
-    return _text(spec) if all(map(str.isidentifier, measured)) else ""
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict) and "class" in value:
-        fields = value["fields"]
-        if "digest" in fields:
-            return str(fields["name"])
-        parts = [f"{name}={_text(part)}" for name, part in fields.items()]
-        return str(value["class"]) + (f"({', '.join(parts)})" if parts else "")
-    if isinstance(value, list):
-        return f"({''.join(_text(one) + ', ' for one in value).rstrip()})"
-    return value if isinstance(value, str) and value.isidentifier() else repr(value)
+    return written(spec) if all(map(str.isidentifier, measured)) else ""
 
 
 def _published_name(sampler: str) -> str:

@@ -55,7 +55,7 @@ def _results(folder: Path) -> Results:
     results = Results(plan, store.load_records(folder))
     if not results.done:
         name = store.in_a_line(plan["experiment"])
-        raise ValueError(f"nothing of {name} was run yet; first: crs-bench run {name}")
+        raise ValueError(f"no cell of {name} is done yet; the command that ran it goes on")
     return results
 
 
@@ -124,5 +124,5 @@ def _written(folder: Path, write: Callable[[Results, Path], list[Path]]) -> list
     except Exception as error:  # of content that no run wrote pandas and matplotlib raise anything
         raise _damaged(folder, error) from error
     if not done:
-        raise ValueError(f"nothing of {name} was run yet; first: crs-bench run {name}")
+        raise ValueError(f"no cell of {name} is done yet; the command that ran it goes on")
     return made

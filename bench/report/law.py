@@ -88,7 +88,7 @@ def read_history(folder: Path) -> History:
     if not path.is_file():
         raise ValueError(
             f"{path} is missing; only training with an online law writes it: "
-            "crs-bench train --law OnlineConstantRate"
+            "crs-bench train OUT --channels CHANNELS --law OnlineConstantRate"
         )
     found = store.read_json(path)
     try:

@@ -54,7 +54,8 @@ class CheapestPath(Grid):
         if n > len(sigma):
             raise ValueError(
                 f"{self!r}: the costs have {len(sigma)} levels, too few for {n} steps; measure "
-                f"them again: crs-bench measure MODEL --levels {2 * n}"
+                "them beside it: crs-bench measure MODEL --measure MEASURE "
+                f"--levels {2 * n} --name NAME"
             )
         self._check_ends(process)
         path = [0] if n == 1 else self._path(n - 1)
@@ -67,7 +68,7 @@ class CheapestPath(Grid):
                 raise ValueError(
                     f"{self!r}: the costs were measured from sigma {high:.6g} to {low:.6g}, but "
                     f"the model needs {process.sigma_max:.6g} to {process.sigma_min:.6g}; "
-                    "measure it over that range with: crs-bench measure MODEL"
+                    "measure them of that model: crs-bench measure MODEL --measure MEASURE"
                 )
 
     @lru_cache(maxsize=64)  # noqa: B019 - frozen and small

@@ -80,7 +80,7 @@ class _Cut:
 
 @dataclass(frozen=True)
 class Levels(Grid):
-    """Levels that the user gives. `crs-bench schedule MODEL --json` prints such levels.
+    """Levels that the user gives. `crs-bench schedule ... --json` prints such levels.
 
     Arguments:
         sigmas: strictly decreasing, the last 0.
@@ -120,7 +120,7 @@ class Levels(Grid):
 
 
 def load(path: str | Path, resample: bool = False) -> Levels:
-    """The levels in a JSON file, such as `crs-bench schedule MODEL --json` prints.
+    """The levels in a JSON file, such as `crs-bench schedule ... --json` prints.
 
     Arguments:
         path: a file that holds an object with a list "sigma", which decreases to 0.
@@ -131,7 +131,8 @@ def load(path: str | Path, resample: bool = False) -> Levels:
     """
     if not Path(path).is_file():
         raise ValueError(
-            f"there is no schedule {path}; make it with: crs-bench schedule MODEL --json > {path}"
+            f"there is no schedule {path}; make it with: crs-bench schedule MODEL --schedule "
+            f"SCHEDULE --json > {path}"
         )
     content = store.read_json(Path(path))
     try:

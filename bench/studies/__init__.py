@@ -1,6 +1,7 @@
 """Training studies: laws of noise levels, compared over training seeds.
 
-A user's own study is a function in a module of their own: `crs-bench study mymodule:function`.
+A user's own study is a function in a module of their own:
+`crs-bench study mymodule:function --data FILE`.
 """
 
 from typing import TYPE_CHECKING, Any

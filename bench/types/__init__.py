@@ -1,6 +1,6 @@
 """What passes between rooms: the roles of parts, measurements, and an experiment's choices."""
 
-from bench.types.described import Described, label_of
+from bench.types.described import Described, label_of, written
 from bench.types.experiment import (
     Block,
     Cell,
@@ -37,4 +37,5 @@ __all__ = [
     "Extractor", "FeatureStatistics", "Keep", "Limit", "Measure", "Metric", "Model", "Noise",
     "NoiseProcess", "On", "Rate", "Sampler", "Schedule", "Score", "Scoring", "Tuned",
     "VarianceDenoiser", "grid_of", "label_of", "rate_between", "steps_for", "valid_grid",
+    "written",
 ]  # fmt: skip

@@ -88,6 +88,19 @@ def label_of(spec: dict[str, Any]) -> str:
     return f"{name}({', '.join(parts)})" if parts else name
 
 
+def written(value: Any) -> str:
+    """A spec, or a value in one, as the command line takes it: `Karras(rho=3.0)`."""
+    if _is_spec(value):
+        fields = value["fields"]
+        if "digest" in fields:
+            return str(fields["name"])
+        parts = [f"{name}={written(part)}" for name, part in fields.items()]
+        return str(value["class"]) + (f"({', '.join(parts)})" if parts else "")
+    if isinstance(value, list):
+        return f"({''.join(written(one) + ', ' for one in value).rstrip()})"
+    return value if isinstance(value, str) and value.isidentifier() else repr(value)
+
+
 def _is_spec(value: Any) -> bool:
     return isinstance(value, dict) and "class" in value
 

@@ -132,11 +132,16 @@ class Preset(BaseModel, ABC):
         """A line of the commands that make a model of that name: one downloads the file of this
         preset, one reads it from disk."""
         made = ", then converted by the command that it prints" if self.convert else ""
-        return (
-            f"crs-bench fetch {preset}{self.options}{made}, from {self.address}; or with "
-            f"{self.given} on disk: crs-bench add {self.given} --family {family} "
-            f"--preset {preset} --name {name}{self.options}"
+        whole = f"crs-bench fetch {preset}{self.options}{made}, from {self.address}; or"
+        return (  # `fetch` gives the model the preset's name
+            f"{whole if name == preset else f'{self.download(preset)}; then'} with {self.given} on "
+            f"disk: crs-bench add {self.given} --family {family} --preset {preset} --name {name}"
+            f"{self.options}"
         )
+
+    def download(self, preset: str) -> str:
+        """The command that puts the file of this preset into the working folder."""
+        return f"crs-bench fetch {preset} --only-file --to . (from {self.address})"
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def check_codec(chosen: Preset, preset: str, codec: Path | None) -> tuple[CodecC
 def check_file(file: Path, chosen: Preset, preset: str) -> None:
     """Raise ValueError if the file is missing, is a pickle, or is known to be no weights."""
     if not file.exists():
-        where = f"; crs-bench fetch {preset}, from {chosen.address}" if chosen.address else ""
+        where = f"; get it with: {chosen.download(preset)}" if chosen.address else ""
         raise ValueError(f"no file {file}{where}")
     what = content_of(weights_file(file))
     if what == "pickle" or (what == "unknown" and file.suffix.lower() in (".pkl", ".pickle")):
