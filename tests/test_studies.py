@@ -153,6 +153,10 @@ def test_names_choose_trainings(data: Path, whole: Path, tmp_path: Path) -> None
     assert have == {key: one for key, one in content(whole).items() if key in have}
     with pytest.raises(ValueError, match="its arms are cosine, online, back, its seeds 0 to 1"):
         studies.run(plan, data, state, tmp_path, only=["online,2"])
+    for only in (["online,2"], ["online", "onlin"]):  # each must be one, before rates are measured
+        with pytest.raises(ValueError, match=f"--only {only[-1]} names no training"):
+            studies.run(plan, data, tmp_path / "other", tmp_path / "others", only=only)
+    assert not (tmp_path / "other").exists() and not (tmp_path / "others").exists()
 
 
 @pytest.mark.parametrize(

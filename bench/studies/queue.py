@@ -42,6 +42,10 @@ class Job:
         """The name of its record, and of the folder of its state."""
         return f"{self.arm.name}-{self.seed}".replace(" ", "_")
 
+    def named(self, text: str) -> bool:
+        """Whether ARM, or ARM,SEED, names it."""
+        return text in (self.arm.name, f"{self.arm.name},{self.seed}")
+
 
 @dataclass(frozen=True, eq=False)
 class Desk:
@@ -83,7 +87,7 @@ class Desk:
     @property
     def jobs(self) -> list[Job]:
         """All trainings; arms of one seed follow each other."""
-        return [Job(arm, seed) for seed in range(self.study.seeds) for arm in self.study.arms]
+        return jobs_of(self.study)
 
     def home(self, job: Job) -> Path:
         """The folder of a training's weights."""
@@ -106,6 +110,22 @@ class Desk:
             seed=job.seed,
             codec=checkpoints.codec_for(self.home(job), self.codec) if self.codec else None,
         )  # fmt: skip
+
+
+def jobs_of(study: Study, only: Sequence[str] = ()) -> list[Job]:
+    """The trainings of a study; arms of one seed follow each other.
+
+    only: those to choose: ARM, or ARM,SEED. Default: all.
+
+    ValueError: one of them names no training.
+    """
+    every = [Job(arm, seed) for seed in range(study.seeds) for arm in study.arms]
+    for one in only:
+        if not any(job.named(one) for job in every):
+            known = ", ".join(arm.name for arm in study.arms)
+            raise ValueError(f"--only {one} names no training of {study.name}: its arms are "
+                             f"{known}, its seeds 0 to {study.seeds - 1}")  # fmt: skip
+    return [job for job in every if not only or any(map(job.named, only))]
 
 
 def run(
@@ -136,13 +156,8 @@ def run(
     """
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
+    jobs = jobs_of(study, only)
     desk = open_desk(study, data, state, results / study.name, device, compile, codec)
-    jobs = [job for job in desk.jobs
-            if not only or {job.arm.name, f"{job.arm.name},{job.seed}"} & set(only)]  # fmt: skip
-    if not jobs:
-        known = ", ".join(arm.name for arm in study.arms)
-        raise ValueError(f"--only {' '.join(only)} names no training of {study.name}: its arms are "
-                         f"{known}, its seeds 0 to {study.seeds - 1}")  # fmt: skip
     for job in jobs:
         with _claimed(desk.state / f"{job.key}.lock") as mine:
             if mine and not store.has_record(desk.folder, job.key):
