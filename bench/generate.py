@@ -118,9 +118,10 @@ def check_measured(schedule: Schedule, model: str, digest: str) -> None:
             if source.get("model") == model and source.get("model_digest") != digest:
                 how = source.get("measure")
                 form = shlex.quote(written(how)) if isinstance(how, dict) else "MEASURE"
+                part = "" if source is found.provenance else "a part of "
                 raise ValueError(
-                    f"{found.name} was measured on other weights of {model}; delete its .json "
-                    f"file, and measure it again: crs-bench measure MODEL --measure {form}"
+                    f"{part}{found.name} was measured on other weights of {model}; delete its "
+                    f".json file, and measure it again: crs-bench measure MODEL --measure {form}"
                 )
 
 
@@ -179,7 +180,8 @@ def images(
     """Sample images in batches, in the order of the seeds.
 
     On a GPU the last batch is padded to the full size, so that a compiled network gets only one
-    shape. On a CPU a model pads its own smaller chunks (`in_chunks`).
+    shape. On a CPU a `Checkpoint` pads its own smaller chunks (`in_chunks`), and another `Model`
+    gets a smaller last batch.
 
     Arguments:
         grid: float64 [steps + 1], strictly decreasing.

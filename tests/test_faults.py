@@ -325,7 +325,7 @@ def test_a_reference_that_is_replaced_is_said(tmp_path: Path, monkeypatch, capsy
         home = folder(tmp_path / f"a{n}", pixels(n))
         capsys.readouterr()
         assert crs(monkeypatch, "reference", "mine", "--images", home, *FLAT) == 0
-        assert ("held a reference of other images" in capsys.readouterr().err) is said
+        assert ("held another reference" in capsys.readouterr().err) is said
 
 
 # ---------------------------------------------------------------- outputs and samples

@@ -1,6 +1,7 @@
 """Features: sums that merge, a network that is the published one, references that round-trip."""
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import timm
 import torch
 from torch import Tensor
 
-from bench import features, metrics
+from bench import features, metrics, store
 from bench.features import (
     EffNetLite0,
     EffNetLite2,
+    EffNetLites,
     Features,
     effnet,
     fold,
@@ -230,12 +232,34 @@ def test_a_reference_is_what_it_was_made_from(tmp_path: Path) -> None:
         return load_reference(path, Pixels(), keep=10).digest
 
     rounded = replace(made, sum=made.sum * (1 + 1e-7), bank=made.bank * (1 + 1e-6))
-    assert digest(made) == digest(rounded) == digest(made, dataset="/data/photos")
+    assert digest(made) == digest(rounded) == digest(made, dataset="/data/photos", date="today")
     others = [digest(made, data_digest="1" * 64), digest(made, preprocess="clean"),
               digest(replace(made, bank=made.bank[::2])), digest(replace(made, n=89))]  # fmt: skip
     assert len({digest(made), *others}) == 5
     unsaid = [digest(one, data_digest="") for one in (made, rounded)]
     assert unsaid[0] != unsaid[1]  # of a file that does not say it, the bytes count
+
+
+def test_shipped_records_are_scored_against_what_is_shipped_or_can_be_made(tmp_path: Path) -> None:
+    """A change of what a reference is would orphan every record."""
+    root = Path(__file__).resolve().parents[1]
+
+    def recorded(experiment: str) -> set[str]:
+        return {score["reference_digest"]
+                for record in store.load_records(root / "results" / experiment).values()
+                for score in record["scores"].values() if "reference_digest" in score}  # fmt: skip
+
+    assert recorded("fmnist") == {load_reference("fashion-mnist", EffNetLite0()).digest}
+    shipped = features.REFERENCES / "cifar10-q75.effnet-lite0.npz"
+    with np.load(shipped) as file:
+        told = json.loads(str(file["provenance"]))
+    both = EffNetLites()  # the reference of cifar10: of the same images, 10,000 features of each
+    told |= {"extractor": both.name, "extractor_digest": both.digest}
+    arrays = {"n": np.array(50_000), "provenance": np.array(json.dumps(told)),
+              "bank": np.zeros((10_000, 1)), "bank_second": np.zeros((10_000, 1))}  # fmt: skip
+    np.savez(tmp_path / "made.npz", **arrays)
+    assert recorded("cifar10") == {features.identity_of(tmp_path / "made.npz")}
+    assert features.identity_of(root / "README.md") == ""
 
 
 def test_a_float32_covariance_halves_the_file_and_leaves_the_distance(tmp_path: Path) -> None:

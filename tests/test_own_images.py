@@ -194,7 +194,11 @@ def test_a_shipped_name_takes_its_own_training_images_alone(
     asked = ("reference", "cifar10-q75", "--data", path, "--features", "flatten", *CPU)
     assert crs(monkeypatch, *asked) == 0
     assert Path(capsys.readouterr().out.strip()).is_file()
-    assert "name of a shipped" in refused(monkeypatch, capsys, *asked, "--split", "test")
+    assert crs(monkeypatch, *asked) == 0 and not capsys.readouterr().err.count("another reference")
+    assert crs(monkeypatch, *asked, "--bank", 3) == 0  # fewer single features than before
+    assert "held another reference" in capsys.readouterr().err
+    for other in (("--split", "test"), ("--size", 16)):
+        assert "name of a shipped" in refused(monkeypatch, capsys, *asked, *other)
     lite = (*asked[:-3], "effnet-lite0", *CPU)
     assert "name of a shipped" in refused(monkeypatch, capsys, *lite)
 

@@ -192,7 +192,8 @@ def reference(
     extractor = extractor_of(features, device_of(device))
     found = images_of(data, split)
     fashion = found.title.startswith("fashion-mnist")  # its test images are shipped
-    path = _reference_file(out, extractor.name, found.title != f"{out}-train")
+    own = found.title != f"{out}-train" or prepare.name != "none"
+    path = _reference_file(out, extractor.name, own)
     rows = bank if bank is not None else 0 if fashion else 10_000
     keep = dict.fromkeys(filter(None, layers.split(",")), 0)
     keep |= dict.fromkeys(extractor.banked, rows)
@@ -209,14 +210,19 @@ def reference(
     }  # fmt: skip
     for note in found.notes():
         typer.echo(f"warning: {note}", err=True)
-    _say_overwriting(path, provenance["data_digest"])
-    first = next(iter(found.stream(8, prepare)))
+    first, old = next(iter(found.stream(8, prepare))), path.is_file() and room.identity_of(path)
     typer.echo(room.save_reference(path, folded.pop("features"), provenance, layers=folded,
                                    images=first))  # fmt: skip
+    if old not in (False, room.identity_of(path)):
+        typer.echo(f"warning: {path} held another reference, of other images, preparation or "
+                   "number of single features; scores against it are taken anew",
+                   err=True)  # fmt: skip
 
 
 def _reference_file(out: str, extractor: str, own_images: bool) -> Path:
-    """The file of a new reference. own_images: not the training images of the data set `out`.
+    """The file of a new reference.
+
+    own_images: whether they are others than the training images of the data set `out` as they are.
 
     Raises:
         ValueError: no name and no .npz; a shipped name; a file that cannot be written.
@@ -232,7 +238,9 @@ def _reference_file(out: str, extractor: str, own_images: bool) -> Path:
     shipped = [one.name.split(".")[0] for one in room.REFERENCES.glob("*.npz")]
     same = (room.REFERENCES / f"{out}.{extractor}.npz").is_file()
     if out in shipped and (own_images or same):
-        raise ValueError(f"{out!r} is the name of a shipped reference; choose another name")
+        raise ValueError(f"{out!r} is the name of a shipped reference, which takes the training "
+                         f"images of {out} alone, as they are, for features that are not shipped; "
+                         "choose another name")  # fmt: skip
     return check_output(room.reference_path(out, extractor))
 
 
@@ -247,21 +255,3 @@ def _check_own(path: Path) -> Path:
             raise ValueError(f"{path} is no reference of ours, so it is not overwritten; choose "
                              "another name, or delete it")  # fmt: skip
     return path
-
-
-def _say_overwriting(path: Path, digest: str) -> None:
-    """A line on stderr where a reference of other images is replaced."""
-    import json
-
-    import numpy as np
-
-    if not path.is_file():
-        return
-    try:
-        with np.load(path) as file:
-            old = json.loads(str(file["provenance"]))
-    except (OSError, ValueError, KeyError):
-        old = {}
-    if old.get("data_digest") != digest:
-        typer.echo(f"warning: {path} held a reference of other images "
-                   f"({old.get('dataset', 'unknown')}); it is replaced", err=True)  # fmt: skip

@@ -24,6 +24,7 @@ from bench.features.references import (
     Reference,
     barred,
     first_images,
+    identity_of,
     load_reference,
     reference_images,
     reference_of,
@@ -37,6 +38,6 @@ __all__ = [
     "DINOv2ViTS14", "EffNetLite0", "EffNetLite2", "EffNetLites", "Features", "Flatten",
     "InceptionV3Compat", "Reference", "barred", "cache_folder", "check_layers", "embedded",
     "extract", "first_images", "fold", "fold_layers", "fold_norms", "fold_rows", "full_float32",
-    "known_references", "load_effnet_lite", "load_reference", "reference_images", "reference_of",
-    "reference_path", "reference_shape", "save_reference",
+    "identity_of", "known_references", "load_effnet_lite", "load_reference", "reference_images",
+    "reference_of", "reference_path", "reference_shape", "save_reference",
 ]  # fmt: skip

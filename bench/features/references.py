@@ -22,6 +22,7 @@ from bench.store import in_a_line, write_bytes
 from bench.types import Extractor
 
 _KIND = "the .npz of a reference"
+MADE_OF = "data_digest", "preprocess", "preprocessing", "extractor", "extractor_digest"
 _Arrays = Mapping[str, np.ndarray]
 _Moments = tuple[int, Tensor, Tensor]  # n, mean, covariance
 
@@ -30,10 +31,10 @@ _Moments = tuple[int, Tensor, Tensor]  # n, mean, covariance
 class Reference:
     """Statistics of a real set.
 
-    digest: of a file of ours, SHA-256 of what it says it was made from (the digests of its images
-        and of the extractor) and of how many single features it has. So it is the same on machines
-        that round otherwise. Of another file, SHA-256 of its bytes. Images beside it, which give
-        the bank, are hashed too.
+    digest: of a file of ours with a data_digest, SHA-256 of what it says it was made from
+        (`MADE_OF`) and of how many single features it has. So it is the same on machines that round
+        otherwise. Of another file, SHA-256 of its bytes. Images beside it, which give the bank, are
+        hashed too.
     n: number of images; 0 if the file does not say it.
     mean: float64 [dim].
     cov: float64 [dim, dim].
@@ -74,8 +75,9 @@ def save_reference(
     The file contains the upper triangle of the covariance.
 
     Arguments:
-        provenance: at least `extractor` and `extractor_digest`, for example also `dataset` and
-            `data_digest`.
+        provenance: at least `extractor` and `extractor_digest`. `data_digest`, if it is there, is
+            SHA-256 of the pixels that the extractor got: files with the same one and as many single
+            features, evenly spaced, are the same reference (`MADE_OF`), whatever else they say.
         dtype: of the covariance in the file. Float32 makes the file half as large and changes a
             Frechet distance by about 1e-8 of its value. The shipped file has it.
         layers: other layers of the extractor, which are written like "features".
@@ -217,6 +219,15 @@ def load_reference(
     return replace(found.pop("features"), layers=found)
 
 
+def identity_of(path: Path) -> str:
+    """The digest of a file of ours without the images beside it; "" if it is none, or damaged."""
+    try:
+        with np.load(path) as file:
+            return str(_identity(path, file).hexdigest()) if "provenance" in file else ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
 def _identity(path: Path, arrays: _Arrays) -> Any:
     """The digest of a reference, as a hashlib object. See `Reference`."""
     said = json.loads(str(arrays["provenance"])) if "provenance" in arrays else {}
@@ -224,7 +235,8 @@ def _identity(path: Path, arrays: _Arrays) -> Any:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256")
     rows = {name: len(array) for name, array in arrays.items() if name.startswith("bank")}
-    made_of = said | {"dataset": "", "n": int(arrays["n"]), "rows": rows}  # a name is no content
+    made_of = {name: said[name] for name in MADE_OF if name in said}
+    made_of |= {"n": int(arrays["n"]), "rows": rows}
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
 
 

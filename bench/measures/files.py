@@ -1,5 +1,6 @@
 """Rates and costs as small JSON files: `models/MODEL/measures/NAME.json`."""
 
+import keyword
 import math
 import shlex
 from collections.abc import Sequence
@@ -181,9 +182,9 @@ def check_free(folder: Path, name: str, provenance: dict[str, Any]) -> Path:
     Raises:
         ValueError: the name is no plain name; and as `check_same`.
     """
-    if not name.isidentifier():  # else no schedule on the command line could name it
+    if not name.isidentifier() or keyword.iskeyword(name):  # no schedule could name it
         raise ValueError(f"{name!r} is no name for a rate or for costs: write letters, digits and "
-                         "_ only, and a letter first")  # fmt: skip
+                         "_ only, no digit first, and no word of Python")  # fmt: skip
     return check_same(path_of(folder, name), provenance, "--name NAME")
 
 

@@ -285,7 +285,7 @@ class Results:
             return scores
         first = ran.loc[best(ran, -1 if self.higher_is_better(metric) else 1)]
         whole = self.whole(model, n, sampler, nfe)
-        ahead = self._ahead(model, n, sampler, nfe) if metric == "fd" else {}
+        ahead = self._ahead(model, n, sampler, nfe, metric) if metric in self.spaces else {}
         for line, row in ran.iterrows():
             values, behind = row.dropna().to_numpy(), (row - first).dropna().to_numpy()
             leads = whole and (line == first.name or ties(behind))
@@ -295,19 +295,19 @@ class Results:
             )  # fmt: skip
         return scores
 
-    def _ahead(self, model: str, n: int, sampler: str, nfe: int) -> dict[str, bool]:
+    def _ahead(self, model: str, n: int, sampler: str, nfe: int, metric: str) -> dict[str, bool]:
         """Schedule line -> whether its FD is below that of its converged runs, on average."""
         rows, found = self.cells(model, n, sampler, nfe), dict[str, list[float]]()
-        for _, row in rows.dropna(subset=["fd"]).iterrows():
-            fine = self.converged_fd(row)
+        for _, row in rows.dropna(subset=[metric]).iterrows():
+            fine = self.converged_fd(row, metric)
             if fine is not None:
-                found.setdefault(row.line, []).append(row.fd - fine)
+                found.setdefault(row.line, []).append(row[metric] - fine)
         return {line: float(np.mean(gaps)) < 0 for line, gaps in found.items()}
 
-    def converged_fd(self, row: pd.Series) -> float | None:
+    def converged_fd(self, row: pd.Series, metric: str = "fd") -> float | None:
         """FD of the converged run of the same model and seeds. None: other number of images."""
         anchor = self._rows.get(row.get("anchor"))
-        fd = self.scores(anchor).get("fd") if anchor and anchor["n"] == row.n else None
+        fd = self.scores(anchor).get(metric) if anchor and anchor["n"] == row.n else None
         return None if fd is None else float(fd["value"])
 
     @property

@@ -141,7 +141,8 @@ class Preset(BaseModel, ABC):
 
     def download(self, preset: str) -> str:
         """The command that puts the file of this preset into the working folder."""
-        return f"crs-bench fetch {preset} --only-file --to . (from {self.address})"
+        made = f", then: {self.convert} {self.file}" if self.convert else ""
+        return f"crs-bench fetch {preset} --only-file --to . (from {self.address}){made}"
 
 
 @dataclass(frozen=True)
