@@ -210,10 +210,11 @@ def reference(
     }  # fmt: skip
     for note in found.notes():
         typer.echo(f"warning: {note}", err=True)
-    first, old = next(iter(found.stream(8, prepare))), path.is_file() and room.identity_of(path)
+    replaces, old = path.is_file(), room.identity_of(path)
+    first = next(iter(found.stream(8, prepare)))
     typer.echo(room.save_reference(path, folded.pop("features"), provenance, layers=folded,
                                    images=first))  # fmt: skip
-    if old not in (False, room.identity_of(path)):
+    if replaces and old != room.identity_of(path):
         typer.echo(f"warning: {path} held another reference, of other images, preparation or "
                    "number of single features; scores against it are taken anew",
                    err=True)  # fmt: skip

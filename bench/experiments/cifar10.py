@@ -37,9 +37,12 @@ ON_TRAINED = (  # lines of the network that was trained under constant rate
     "CRS(0.5 v_x + 0.5 v_cosine, xi=1)", "CRS(v_x, xi tuned, angle)", "CRS(v_fid, xi tuned, angle)",
 )  # fmt: skip
 TRAINED = "CRS-trained, "  # begins the names of these lines
-NOTE = (
+IMAGES = (
     "The images are CIFAR-10's as JPEGs of quality 75 (cifar10-q75): no number here compares with "
-    "one of CIFAR-10. FD-EffNet2 is the second feature space; it measured no schedule. Both "
+    "one of CIFAR-10."
+)
+NOTE = (
+    f"{IMAGES} FD-EffNet2 is the second feature space; it measured no schedule. Both "
     "networks have the same architecture, steps, seed, images and noise. One was trained uniformly "
     "in timesteps, the other under the constant rate of v_fid with xi = 0.5 in the angle, measured "
     "before training. Each network is sampled with rates that were measured on it."
@@ -105,9 +108,8 @@ def quick_colour(models: Models) -> Experiment:
     return Experiment(
         name="quick-colour",
         title="cifar10-q75, latent models, 128 images a cell",
-        note="The images are CIFAR-10's as JPEGs of quality 75 (cifar10-q75): no number here "
-        "compares with one of CIFAR-10. With so few images only large differences between "
-        "schedules mean anything. For claims use `cifar10` and `cifar10-latent`.",
+        note=f"{IMAGES} With so few images only large differences between schedules mean anything. "
+        "For claims use `cifar10` and `cifar10-latent`.",
         model=model,
         lines={
             "native": Native(),

@@ -49,13 +49,16 @@ def _damaged(folder: Path, error: Exception) -> ValueError:
     )
 
 
+def _empty(name: str) -> ValueError:
+    return ValueError(f"no cell of {name} is done yet; start the command that ran it again")
+
+
 def _results(folder: Path) -> Results:
     """The results of a folder. ValueError: nothing was run yet."""
     plan = store.load_plan(folder)
     results = Results(plan, store.load_records(folder))
     if not results.done:
-        name = store.in_a_line(plan["experiment"])
-        raise ValueError(f"no cell of {name} is done yet; the command that ran it goes on")
+        raise _empty(store.in_a_line(plan["experiment"]))
     return results
 
 
@@ -124,5 +127,5 @@ def _written(folder: Path, write: Callable[[Results, Path], list[Path]]) -> list
     except Exception as error:  # of content that no run wrote pandas and matplotlib raise anything
         raise _damaged(folder, error) from error
     if not done:
-        raise ValueError(f"no cell of {name} is done yet; the command that ran it goes on")
+        raise _empty(name)
     return made

@@ -178,8 +178,8 @@ def report_study(folder: Path) -> list[Path]:
     folder = Path(folder)
     study = Trainings.read(folder)
     if not study.records:
-        raise ValueError(f"no training of {folder.name} is done yet; the command that ran it goes "
-                         "on")  # fmt: skip
+        raise ValueError(f"no training of {folder.name} is done yet; start the command that ran it "
+                         "again")  # fmt: skip
     try:
         text, rows = _markdown(study), study.rows.to_csv(index=False)
         with drawing.style():

@@ -24,7 +24,7 @@ _NEAR_NAMES = {f"near_{name}": f"near: {text}" for name, text in _NAMES.items()}
 class Row:
     """A sampler at one NFE at which every line of the group was run.
 
-    fd: on the seed blocks that all lines have [lines, blocks].
+    metric: which FD. fd: on the seed blocks that all lines have [lines, blocks].
     p: of the difference between the best line and the best line of the other group; the groups are
         the baselines and all other lines. None: too few blocks, or there is one group only.
     level: FD of converged samples of the best line's model and of the same seeds, if known.
@@ -32,6 +32,7 @@ class Row:
 
     sampler: str
     nfe: int
+    metric: str
     fd: pd.DataFrame
     p: float | None
     level: float | None
@@ -59,7 +60,7 @@ def rows(results: Results, model: str, n: int, metric: str = "fd") -> list[Row]:
         cells = results.cells(model, n, sampler, nfe)
         own = results.records[cells.key[cells.line == best(fd)].iloc[0]]["cell"]["model"]
         level = results.level(own, n, [str(block) for block in fd.columns], metric)
-        found.append(Row(sampler, nfe, fd, _p(results, fd), level))
+        found.append(Row(sampler, nfe, metric, fd, _p(results, fd), level))
     return found
 
 
@@ -85,13 +86,11 @@ def _ranks(found: list[Row]) -> pd.DataFrame:
     return out
 
 
-def table(
-    results: Results, model: str, n: int, every: list[Row], metric: str = "fd"
-) -> pd.DataFrame:
+def table(results: Results, model: str, n: int, every: list[Row]) -> pd.DataFrame:
     """The summary of a group, the lowest mean rank first. Empty: there is nothing to compare.
 
     Arguments:
-        every: `rows` of the group.
+        every: `rows` of the group, in one metric.
 
     Returns:
         Columns model, n, metric, line, baseline; over all rows: rows, rank, lowest, wins and sure
@@ -106,14 +105,14 @@ def table(
         out = out.join(_ranks(near).add_prefix("near_"))
     out = out.sort_values("near_rank" if near else "rank", kind="stable").reset_index(names="line")
     baselines = [results.baseline(line) for line in out.line]
-    out = out.assign(model=model, n=n, metric=metric, baseline=baselines)
+    out = out.assign(model=model, n=n, metric=every[0].metric, baseline=baselines)
     order = ["model", "n", "metric", "line", "baseline", "rows", *_NAMES, "near_rows", *_NEAR_NAMES]
     return out.reindex(columns=order)
 
 
 def whole_table(results: Results) -> pd.DataFrame:
     """The summaries of all groups, one below the other."""
-    found = [table(results, *group, rows(results, *group, metric), metric)
+    found = [table(results, *group, rows(results, *group, metric))
              for group in results.groups() for metric in results.spaces]  # fmt: skip
     found = [one.astype(object) for one in found if len(one)]
     return pd.concat(found) if found else pd.DataFrame({"line": []})
@@ -122,7 +121,7 @@ def whole_table(results: Results) -> pd.DataFrame:
 def markdown(results: Results, model: str, n: int, metric: str) -> list[str]:
     """The section of the page with the summary of a group. Empty: there is nothing to compare."""
     every = rows(results, model, n, metric)
-    found = table(results, model, n, every, metric)
+    found = table(results, model, n, every)
     if found.empty:
         return []
     tested, near = found.wins.notna().any(), int(found.near_rows.iloc[0])
