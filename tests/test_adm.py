@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.checkpoints.family import Quick, quickened
+from bench.checkpoints.quick import Quick, quickened
 from bench.zoo.adm import PRESETS, ADMFlags, ADMNet
 from bench.zoo.layers import DoublingConv, EntryConv, LastConv
 

@@ -29,7 +29,7 @@ from bench.benchmarks import whole as whole_cells
 from bench.benchmarks.throughput import SIDES
 from bench.benchmarks.untrained import card_of, network_of
 from bench.checkpoints import Checkpoint, Models, compiled
-from bench.checkpoints.family import Quick
+from bench.checkpoints.quick import Quick
 from bench.engines import InProcess
 from bench.samplers import DDIM, Heun
 from bench.types import Scoring
@@ -125,12 +125,20 @@ def test_final_states_are_not_quantised_and_depend_on_the_seed_alone() -> None:
     assert torch.equal(states, Trial(untrained("tiny"), 3, 4).ours(DDIM())())
 
 
-@pytest.mark.parametrize(("name", "millions"), [("adm-256", 552.8), ("latent", 274.1), ("tiny", 0)])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("adm-256", 552.8), ("latent", 274.1), ("tiny", 0), ("dit-xl-2-256", 675.1),
+     ("lsun-bedrooms", 274.1), ("edm-ffhq-vp", 61.8)],
+)  # fmt: skip
 def test_networks_are_of_their_sizes(name: str, millions: float) -> None:
+    card = card_of(name)
+    assert card.codec is None
     with torch.device("meta"):
         net, shape = network_of(name)
         x = torch.empty(2, *shape)
-        assert net(x, torch.empty(2)).sample.shape == x.shape
+        given = {"class_labels": torch.zeros(2, dtype=torch.int64)} if card.classes else {}
+        channels = x.shape[1] * (2 if card.learned_variance else 1)
+        assert net(x, torch.empty(2), **given).sample.shape == (2, channels, *x.shape[2:])
     weights = sum(weight.numel() for weight in net.parameters()) / 1e6
     assert weights == pytest.approx(millions, abs=0.1)
 
@@ -318,7 +326,9 @@ FLAGS = {"image_size": 8, "num_channels": 32, "channel_mult": (1, 1), "num_res_b
 
 def test_a_compiled_half_network_is_quickened_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # `compiled` sets it
-    model = replace(untrained("tiny"), net=ADMNet(ADMFlags.model_validate(FLAGS)))
+    tiny = untrained("tiny")
+    model = replace(tiny, net=ADMNet(ADMFlags.model_validate(FLAGS)),
+                    card=tiny.card.model_copy(update={"family": "adm"}))  # fmt: skip
     for device, dtype in (("cpu", torch.bfloat16), ("cuda", torch.float32)):
         plain = compiled(replace(model, device=device, dtype=dtype)).net
         assert plain._orig_mod is model.net

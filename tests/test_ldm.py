@@ -22,7 +22,7 @@ from torch import Tensor
 import bench
 from bench import checkpoints
 from bench.checkpoints.codecs import autoencoder
-from bench.checkpoints.family import quickened
+from bench.checkpoints.quick import quickened
 from bench.zoo.add import add
 from bench.zoo.ldm import PRESETS
 

@@ -13,6 +13,8 @@ from bench.checkpoints.card import Data, VPCard
 from bench.checkpoints.codecs import Pixels
 from bench.names import nearest
 from bench.zoo import adm
+from bench.zoo.base import PublishedFamily
+from bench.zoo.presets import all_presets
 
 
 def _unet(size: int, state: int, channels: list[int], attention: int, **other: Any) -> dict:
@@ -37,9 +39,15 @@ NETWORKS = ("adm-256", *_DIFFUSERS)
 
 
 def card_of(name: str) -> Card:
-    """The card of a network of `NETWORKS`. ValueError: an unknown network."""
+    """The card of a network of `NETWORKS` or of a preset, without a codec.
+
+    ValueError: an unknown name.
+    """
+    presets = all_presets()
+    if name in presets:
+        return presets[name][1].draft(name).model_copy(update={"codec": None})
     if name not in NETWORKS:
-        raise ValueError(f"no network {name!r}{nearest(name, NETWORKS)}")
+        raise ValueError(f"no network {name!r}{nearest(name, [*NETWORKS, *presets])}")
     if name == "adm-256":
         flags = adm.PRESETS["lsun-256"].flags.model_copy(update={"learn_sigma": False})
         family, network = "adm", flags.model_dump(mode="json")
@@ -53,14 +61,14 @@ def card_of(name: str) -> Card:
 
 
 def network_of(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    """A network of `NETWORKS` with random weights, and the shape of its state."""
+    """The network of a card of `card_of`, with random weights, and the shape of its state."""
     card = card_of(name)
-    net = (
-        adm.ADMNet(card.arguments(adm.ADMFlags))  # the family's own has no weights
-        if card.family == "adm"
-        else checkpoints.network(card.network)
-    )
-    return net, find_family(card.family).shape(card)
+    family = find_family(card.family)
+    if isinstance(family, PublishedFamily):  # its own networks have no weights
+        net = family.make(card.arguments(family.flags))
+    else:
+        net = checkpoints.network(card.network)
+    return net, family.shape(card)
 
 
 def _seeded(name: str) -> nn.Module:
@@ -92,11 +100,11 @@ class _States(Checkpoint):
 def untrained(network: str, device: str = "cpu", dtype: str = "float32") -> Checkpoint:
     """A checkpoint with seeded random weights. Its decoder does not quantise.
 
-    It predicts v on the linear VP process. A random prediction of eps would be multiplied by 157,
-    and nearly all states would end at -1 or 1.
+    A network of `NETWORKS` predicts v on the linear VP process. A random prediction of eps would be
+    multiplied by 157, and nearly all states would end at -1 or 1.
 
     Arguments:
-        network: one of `NETWORKS`.
+        network: one of `NETWORKS`, or a preset.
 
     Raises:
         ValueError: an unknown network or dtype.

@@ -7,12 +7,10 @@ working folder or is installed. Importing that module runs its code.
 
 from __future__ import annotations
 
-import copy
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from bench.checkpoints.card import Card
 from bench.lazy import Tensor, torch
@@ -61,6 +59,12 @@ class Family(ABC):
         bfloat16. By default all weights have the dtype."""
         return torch.nn.Module.to(net, dtype)
 
+    def quick(self, net: torch.nn.Module) -> torch.nn.Module:
+        """The same network, in a quicker form for sampling in half precision on a GPU."""
+        from bench.checkpoints.quick import quickened  # it needs torch at once
+
+        return quickened(net)
+
     def inputs(
         self, x: Tensor, sigma: float, process: Process, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
@@ -103,27 +107,3 @@ def for_sampling(net: torch.nn.Module, device: str) -> torch.nn.Module:
     """The same network, which has its dtype, on a device, channels last and frozen."""
     net = torch.nn.Module.to(torch.nn.Module.to(net, device), memory_format=torch.channels_last)
     return net.eval().requires_grad_(False)
-
-
-class Quick(ABC):
-    """A layer that has another form, quicker on a GPU and equal up to rounding."""
-
-    @abstractmethod
-    def quick(self, half: torch.dtype) -> torch.nn.Module:
-        """That form. half: the dtype of its products, where the network keeps float32."""
-
-
-def quickened(net: torch.nn.Module, half: torch.dtype | None = None) -> torch.nn.Module:
-    """A copy of a network with the quick form of each `Quick` layer. Other weights are shared.
-
-    It is for sampling alone: its state_dict has other shapes. half: by default float16.
-    """
-    if not any(isinstance(one, Quick) for one in net.modules()):
-        return net
-    weights: dict[int, Any] = {id(one): one for one in (*net.parameters(), *net.buffers())}
-    net = copy.deepcopy(net, weights)
-    device = str(next(net.parameters()).device)
-    for name, one in list(net.named_modules()):
-        if isinstance(one, Quick):
-            net.set_submodule(name, for_sampling(one.quick(half or torch.float16), device))
-    return net

@@ -12,7 +12,7 @@ from typing import Any
 from bench import process as processes
 from bench.checkpoints.card import Card, CodecCard, complaint, read_codec, write_card
 from bench.checkpoints.codecs import Codec, Latents, Pixels, autoencoder, in_chunks
-from bench.checkpoints.family import Shape, find_family, for_sampling, quickened
+from bench.checkpoints.family import Shape, find_family, for_sampling
 from bench.checkpoints.pipelines import bare, read_card
 from bench.checkpoints.places import Models, is_object, models_of
 from bench.checkpoints.weights import WEIGHTS, read_strict, write_half
@@ -374,5 +374,7 @@ def compiled(model: Checkpoint) -> Checkpoint:
     if not model.device.startswith("cuda"):
         return replace(model, net=torch.compile(model.net, dynamic=False))
     torch.backends.cudnn.benchmark = True
-    net = model.net if model.dtype == torch.float32 else quickened(model.net)
+    net = model.net
+    if model.dtype != torch.float32:
+        net = find_family(model.card.family).quick(net)
     return replace(model, net=torch.compile(net, dynamic=False, mode="reduce-overhead"))

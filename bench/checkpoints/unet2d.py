@@ -22,9 +22,32 @@ def network(config: dict[str, Any]) -> torch.nn.Module:
         raise ValueError(f"UNet2DModel refuses the card's network: {error}") from error
 
 
+def quickened(net: Any, half: torch.dtype = torch.float16) -> torch.nn.Module:
+    """The network with quick forms of its norms, its doublings of the size, its first and its last
+    convolution."""
+    from diffusers.models.upsampling import Upsample2D
+
+    from bench.checkpoints import quick
+
+    def doubled(layer: Any, half: torch.dtype) -> torch.nn.Module:
+        plain = layer.norm or not (layer.use_conv and layer.interpolate)
+        if plain or layer.conv.kernel_size != (3, 3):
+            return layer
+        return quick.Upsampling(quick.transposed(layer.conv, half))
+
+    forms = {torch.nn.GroupNorm: quick.by_channels, Upsample2D: doubled}
+    net = quick.quickened(net, half, forms)
+    net.conv_in = quick.placed(quick.filled(net.conv_in, half), net.conv_in)
+    net.conv_out = quick.placed(quick.taps(net.conv_out, half), net.conv_out)
+    return net
+
+
 class _UNet2D(Family):
     def network(self, card: Card) -> torch.nn.Module:
         return network(card.network)
+
+    def quick(self, net: torch.nn.Module) -> torch.nn.Module:
+        return quickened(net)
 
     def shape(self, card: Card) -> Shape:
         missing = {"sample_size", "in_channels"} - card.network.keys()

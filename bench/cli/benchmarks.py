@@ -86,7 +86,9 @@ def bench_sampler(
 @app.command("network")
 def bench_network(
     asked: typer.Context,
-    model: Annotated[str, typer.Argument(help="name in --models, path, adm-256, latent or tiny")],
+    model: Annotated[
+        str, typer.Argument(help="name in --models, path, preset, adm-256, latent or tiny")
+    ],
     batches: Annotated[
         str, typer.Option(help="batch sizes, tried in ascending order until one does not fit")
     ] = ("1,2,4,8,16,32,64,128,256,384,512"),
@@ -105,18 +107,21 @@ def bench_network(
 ) -> None:
     """Time a network's forward pass for each batch size: images per second and memory.
 
-    The network is a model folder, or has random weights. Published code calls it without
+    The network is a model folder. That of a preset, adm-256, latent or tiny has random weights.
+    Published code calls it without
     torch.compile and channels last, in float16 on a GPU and in float32 on a CPU. A product of
     matrices shows what the device can do.
     """
     from bench import benchmarks, checkpoints
     from bench.machine import device_name
+    from bench.zoo.presets import all_presets
 
     where, sizes = device_of(device), numbers(batches, "--batches")
     usual = "float16" if where.startswith("cuda") else "float32"
 
     def opened(dtype: str) -> checkpoints.Checkpoint:
-        if model in benchmarks.NETWORKS:
+        known = checkpoints.models_of(models).names()
+        if model in benchmarks.NETWORKS or (model in all_presets() and model not in known):
             return benchmarks.untrained(model, where, dtype)
         return checkpoints.load(model, where, dtype, models)
 

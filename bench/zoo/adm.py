@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench.checkpoints.card import Card, VPCard
 from bench.checkpoints.family import Output
+from bench.checkpoints.quick import ChannelNorm
 from bench.zoo.base import Converted, Preset, PublishedFamily
 from bench.zoo.layers import DoublingConv, LastConv, UNet, UNetFlags, timestep_embedding
 
@@ -51,29 +52,11 @@ class ADMFlags(UNetFlags):
         return "" if self.num_classes == card.classes else "classes must be its num_classes"
 
 
-class _Norm(nn.GroupNorm):
-    """A norm of 32 groups, in float32, with the scale and shift of an embedding.
-
-    The statistics of a group come from those of its channels: var = E[var of channels] +
-    var[mean of channels]. With channels-last memory this reads the memory in order.
-    """
+class _Norm(ChannelNorm):
+    """A norm of 32 groups."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(32, channels, eps=1e-5)
-
-    def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
-        """x [n, c, h, w]; embedded [n, 2 c], scale then shift: norm(x) (1 + scale) + shift."""
-        var, mean = (
-            part.unflatten(1, (32, -1)) for part in torch.var_mean(x.float(), (2, 3), correction=0)
-        )  # [n, 32, c / 32]
-        between, centre = torch.var_mean(mean, 2, correction=0, keepdim=True)
-        gain = (var.mean(2, keepdim=True) + between + self.eps).rsqrt().expand_as(mean).flatten(1)
-        gain = gain * self.weight
-        offset = self.bias - centre.expand_as(mean).flatten(1) * gain
-        if embedded is not None:
-            scale, shift = embedded.chunk(2, 1)
-            gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
-        return (x.float() * gain[:, :, None, None] + offset[:, :, None, None]).to(x.dtype)
 
 
 class _Residual(nn.Module):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from bench.checkpoints.family import Quick, Shape
+from bench.checkpoints.family import Shape
+from bench.checkpoints.quick import Quick, filled, taps, transposed
 from bench.zoo.base import Flags
 
 
@@ -35,66 +36,28 @@ class _Conv(nn.Conv2d, Quick):
 
 
 class EntryConv(_Conv):
-    """From few channels. Quick: zeros fill them up to a multiple of 8, as tensor cores want."""
+    """From few channels."""
 
     def quick(self, half: torch.dtype) -> nn.Module:
-        """The convolution of the filled channels."""
-        return _Filled(F.pad(self.weight, (0, 0, 0, 0, 0, -self.in_channels % 8)), self.bias)
+        return filled(self, half)
 
 
 class DoublingConv(_Conv):
-    """Double the size by nearest, then convolve. Quick: one transposed convolution, which has 4/9
-    of the operations."""
+    """Double the size by nearest, then convolve."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, channels, h, w] -> [n, out, 2 h, 2 w]."""
         return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
 
     def quick(self, half: torch.dtype) -> nn.Module:
-        """The kernel is 4x4 with stride 2: sums of the weights that meet the same pixel."""
-        weight = self.weight.double()  # [out, channels, 3, 3]
-        for axis in (2, 3):
-            a, b, c = weight.unbind(axis)
-            weight = torch.stack([c, b + c, a + b, a], axis)
-        return _Transposed(weight.transpose(0, 1).to(self.weight.dtype), self.bias)
+        return transposed(self, half)
 
 
 class LastConv(_Conv):
-    """To few channels. Quick: one product of matrices for all nine taps, then their shifted sum."""
+    """To few channels."""
 
     def quick(self, half: torch.dtype) -> nn.Module:
-        """The rows of the matrix are tap, then channel. Zeros fill them to a multiple of 32."""
-        rows = self.weight.permute(2, 3, 0, 1).flatten(0, 2).to(half)  # [9 out, channels]
-        return _Taps(F.pad(rows, (0, 0, 0, -len(rows) % 32)), self.bias)
-
-
-class _Weighted(nn.Module):
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-        self.bias = bias
-
-
-class _Filled(_Weighted):
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (0, 0, 0, 0, 0, self.weight.shape[1] - x.shape[1]))
-        return F.conv2d(x, self.weight, self.bias, padding=1)
-
-
-class _Transposed(_Weighted):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
-
-
-class _Taps(_Weighted):
-    def forward(self, x: Tensor) -> Tensor:
-        assert self.bias is not None
-        height, width = x.shape[2:]
-        y = F.linear(x.permute(0, 2, 3, 1).to(self.weight.dtype), self.weight)  # [n, h, w, rows]
-        y = F.pad(y[..., : 9 * len(self.bias)], (0, 0, 1, 1, 1, 1)).unflatten(3, (3, 3, -1))
-        taps = [y[:, a : a + height, b : b + width, a, b].to(x.dtype)
-                for a in range(3) for b in range(3)]  # fmt: skip
-        return sum(taps, self.bias).permute(0, 3, 1, 2)
+        return taps(self, half)
 
 
 class UNetFlags(Flags):

@@ -1,0 +1,149 @@
+"""Quick forms of layers: equal up to rounding, and quicker on a GPU in half precision.
+
+They are for sampling alone, because the shapes of their weights are others.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Form = Callable[[Any, torch.dtype], nn.Module]
+"""(a layer, dtype of its products) -> its quick form."""
+
+
+class Quick(ABC):
+    """A layer that knows its quick form."""
+
+    @abstractmethod
+    def quick(self, half: torch.dtype) -> nn.Module:
+        """That form. half: the dtype of its products, where the network keeps float32."""
+
+
+def quickened(
+    net: nn.Module, half: torch.dtype = torch.float16, forms: Mapping[type, Form] | None = None
+) -> nn.Module:
+    """A copy of a network with the quick form of each `Quick` layer. Other weights are shared.
+
+    forms: of layers that are not `Quick`, by their exact type.
+    """
+    forms = forms or {}
+    if not any(isinstance(one, Quick) or type(one) in forms for one in net.modules()):
+        return net
+    weights: dict[int, Any] = {id(one): one for one in (*net.parameters(), *net.buffers())}
+    net = copy.deepcopy(net, weights)
+    for name, one in list(net.named_modules()):
+        if isinstance(one, Quick):
+            net.set_submodule(name, placed(one.quick(half), one))
+        elif type(one) in forms:
+            net.set_submodule(name, placed(forms[type(one)](one, half), one))
+    return net
+
+
+def placed(form: nn.Module, layer: nn.Module) -> nn.Module:
+    """A quick form on the layer's device, channels last and frozen."""
+    form = form.to(next(layer.parameters()).device, memory_format=torch.channels_last)
+    return form.eval().requires_grad_(False)
+
+
+def filled(conv: nn.Conv2d, half: torch.dtype) -> nn.Module:
+    """A convolution from few channels: zeros fill them up to a multiple of 8, as tensor cores
+    want."""
+    return _Filled(F.pad(conv.weight, (0, 0, 0, 0, 0, -conv.in_channels % 8)), conv.bias)
+
+
+def transposed(conv: nn.Conv2d, half: torch.dtype) -> nn.Module:
+    """A doubling of the size by nearest, then a 3x3 convolution: one transposed convolution, which
+    has 4/9 of the operations. Its kernel is 4x4 with stride 2: sums of the weights that meet the
+    same pixel."""
+    weight = conv.weight.double()  # [out, channels, 3, 3]
+    for axis in (2, 3):
+        a, b, c = weight.unbind(axis)
+        weight = torch.stack([c, b + c, a + b, a], axis)
+    return _Transposed(weight.transpose(0, 1).to(conv.weight.dtype), conv.bias)
+
+
+def taps(conv: nn.Conv2d, half: torch.dtype) -> nn.Module:
+    """A 3x3 convolution to few channels: one product of matrices for all nine taps, then their
+    shifted sum. The rows of the matrix are tap, then channel. Zeros fill them to a multiple of
+    32."""
+    rows = conv.weight.permute(2, 3, 0, 1).flatten(0, 2).to(half)  # [9 out, channels]
+    return _Taps(F.pad(rows, (0, 0, 0, -len(rows) % 32)), conv.bias)
+
+
+class _Weighted(nn.Module):
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+        self.bias = bias
+
+
+class _Filled(_Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, 0, 0, self.weight.shape[1] - x.shape[1]))
+        return F.conv2d(x, self.weight, self.bias, padding=1)
+
+
+class _Transposed(_Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
+
+
+class _Taps(_Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        height, width = x.shape[2:]
+        y = F.linear(x.permute(0, 2, 3, 1).to(self.weight.dtype), self.weight)  # [n, h, w, rows]
+        y = F.pad(y[..., : 9 * len(self.bias)], (0, 0, 1, 1, 1, 1)).unflatten(3, (3, 3, -1))
+        parts = [y[:, a : a + height, b : b + width, a, b].to(x.dtype)
+                 for a in range(3) for b in range(3)]  # fmt: skip
+        return sum(parts, self.bias).permute(0, 3, 1, 2)
+
+
+class Upsampling(nn.Module):
+    """A layer in the place of diffusers' `Upsample2D`."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor, size: None = None) -> Tensor:
+        return self.conv(x)
+
+
+class ChannelNorm(nn.GroupNorm):
+    """A norm of groups in float32, which can take the scale and shift of an embedding.
+
+    The statistics of a group come from those of its channels: var = E[var of channels] +
+    var[mean of channels]. With channels-last memory this reads the memory in order.
+    """
+
+    def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
+        """x [n, c, ...]; embedded [n, 2 c], scale then shift: norm(x) (1 + scale) + shift."""
+        places = tuple(range(2, x.ndim))
+        var, mean = (
+            part.unflatten(1, (self.num_groups, -1))
+            for part in torch.var_mean(x.float(), places, correction=0)
+        )  # [n, groups, channels of a group]
+        between, centre = torch.var_mean(mean, 2, correction=0, keepdim=True)
+        gain = (var.mean(2, keepdim=True) + between + self.eps).rsqrt().expand_as(mean).flatten(1)
+        gain = gain * self.weight
+        offset = self.bias - centre.expand_as(mean).flatten(1) * gain
+        if embedded is not None:
+            scale, shift = embedded.chunk(2, 1)
+            gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
+        gain, offset = (part.view(*x.shape[:2], *(1 for _ in places)) for part in (gain, offset))
+        return (x.float() * gain + offset).to(x.dtype)
+
+
+def by_channels(norm: nn.GroupNorm, half: torch.dtype) -> nn.Module:
+    """`ChannelNorm` with the weights of a norm of groups."""
+    form = ChannelNorm(norm.num_groups, norm.num_channels, norm.eps, device="meta")
+    form.weight, form.bias = norm.weight, norm.bias
+    return form
