@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.checkpoints.family import for_sampling
+
 Form = Callable[[Any, torch.dtype], nn.Module]
-"""(a layer, dtype of its products) -> its quick form."""
+"""(a layer, dtype of its products) -> its quick form, or the layer itself."""
 
 
 class Quick(ABC):
@@ -39,17 +41,19 @@ def quickened(
     weights: dict[int, Any] = {id(one): one for one in (*net.parameters(), *net.buffers())}
     net = copy.deepcopy(net, weights)
     for name, one in list(net.named_modules()):
+        form = one
         if isinstance(one, Quick):
-            net.set_submodule(name, placed(one.quick(half), one))
+            form = one.quick(half)
         elif type(one) in forms:
-            net.set_submodule(name, placed(forms[type(one)](one, half), one))
+            form = forms[type(one)](one, half)
+        if form is not one:
+            net.set_submodule(name, placed(form, one))
     return net
 
 
 def placed(form: nn.Module, layer: nn.Module) -> nn.Module:
     """A quick form on the layer's device, channels last and frozen."""
-    form = form.to(next(layer.parameters()).device, memory_format=torch.channels_last)
-    return form.eval().requires_grad_(False)
+    return for_sampling(form, str(next(layer.parameters()).device))
 
 
 def filled(conv: nn.Conv2d, half: torch.dtype) -> nn.Module:

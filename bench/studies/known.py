@@ -44,11 +44,12 @@ def cifar10_training() -> Study:
 
 
 def fmnist_training() -> Study:
-    """The four laws that matter, on Fashion-MNIST."""
+    """The four laws that matter, on Fashion-MNIST, with the network of fmnist-pixel."""
     return Study(
         name="fmnist-training",
         title="Training laws on Fashion-MNIST",
         steps=2_200,
+        channels=(48, 48, 96),
         arms=(_COSINE, _EDM, _V_X, _V_FID_HALF),
     )
 
