@@ -448,8 +448,9 @@ def test_numbers_of_images_and_models_are_kept_apart(tmp_path: Path, drawn: None
     cells = [*toy(), *toy(n=50_000), *toy(model="other"), cell("native", 5, "1", None, model="no")]
     made = report(save(tmp_path / "x", cells))
     text = text_of(tmp_path / "x")
-    for head in ("m, 500 images", "m, 50,000 images", "other, 500 images", "no, 500 images"):
+    for head in ("m, 500 images", "m, 50,000 images", "other, 500 images"):
         assert f"## FD-EffNet, {head}" in text
+    assert "## FD-EffNet, no, 500 images" not in text  # nothing of it was run
     names = {path.name for path in made if path.parent.name == "figures"}
     for tail in ("-m", "-m-50000", "-other"):
         for name in ("score-vs-nfe", "precision-recall", "grids"):
@@ -475,11 +476,33 @@ def test_nothing_run_yet_says_what_to_do(tmp_path: Path) -> None:
     assert not (tmp_path / "toy" / "table.md").exists()
 
 
-def test_only_tuning_run_gives_empty_tables_and_no_figure(tmp_path: Path, drawn: None) -> None:
+def test_only_tuning_run_gives_no_table_of_scores_and_no_figure(
+    tmp_path: Path, drawn: None
+) -> None:
     cells = [cell("a", 5, "tuning", 3.0, role="tune"), cell("a", 5, "1", None)]
     made = report(save(tmp_path / "toy", cells))
-    assert table(tmp_path / "toy")["a"] == [""]
+    text = text_of(tmp_path / "toy")
+    assert "## Not run: 1 planned cells" in text and ", NFE |" not in text
     assert not [path for path in made if path.parent.name == "figures"]
+
+
+def test_blocks_and_evaluations_that_were_not_begun_are_no_part_of_tables(
+    tmp_path: Path, drawn: None
+) -> None:
+    """A run that was stopped after its first block has whole tables of that block."""
+    kept = [cell("a", 5, "1", 3.0), cell("b", 5, "1", 2.0)]
+    more = [cell("a", 5, "2", None), cell("b", 5, "2", None), cell("a", 50, "1", None),
+            cell("b", 50, "1", None), cell("a", 5, "50k", None, n=50_000)]  # fmt: skip
+    report(save(tmp_path / "short", kept))
+    report(save(tmp_path / "long", kept + more))
+    short, long = text_of(tmp_path / "short"), text_of(tmp_path / "long")
+    want = {"DDIM, NFE": ["5"], "a": ["3.00"], "b": ["**2.00**"]}
+    assert table(tmp_path / "long") == table(tmp_path / "short") == want
+    assert "## Not run: 5 planned cells" in long and "Not run" not in short
+    for name in ("summary.csv", "differences.csv"):
+        assert (tmp_path / "long" / name).read_text() == (tmp_path / "short" / name).read_text()
+    report(save(tmp_path / "begun", [*kept, cell("a", 5, "2", 3.5), *more[1:]]))
+    assert "**" not in "".join(table(tmp_path / "begun")["b"])  # another block may change it
 
 
 def test_runs_without_torch() -> None:

@@ -136,16 +136,26 @@ class Results:
         return pd.DataFrame(rows)
 
     @cached_property
+    def begun(self) -> pd.DataFrame:
+        """The rows of `frame` that tables and figures show, without tuning and converged runs.
+
+        A sampler, NFE and seed block is left out until one of its cells has a record. So a run that
+        was stopped after a block has whole tables of that block.
+        """
+        scored = self.frame[self.frame.role == "score"]
+        parts = [scored[name] for name in ("model", "n", "sampler", "nfe", "block")]
+        return scored[scored.counted.notna().groupby(parts).transform("any").astype(bool)]
+
+    @cached_property
     def blocks(self) -> int:
         """The largest number of scored seed blocks of a cell."""
-        run = self.frame[(self.frame.role == "score") & self.frame.counted.notna()]
+        run = self.begun[self.begun.counted.notna()]
         where = ["model", "n", "line", "sampler", "nfe"]
         return int(run.groupby(where).block.nunique().max()) if len(run) else 0
 
     def scored(self, model: str, n: int) -> pd.DataFrame:
-        """Rows of a model at one number of images, without tuning and converged runs."""
-        frame = self.frame
-        return frame[(frame.role == "score") & (frame.model == model) & (frame.n == n)]
+        """The rows of `begun` of a model at one number of images."""
+        return self.begun[(self.begun.model == model) & (self.begun.n == n)]
 
     def ran(self, model: str, n: int) -> pd.DataFrame:
         """The rows of `scored` that have a record."""
@@ -154,8 +164,7 @@ class Results:
 
     def groups(self) -> Iterator[tuple[str, int]]:
         """(model, images a cell) of all groups, in plan order."""
-        scored = self.frame[self.frame.role == "score"]
-        yield from dict.fromkeys(zip(scored.model, scored.n, strict=True))
+        yield from dict.fromkeys(zip(self.begun.model, self.begun.n, strict=True))
 
     def models(self, model: str, n: int) -> str:
         """Names of the models that made the images of a group. A line can have its own model."""
@@ -246,11 +255,10 @@ class Results:
 
     @cached_property
     def _columns(self) -> dict[tuple[str, int, str, int], pd.DataFrame]:
-        scored = self.frame[self.frame.role == "score"]
-        return dict(iter(scored.groupby(["model", "n", "sampler", "nfe"], sort=False)))
+        return dict(iter(self.begun.groupby(["model", "n", "sampler", "nfe"], sort=False)))
 
     def columns(self, model: str, n: int) -> list[tuple[str, int]]:
-        """(sampler, NFE) of all columns of a group, in plan order."""
+        """(sampler, NFE) of all columns of a group that are begun, in plan order."""
         return [one[2:] for one in self._columns if one[:2] == (model, n)]
 
     def cells(self, model: str, n: int, sampler: str, nfe: int) -> pd.DataFrame:
