@@ -368,8 +368,8 @@ def compiled(model: Checkpoint) -> Checkpoint:
 
     On a GPU it also becomes a CUDA graph, so that a small batch costs no launches of kernels. cuDNN
     times its kernels and takes the fastest: its own guess was slow for networks of 48 channels. In
-    half precision, some convolutions of ADM and LDM also take a quicker form (`quickened`). A test
-    allows its rms distance from float32 to be 1.1 times that of the plain form.
+    half precision, some layers also take a quicker form (`Family.quick`). A test allows its rms
+    distance from float32 to be 1.1 times that of the plain form.
     """
     if not model.device.startswith("cuda"):
         return replace(model, net=torch.compile(model.net, dynamic=False))

@@ -146,6 +146,13 @@ class ChannelNorm(nn.GroupNorm):
         return (x.float() * gain + offset).to(x.dtype)
 
 
+class Norm(nn.GroupNorm, Quick):
+    """A norm of groups in the dtype of its weights."""
+
+    def quick(self, half: torch.dtype) -> nn.Module:
+        return by_channels(self, half)
+
+
 def by_channels(norm: nn.GroupNorm, half: torch.dtype) -> nn.Module:
     """`ChannelNorm` with the weights of a norm of groups."""
     form = ChannelNorm(norm.num_groups, norm.num_channels, norm.eps, device="meta")

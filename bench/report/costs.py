@@ -69,6 +69,10 @@ class Costs:
             every = [two for one in every for two in one["peers"] if two["name"] == peer]
         return sorted(100 * one["overhead"] for one in every if "overhead" in one)
 
+    def shares(self, name: str) -> dict[str, float]:
+        """Class of kernel -> its share of the time, of a record made with --profile."""
+        return {one["what"]: one["share"] for one in self.record(name)["readings"] if "of" in one}
+
     def difference(self, name: str) -> float:
         """The largest difference of compiled and eager final states, in units of [-1, 1]."""
         every = self.record(name)["readings"]

@@ -214,10 +214,13 @@ class Facts:
         every = summary.rows(self.results, self.model, self.n)
         return summary.table(self.results, self.model, self.n, every).set_index("line")
 
-    def table(self, lines: list[str], nfes: list[int], metric: str = "fd") -> str:
-        """A part of the tables of `table.md`, in Markdown."""
+    def table(
+        self, lines: list[str], nfes: list[int], metric: str = "fd",
+        samplers: list[str] | None = None,
+    ) -> str:  # fmt: skip
+        """A part of the tables of `table.md`, in Markdown. samplers: by default all."""
         cells = {}
-        for sampler in self.samplers:
+        for sampler in samplers or self.samplers:
             columns = [self.results.column(self.model, self.n, sampler, nfe, metric)
                        for nfe in nfes]  # fmt: skip
             for line in lines:

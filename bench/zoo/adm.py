@@ -22,7 +22,7 @@ from bench.checkpoints.card import Card, VPCard
 from bench.checkpoints.family import Output
 from bench.checkpoints.quick import ChannelNorm
 from bench.zoo.base import Converted, Preset, PublishedFamily
-from bench.zoo.layers import DoublingConv, LastConv, UNet, UNetFlags, timestep_embedding
+from bench.zoo.layers import Attention, DoublingConv, LastConv, UNet, UNetFlags, timestep_embedding
 
 _ADDRESS = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
 
@@ -90,29 +90,6 @@ class _Residual(nn.Module):
         return F.avg_pool2d(x, 2) if self.resample == "down" else x
 
 
-class _Attention(nn.Module):
-    """Self-attention over pixels. In the legacy order of the files, the rows of qkv are q, k, v of
-    each head in turn. In the new order they are all q, all k, all v."""
-
-    def __init__(self, channels: int, heads: int, new_order: bool) -> None:
-        super().__init__()
-        self.heads, self.new_order = heads, new_order
-        self.norm = _Norm(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = nn.Conv1d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, c, height, width = x.shape
-        tokens = self.norm(x).permute(0, 2, 3, 1).reshape(n, -1, c)  # memory is channels last
-        qkv = F.linear(tokens, self.qkv.weight[:, :, 0], self.qkv.bias)  # [n, t, 3c]
-        order, axis = ((3, self.heads), 2) if self.new_order else ((self.heads, 3), 3)
-        parts = qkv.reshape(n, -1, *order, c // self.heads)
-        q, k, v = (part.transpose(1, 2) for part in parts.unbind(axis))  # [n, heads, t, c / heads]
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, -1, c)
-        h = F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
-        return x + h.reshape(n, height, width, c).permute(0, 3, 1, 2)
-
-
 class ADMNet(UNet):
     """x [n, c, h, w], timesteps [n] or [], class labels [n] -> eps, followed by the variance's v if
     it is learned."""
@@ -125,8 +102,8 @@ class ADMNet(UNet):
         self.add_blocks(
             flags.widths[0],
             residual=lambda channels, out: _Residual(channels, out, embedding),
-            attention=lambda channels: _Attention(
-                channels, flags.heads(channels), flags.use_new_attention_order
+            attention=lambda channels: Attention(
+                _Norm(channels), flags.heads(channels), flags.use_new_attention_order
             ),
             down=lambda channels: _Residual(channels, channels, embedding, "down"),
             up=lambda channels: _Residual(channels, channels, embedding, "up"),

@@ -60,6 +60,30 @@ class LastConv(_Conv):
         return taps(self, half)
 
 
+class Attention(nn.Module):
+    """Self-attention over pixels. In the legacy order of the files, the rows of qkv are q, k, v of
+    each head in turn. In the new order they are all q, all k, all v."""
+
+    def __init__(self, norm: nn.GroupNorm, heads: int, new_order: bool = False) -> None:
+        super().__init__()
+        channels = norm.num_channels
+        self.heads, self.new_order = heads, new_order
+        self.norm = norm
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, height, width = x.shape
+        tokens = self.norm(x).permute(0, 2, 3, 1).reshape(n, -1, c)  # memory is channels last
+        qkv = F.linear(tokens, self.qkv.weight[:, :, 0], self.qkv.bias)  # [n, t, 3c]
+        order, axis = ((3, self.heads), 2) if self.new_order else ((self.heads, 3), 3)
+        parts = qkv.reshape(n, -1, *order, c // self.heads)
+        q, k, v = (part.transpose(1, 2) for part in parts.unbind(axis))  # [n, heads, t, c / heads]
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, -1, c)
+        h = F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
+        return x + h.reshape(n, height, width, c).permute(0, 3, 1, 2)
+
+
 class UNetFlags(Flags):
     """The flags that guided-diffusion and latent-diffusion share, by their names."""
 

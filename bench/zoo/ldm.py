@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from bench.checkpoints.card import Card, CodecCard, VPCard
 from bench.checkpoints.family import Output
+from bench.checkpoints.quick import Norm
 from bench.process import VP
 from bench.zoo.adm import ADMFlags
 from bench.zoo.base import Converted, Preset, PublishedFamily
-from bench.zoo.layers import DoublingConv, UNet, UNetFlags, timestep_embedding
+from bench.zoo.layers import Attention, DoublingConv, UNet, UNetFlags, timestep_embedding
 
 _ADDRESS = "https://ommer-lab.com/files/latent-diffusion/"
 _UNET, _EMA, _STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
@@ -82,8 +83,8 @@ class LDMFlags(UNetFlags):
         return self
 
 
-def _norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=eps)
+def _norm(channels: int, eps: float = 1e-5) -> Norm:
+    return Norm(32, channels, eps=eps)
 
 
 class _Residual(nn.Module):
@@ -102,26 +103,6 @@ class _Residual(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
         return self.skip_connection(x) + self.out_layers(h)
-
-
-class _Attention(nn.Module):
-    """Self-attention over pixels. The rows of qkv are q, k, v of each head, ADM's legacy order."""
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = _norm(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = nn.Conv1d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, c = x.shape[:2]
-        qkv = self.qkv(self.norm(x).reshape(n, c, -1)).reshape(
-            n, self.heads, 3, c // self.heads, -1
-        )
-        q, k, v = qkv.transpose(-1, -2).unbind(2)  # each [n, heads, t, c / heads]
-        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
-        return x + self.proj_out(h.reshape(n, c, -1)).reshape(x.shape)
 
 
 class _Across(nn.Module):
@@ -245,7 +226,7 @@ def _attention(flags: LDMFlags, channels: int) -> nn.Module:
     heads = flags.heads(channels)
     if flags.context_dim:
         return _Spatial(channels, flags.context_dim, heads)
-    return _Attention(channels, heads)
+    return Attention(_norm(channels), heads)
 
 
 class FirstStage(BaseModel):
