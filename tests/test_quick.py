@@ -41,7 +41,7 @@ def kinds(net: nn.Module) -> set[str]:
 def test_a_quickened_network_is_the_same_network(other: dict) -> None:
     net, given = made(**other), inputs()
     want = net(*given).sample
-    fast = quickened(net, torch.float64)
+    fast = quickened(net)
     assert kinds(fast) >= {"ChannelNorm", "Upsampling"}
     assert kinds(fast).isdisjoint({"GroupNorm", "Upsample2D"})
     torch.testing.assert_close(fast(*given).sample, want, rtol=0, atol=1e-5)  # norms are float32
@@ -51,7 +51,7 @@ def test_a_quickened_network_is_the_same_network(other: dict) -> None:
 
 def test_other_ways_to_double_the_size_stay() -> None:
     net, given = made(upsample_type="resnet", downsample_type="resnet"), inputs()
-    fast = quickened(net, torch.float64)
+    fast = quickened(net)
     assert "Upsampling" not in kinds(fast) and "Upsample2D" in kinds(fast)
     want = net(*given).sample
     torch.testing.assert_close(fast(*given).sample, want, rtol=0, atol=1e-5)
@@ -75,7 +75,7 @@ def test_quickened_networks_are_as_near_to_float32(device: str, dtype: torch.dty
     want = net(x, timestep).sample
     half = made().to(device, dtype)
     far = [(one(x.to(dtype), timestep).sample - want).norm() / want.norm()
-           for one in (half, quickened(half, dtype))]  # fmt: skip
+           for one in (half, quickened(half))]  # fmt: skip
     assert 0 < far[1] < 1.1 * far[0]
 
 

@@ -22,9 +22,9 @@ def network(config: dict[str, Any]) -> torch.nn.Module:
         raise ValueError(f"UNet2DModel refuses the card's network: {error}") from error
 
 
-def quickened(net: Any, half: torch.dtype = torch.float16) -> torch.nn.Module:
+def quickened(net: Any) -> torch.nn.Module:
     """The network with quick forms of its norms, of its doublings of the size and of its first
-    convolution. That of the last convolution rounds more, and was no quicker."""
+    convolution. The last one stays: its quick form rounds more."""
     from diffusers.models.upsampling import Upsample2D
 
     from bench.checkpoints import quick
@@ -36,8 +36,8 @@ def quickened(net: Any, half: torch.dtype = torch.float16) -> torch.nn.Module:
         return quick.Upsampling(quick.transposed(layer.conv, half))
 
     forms = {torch.nn.GroupNorm: quick.by_channels, Upsample2D: doubled}
-    net = quick.quickened(net, half, forms)
-    net.conv_in = quick.placed(quick.filled(net.conv_in, half), net.conv_in)
+    net = quick.quickened(net, forms=forms)
+    net.conv_in = quick.placed(quick.filled(net.conv_in, net.conv_in.weight.dtype), net.conv_in)
     return net
 
 
