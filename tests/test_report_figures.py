@@ -14,7 +14,7 @@ from PIL import Image
 from test_report import METRICS, RATE, cell, entry, save, schedule_of, table, text_of, toy
 
 from bench import store
-from bench.report import draw, figures, levels, published, report, scores
+from bench.report import draw, figures, levels, published, report, scores, twins
 from bench.report.drawing import ONE, TWO, looks
 from bench.report.frame import FEW_LINES, MANY_LINES, Results
 from bench.report.lines import COOL, WARM, is_baseline, uses_rate
@@ -218,6 +218,29 @@ def test_more_than_six_lines_have_a_coloured_table_too(tmp_path: Path) -> None:
     rest = {f"{one}{tail}.png" for one in ("score-vs-nfe", "precision-recall", "grids")
             for tail in ("", "-900")}  # fmt: skip
     assert names == {"sweep.png", "sweep-rest.png", "rates.png", "samples.png"} | rest
+
+
+def test_schedules_on_two_models_are_drawn_over_the_first_line(tmp_path: Path) -> None:
+    fds = {"native": (10.0, 8.0), "CRS(v_x)": (5.0, 6.0), "Karras": (2.0, 2.0),
+           "T, native": (9.0, 4.0), "T, CRS(v_x)": (4.0, 2.0)}  # fmt: skip
+    cells = [cell(line, nfe, "1", fd) for line, pair in fds.items()
+             for nfe, fd in zip((5, 10), pair, strict=True)]  # fmt: skip
+    found = results(tmp_path / "x", cells)
+    assert twins.figure(found, "m", 500) is None
+    lines = found.plan["lines"]
+    for name in ("native", "CRS(v_x)"):
+        lines[f"T, {name}"] |= {"schedule": lines[name]["schedule"], "model": "trained"}
+    store.save_plan(tmp_path / "x", found.plan)
+    pairs = {name: {"m": name, "trained": f"T, {name}"} for name in ("native", "CRS(v_x)")}
+    assert twins.twins(found, "m", 500) == pairs  # Karras is of one model
+    figure = twins.figure(found, "m", 500)
+    assert figure
+    first, recall = figure.axes
+    drawn = [list(line.get_ydata()) for line in first.lines if len(line.get_ydata())]
+    assert drawn == [[1, 1], [0.9, 0.5], [0.5, 0.75], [0.4, 0.25]]
+    assert {tuple(line.get_ydata()) for line in recall.lines} == {(0.5, 0.5)}
+    assert [*legend(figure)] == ["native", "CRS(v_x)", "m", "trained"]
+    assert {"models.png", "models.pdf"} <= {path.name for path in report(tmp_path / "x")}
 
 
 @pytest.mark.parametrize("width", [ONE, TWO])

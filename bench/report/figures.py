@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bench.report import levels, scores
+from bench.report import levels, scores, twins
 from bench.report.drawing import TWO, save, style
 from bench.report.frame import FEW_LINES, Results
 from bench.report.layout import crossed
@@ -59,6 +59,9 @@ def _figures(
                 yield f"samples{tail}", pictures
         if not lines:
             yield from _of_all_lines(results, model, n, tail, width)
+            pairs = None if crossed(results, model, n) else twins.figure(results, model, n, width)
+            if pairs is not None:
+                yield f"models{tail}", pairs
         if n == first[model] and levels.curves(results, model):
             yield f"rates{tail}", levels.rates(results, model, width)
 

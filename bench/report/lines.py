@@ -79,7 +79,7 @@ def uses_rate(spec: dict[str, Any], name: str) -> bool:
                for part in parts_of(spec))  # fmt: skip
 
 
-def _kind(line: dict[str, Any]) -> Any:
+def kind(line: dict[str, Any]) -> Any:
     """What lines of several models share: the schedule without the digests of its rates."""
 
     def plain(value: Any) -> Any:
@@ -113,7 +113,7 @@ def looks(lines: dict[str, dict[str, Any]]) -> dict[str, Look]:
     """
     found: dict[str, Look] = {}
     for name, line in lines.items():
-        ours, number = not is_baseline(line), int(store.digest(_kind(line)), 16)
+        ours, number = not is_baseline(line), int(store.digest(kind(line)), 16)
         palette = WARM if ours else COOL
         first = number % len(palette) if ours else _FIRST.get(_rival(line), number % len(palette))
         used = [look.color for look in found.values()]

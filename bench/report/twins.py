@@ -1,0 +1,103 @@
+"""A figure of schedules that were run on several models: what a model gives, what a schedule."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bench.report.drawing import TWO, arrow, caption, legend, log_axis, looks, nfe_axis
+from bench.report.frame import Results, label
+from bench.report.lines import kind, paper_name
+
+_STYLES = ("-", "--", ":", "-.")  # of the models, in the order of the lines
+
+
+def twins(results: Results, model: str, n: int) -> dict[str, dict[str, str]]:
+    """Line -> model -> the line with the same schedule on that model. Lines without a twin are left
+    out."""
+    ran = {*results.ran(model, n).line}
+    lines = {name: line for name, line in results.plan["lines"].items() if name in ran}
+    found: dict[str, dict[str, str]] = {}
+    for name, line in lines.items():
+        first = next((one for one in found if kind(lines[one]) == kind(line)), name)
+        found.setdefault(first, {}).setdefault(line.get("model", model), name)
+    return {name: same for name, same in found.items() if len(same) > 1}
+
+
+def figure(results: Results, model: str, n: int, width: float = TWO) -> Figure | None:
+    """FD over that of the first line, and recall, at each NFE; a model has a style of line.
+
+    It shows the first schedule that several models have, and of the others the best that is no
+    baseline and the best baseline. None: no schedule was run on several models.
+    """
+    every = twins(results, model, n)
+    metrics = [one for one in (*results.spaces, "recall") if one in results.metrics]
+    if not every or not metrics:
+        return None
+    shown = _best(results, model, n, list(every))
+    samplers = list(dict.fromkeys(results.ran(model, n).sampler))
+    made = Figure(figsize=(width, 1.75 * len(metrics) + 1), layout="constrained")
+    grid = made.subplots(len(metrics), len(samplers), sharex=True, squeeze=False)
+    for metric, row in zip(metrics, grid, strict=True):
+        for sampler, axes in zip(samplers, row, strict=True):
+            _draw(axes, results, (model, n, sampler), metric, {one: every[one] for one in shown})
+            nfe_axis(axes, sorted(set(results.ran(model, n).nfe)), (width - 0.5) / len(samplers))
+            if metric in results.spaces:
+                log_axis(axes)
+        over = f" / that of {shown[0]}" if metric in results.spaces else ""
+        way = arrow(results.higher_is_better(metric))
+        row[0].set_ylabel(f"{label(metric, results.features)}{over}\u00a0{way}")
+    for sampler, top, bottom in zip(samplers, grid[0], grid[-1], strict=True):
+        top.set_title(paper_name(sampler), parse_math=False)
+        bottom.set_xlabel("NFE")
+    _explain(made, results, shown, list(dict.fromkeys(m for one in shown for m in every[one])))
+    caption(made, f"Training times sampling: {results.subject(model, n)}.")
+    return made
+
+
+def _best(results: Results, model: str, n: int, lines: list[str]) -> list[str]:
+    """The first of the lines; of the others the best that is no baseline, and the best baseline, by
+    mean place over all samplers."""
+    samplers = dict.fromkeys(results.scored(model, n).sampler)
+    places = pd.concat([pd.Series(range(len(table)), table.index) for table in
+                        (results.ranked(model, n, one) for one in samplers)])  # fmt: skip
+    order = places.groupby(level=0).mean().sort_values(kind="stable").index
+    rest = [line for line in order if line in lines[1:]]
+    own = [line for line in rest if not results.baseline(line)]
+    return [lines[0], *own[:1], *[line for line in rest if line not in own][:1]]
+
+
+def _draw(
+    axes: Axes, results: Results, group: tuple[str, int, str], metric: str,
+    shown: dict[str, dict[str, str]],
+) -> None:  # fmt: skip
+    """The curves of a panel. FD is divided by that of the first line at the same NFE."""
+    model, n, sampler = group
+    rows = results.scored(model, n)
+    nfes = sorted(set(rows[rows.sampler == sampler].nfe))
+    table = pd.DataFrame({nfe: results.values(*group, nfe, metric).mean(axis=1) for nfe in nfes})
+    if metric in results.spaces:
+        table = table / table.loc[next(iter(shown))]
+    known, models = looks(results), list(dict.fromkeys(m for same in shown.values() for m in same))
+    for line, same in shown.items():
+        for where, name in same.items():
+            values = table.loc[name].to_numpy(float)
+            style = _STYLES[models.index(where) % len(_STYLES)]
+            drawn = np.isfinite(values)
+            axes.plot(np.array(nfes)[drawn], values[drawn], style, color=known[line].color,
+                      marker=known[line].marker,
+                      mfc=known[line].color if where == models[0] else "white")  # fmt: skip
+    axes.grid(which="both")
+
+
+def _explain(made: Figure, results: Results, shown: list[str], models: list[str]) -> None:
+    """The legend: a colour is a schedule, a style is a model."""
+    known, axes = looks(results), made.axes[0]
+    for line in shown:
+        axes.add_line(Line2D([], [], color=known[line].color, marker=known[line].marker, ls="",
+                             label=line))  # fmt: skip
+    for place, name in enumerate(models):
+        axes.add_line(Line2D([], [], color="#333333", ls=_STYLES[place % len(_STYLES)], marker="o",
+                             mfc="#333333" if place == 0 else "white", label=name))  # fmt: skip
+    legend(made)
