@@ -151,6 +151,17 @@ def test_hover_shows_the_interval(seen: Watched) -> None:
         assert tab.locator(f"#{figure} svg path").count() > 3, figure
 
 
+def test_every_tick_of_scores_has_its_number(seen: Watched) -> None:
+    """On a log axis of less than a decade too."""
+    axis = "#against-nfe g[aria-label='y-axis tick"
+    for nfe in ("5", "10"):
+        seen.tab.select_option("select[name=nfe]", nfe)
+        seen.tab.wait_for_selector(f"{axis}'] path")
+        ticks = seen.tab.locator(f"{axis}'] path").count()
+        texts = seen.tab.locator(f"{axis} label'] text").all_text_contents()
+        assert ticks == len(texts) > 2 and all(map(float, texts)), texts
+
+
 def test_the_keyboard_is_enough(seen: Watched) -> None:
     tab = seen.tab
     tab.locator("select[name=sampler]").focus()

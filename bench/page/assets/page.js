@@ -308,6 +308,12 @@ function colors(lines, rows) {
   return { domain: lines, range: used, legend: true };
 }
 
+/** The axis of y values. On a log axis of less than a decade, d3 leaves out most of the numbers. */
+function axisOfY(low, high, log, label) {
+  if (!log || high > 10 * low) return Plot.axisY({ label, ticks: 6, tickFormat: "~g" });
+  return Plot.axisY(d3.ticks(low, high, 6), { label, text: (tick) => String(+tick.toPrecision(6)) });
+}
+
 function drawCurves() {
   const metric = shown.metrics[chosen.metric];
   const rows = chosen.pool.filter((row) => chosen.lines.includes(row.line));
@@ -317,14 +323,16 @@ function drawCurves() {
   }));
   if (!points.length) { show("against-nfe", null, "Tick a schedule to draw it."); return; }
   const nfes = unique(points.map((point) => point.nfe));
-  const log = !metric.higher && d3.min(points, (point) => point.low) > 0;
+  const low = d3.min(points, (point) => point.low), high = d3.max(points, (point) => point.high);
+  const log = !metric.higher && low > 0;
   show("against-nfe", {
     ariaLabel: `${metric.label} against NFE`,
     x: { type: "log", label: "NFE →", grid: false },
-    y: { type: log ? "log" : "linear", label: `${metric.higher ? "↑ better:" : "↓ better:"} ${metric.label}`, tickFormat: "~g", ticks: 6 },
+    y: { type: log ? "log" : "linear" },
     color: colors(chosen.lines, rows),
     marks: [
       Plot.gridX(nfes), Plot.axisX(nfes, { text: String, label: "NFE →" }),
+      axisOfY(low, high, log, `${metric.higher ? "↑ better:" : "↓ better:"} ${metric.label}`),
       Plot.areaY(points, { x: "nfe", y1: "low", y2: "high", z: "line", fill: "line", fillOpacity: 0.16 }),
       Plot.ruleX(points, { x: "nfe", y1: "low", y2: "high", stroke: "line", strokeOpacity: 0.6 }),
       Plot.lineY(points, { x: "nfe", y: "value", z: "line", stroke: "line" }),
