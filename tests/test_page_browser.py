@@ -156,7 +156,7 @@ def test_every_tick_of_scores_has_its_number(seen: Watched) -> None:
     axis = "#against-nfe g[aria-label='y-axis tick"
     for nfe in ("5", "10"):
         seen.tab.select_option("select[name=nfe]", nfe)
-        seen.tab.wait_for_selector(f"{axis}'] path")
+        seen.tab.wait_for_selector(f"{axis}'] path", state="attached")
         ticks = seen.tab.locator(f"{axis}'] path").count()
         texts = seen.tab.locator(f"{axis} label'] text").all_text_contents()
         assert ticks == len(texts) > 2 and all(map(float, texts)), texts
