@@ -1,91 +1,109 @@
-"""Quick forms of layers of diffusers' networks; those of ADM and LDM are tested with them."""
+"""The two experiments of a first run: `quick` and, in colour, `quick-colour`."""
 
+import os
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from torch import nn
+from PIL import Image
 
-from bench.benchmarks import untrained
-from bench.checkpoints import compiled, network, quick
-from bench.checkpoints.quick import by_channels
-from bench.checkpoints.unet2d import quickened
+from bench import checkpoints, experiments, plan, store
+from bench.cli.experiments import experiments_here
+from bench.report.frame import Results
+from bench.report.samples import samples
+from bench.run import run
+from bench.types import Experiment
 
-CONFIG = {
-    "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": [8, 16],
-    "layers_per_block": 1, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 4,
-    "attention_head_dim": 8,
-}  # fmt: skip
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "models"
 
 
-def made(**other: object) -> nn.Module:
-    torch.manual_seed(0)
-    return network(CONFIG | other).double().eval().requires_grad_(False)
+@pytest.fixture
+def colour() -> Experiment:
+    return experiments.quick_colour(checkpoints.Models(MODELS))
 
 
-def inputs() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(5, 3, 8, 8, generator=generator).double(), torch.linspace(3, 990, 5).double()
+def test_the_colour_plan_is_small_and_uses_the_rates_of_its_models(
+    colour: Experiment, tmp_path: Path
+) -> None:
+    assert experiments_here()["quick-colour"] is experiments.quick_colour
+    bench = plan.open_bench(colour, tmp_path, MODELS)
+    cells = plan.scored(bench, {}, {})
+    assert len(cells) == 12 and sum(len(one.cell.seeds) * one.cell.nfe for one in cells) < 15_000
+    (reference,) = bench.judge.real.values()
+    assert (reference.n, len(reference.bank)) == (50_000, colour.scoring.bank)
+    for line, model in (("CRS(v_x, xi=0.5)", "cifar-latent"),
+                        ("CRS-trained, CRS(v_x, xi=0.5)", "cifar-latent-crs")):  # fmt: skip
+        (rate,) = colour.on(line).schedule.measured
+        assert colour.on(line).model == model
+        assert (rate.name, rate.provenance["model"]) == ("v_x", model)
+        digest = checkpoints.identity(checkpoints.read_card(MODELS / model))
+        assert rate.provenance["model_digest"] == digest
 
 
-def kinds(net: nn.Module) -> set[str]:
-    return {type(one).__name__ for one in net.modules()}
+def test_a_colour_run_shows_colour_and_no_real_images(
+    colour: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.report.figures.write", lambda *_: [])  # other tests draw them
+    blocks = tuple(replace(one, seeds=range(5), nfes=(3,)) for one in colour.blocks)
+    run(replace(colour, blocks=blocks, samplers=colour.samplers[:1]), tmp_path, MODELS)
+    folder = tmp_path / "quick-colour"
+    assert not (folder / "real.png").exists()
+    results = Results(store.load_plan(folder), store.load_records(folder))
+    ((model, n),) = results.groups()
+    drawn = samples(results, model, n, folder)
+    assert drawn and len([axes for axes in drawn.axes if axes.get_ylabel()]) == 3
+    strips = sorted((folder / "records").glob("*.png"))
+    shown = [np.asarray(axes.images[0].get_array()) for axes in drawn.axes]
+    assert len(strips) == len(shown) == 3
+    for pixels in (*shown, *(np.asarray(Image.open(path)) for path in strips)):
+        assert pixels.shape == (32, 5 * 32, 3)
+        assert np.ptp(pixels.astype(int), axis=2).max() > 20  # channels that differ: not grey
+    assert "cifar10-q75" in (folder / "table.md").read_text()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """reproduce.sh beside an environment that is up to date, whose crs-bench prints its arguments.
+
+    It fails if the experiment is that of the variable FAILS.
+    """
+    shutil.copy(ROOT / "reproduce.sh", tmp_path)
+    programs = {
+        "python": '[ "$*" = "-c " ] || echo "$0"',
+        "crs-bench": 'echo "$@"; [ "$2" != "${FAILS:-}" ]',
+    }
+    for name, text in programs.items():
+        path = tmp_path / ".venv" / "bin" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    (tmp_path / ".venv" / "crs-bench.stamp").write_text(f"{path.parent / 'python'}\n")
+    return tmp_path
 
 
 @pytest.mark.parametrize(
-    "other",
-    [{}, {"center_input_sample": True}, {"resnet_time_scale_shift": "scale_shift"}],
-    ids=str,
+    ("asked", "fails", "ran"),
+    [
+        ("", "", ["run quick", "run quick-colour"]),
+        ("", "quick", ["run quick"]),
+        ("quick", "", ["run quick"]),
+        ("quick-colour --images 8", "", ["run quick-colour --images 8"]),
+        ("setup", "", []),
+    ],
 )
-def test_a_quickened_network_is_the_same_network(other: dict) -> None:
-    net, given = made(**other), inputs()
-    want = net(*given).sample
-    fast = quickened(net)
-    assert kinds(fast) >= {"ChannelNorm", "Upsampling"}
-    assert kinds(fast).isdisjoint({"GroupNorm", "Upsample2D"})
-    torch.testing.assert_close(fast(*given).sample, want, rtol=0, atol=1e-5)  # norms are float32
-    assert torch.equal(net(*given).sample, want)  # the plain one stays
-    assert kinds(net) >= {"GroupNorm", "Upsample2D"}
-
-
-def test_other_ways_to_double_the_size_stay() -> None:
-    net, given = made(upsample_type="resnet", downsample_type="resnet"), inputs()
-    fast = quickened(net)
-    assert "Upsampling" not in kinds(fast) and "Upsample2D" in kinds(fast)
-    want = net(*given).sample
-    torch.testing.assert_close(fast(*given).sample, want, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("places", [(6, 4), (24,)])
-def test_a_norm_by_channels_is_the_norm(places: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
-    norm, x = nn.GroupNorm(3, 12, eps=1e-3), 2 + 3 * torch.randn(4, 12, *places)
-    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
-    form = by_channels(norm, torch.float32)
-    torch.testing.assert_close(form(x), norm(x), rtol=0, atol=1e-5)
-    assert form.weight is norm.weight
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_quickened_networks_are_as_near_to_float32(device: str, dtype: torch.dtype) -> None:
-    net = made().float().to(device)
-    x, timestep = (one.float().to(device) for one in inputs())
-    want = net(x, timestep).sample
-    half = made().to(device, dtype)
-    far = [(one(x.to(dtype), timestep).sample - want).norm() / want.norm()
-           for one in (half, quickened(half))]  # fmt: skip
-    assert 0 < far[1] < 1.1 * far[0]
-
-
-def test_compiled_on_a_gpu_takes_the_quick_form_in_half_precision(
-    monkeypatch: pytest.MonkeyPatch,
+def test_reproduce_runs_both_or_the_one_that_is_asked_for(
+    asked: str, fails: str, ran: list[str], checkout: Path
 ) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # `compiled` sets it
-    model = untrained("tiny")
-    for device, dtype in (("cpu", torch.float16), ("cuda", torch.float32)):
-        assert compiled(replace(model, device=device, dtype=dtype)).net._orig_mod is model.net
-    fast = compiled(replace(model, device="cuda", dtype=torch.float16)).net._orig_mod
-    assert "ChannelNorm" in kinds(fast) and "ChannelNorm" not in kinds(model.net)
-    assert quick.quickened(plain := nn.Conv2d(3, 3, 3)) is plain
+    here = {"PYTHON": str(checkout / ".venv" / "bin" / "python"), "FAILS": fails}
+    done = subprocess.run(["bash", checkout / "reproduce.sh", *asked.split()], text=True,
+                          env=os.environ | here, capture_output=True)  # fmt: skip
+    assert (done.stdout.splitlines(), done.returncode) == (ran, int(bool(fails))), done.stderr
+
+
+def test_git_ignores_what_a_first_run_writes() -> None:
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert {f"results/{name}/" for name in ("quick", "quick-colour")} <= set(ignored)
