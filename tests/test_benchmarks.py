@@ -27,12 +27,13 @@ from bench.benchmarks import (
 )
 from bench.benchmarks import whole as whole_cells
 from bench.benchmarks.throughput import SIDES
-from bench.benchmarks.untrained import card_of, network_of
+from bench.benchmarks.untrained import card_of, network_of, write_untrained
 from bench.checkpoints import Checkpoint, Models, compiled
 from bench.checkpoints.quick import Quick
 from bench.engines import InProcess
 from bench.samplers import DDIM, Heun
 from bench.types import Scoring
+from bench.zoo import presets
 from bench.zoo.adm import ADMFlags, ADMNet
 
 
@@ -147,6 +148,7 @@ def test_networks_are_of_their_sizes(name: str, millions: float) -> None:
     ("words", "says"),
     [
         (("--network", "adm"), "did you mean adm-256"),
+        (("--network", "edm-cifar10-uncond-vp"), "no network 'edm-cifar10-uncond-vp' (known: adm"),
         (("--dtype", "int8"), "unknown dtype 'int8'"),
         (("--nfe", "0"), "--nfe must be at least 1, not 0"),
         (("--batch", "-1"), "--batch must be at least 1, not -1"),
@@ -335,6 +337,22 @@ def test_a_compiled_half_network_is_quickened_on_a_gpu(monkeypatch: pytest.Monke
     fast = compiled(replace(model, device="cuda", dtype=torch.bfloat16)).net._orig_mod
     kinds = [{isinstance(one, Quick) for one in net.modules()} for net in (model.net, fast)]
     assert kinds == [{True, False}, {False}]
+
+
+def test_the_name_of_a_preset_is_random_unless_a_folder_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(presets, "all_presets", lambda: {"tiny-one": ("adm", None)})
+    timed = ("--batches", "1", "--seconds", "0.01", "--no-peers", "--device", "cpu")
+    assert bench(monkeypatch, "network", "tiny-two", *timed) == 2
+    assert "no network or model 'tiny-two'; did you mean tiny-one?" in capsys.readouterr().err
+    write_untrained("tiny", tmp_path)
+    (tmp_path / "tiny").rename(tmp_path / "tiny-one")
+    asked = ("network", "tiny-one", *timed, "--models", str(tmp_path))
+    assert bench(monkeypatch, *asked) == 0
+    assert "random weights" not in capsys.readouterr().out
+    assert bench(monkeypatch, "network", "tiny", *timed) == 0
+    assert "random weights" in capsys.readouterr().out
 
 
 def test_metrics_are_timed_beside_their_peers(

@@ -14,7 +14,9 @@ from PIL import Image
 
 from bench import store
 from bench.report import report, summary
-from bench.report.frame import Results, label
+from bench.report import table as chosen_table
+from bench.report.chosen import Choice
+from bench.report.frame import MANY_LINES, Results, label
 from bench.report.tidy import parameters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -503,6 +505,25 @@ def test_blocks_and_evaluations_that_were_not_begun_are_no_part_of_tables(
         assert (tmp_path / "long" / name).read_text() == (tmp_path / "short" / name).read_text()
     report(save(tmp_path / "begun", [*kept, cell("a", 5, "2", 3.5), *more[1:]]))
     assert "**" not in "".join(table(tmp_path / "begun")["b"])  # another block may change it
+
+
+def test_lines_are_sorted_by_evaluations_that_every_line_has(tmp_path: Path, drawn: None) -> None:
+    """That one line was run at NFE 50 too does not move it."""
+    cells = [
+        cell(f"CRS({i})", nfe, "1", 100.0 - i) for i in range(MANY_LINES + 1) for nfe in (5, 10)
+    ]
+    lone = cell("CRS(0)", 50, "1", 1.0)  # the worst line
+    report(save(tmp_path / "x", [*cells, lone]))
+    rows = [*table(tmp_path / "x")]
+    assert rows[1:] == [f"CRS({i})" for i in reversed(range(count))]
+    results = Results(store.load_plan(tmp_path / "x"), store.load_records(tmp_path / "x"))
+    assert results.places("m", 500)[-1] == "CRS(0)"
+
+
+def test_a_table_of_scores_that_are_not_there_is_refused(tmp_path: Path) -> None:
+    cells = [cell("a", 5, "tuning", 3.0, role="tune"), cell("a", 5, "1", None)]
+    with pytest.raises(ValueError, match="no scored cell of toy is done yet"):
+        chosen_table(save(tmp_path / "toy", cells), Choice(nfes=(5,)))
 
 
 def test_runs_without_torch() -> None:

@@ -241,6 +241,31 @@ def test_schedules_on_two_models_are_drawn_over_the_first_line(tmp_path: Path) -
     assert {tuple(line.get_ydata()) for line in recall.lines} == {(0.5, 0.5)}
     assert [*legend(figure)] == ["native", "CRS(v_x)", "m", "trained"]
     assert {"models.png", "models.pdf"} <= {path.name for path in report(tmp_path / "x")}
+    lone = cell("native", 50, "1", 1.0, sampler="Heun")  # no twin was run under it
+    kept = {"lines": found.plan["lines"]}
+    figure = twins.figure(results(tmp_path / "y", [*cells, lone], **kept), "m", 500)
+    assert figure and len(figure.axes) == 2
+    for _, record in cells:
+        assert record
+        record["scores"] = {key: one for key, one in record["scores"].items()
+                            if one["name"] != "fd"}  # fmt: skip
+    assert twins.figure(results(tmp_path / "z", cells, **kept), "m", 500) is None
+
+
+def test_names_of_figures_do_not_change_while_a_run_goes_on(tmp_path: Path) -> None:
+    """No file of an earlier report is left over."""
+    lines = ("native", "CRS(v_x)")
+
+    def cells(fd: float | None) -> Cells:
+        first = [cell(line, nfe, "1", 9.0, sampler=one)
+                 for line in lines for nfe in (5, 10) for one in ("DDIM", "Heun")]  # fmt: skip
+        return [*first, *(cell(line, nfe, "1", fd, model="other", sampler=one)
+                          for line in lines for nfe in (5, 10)
+                          for one in ("DDIM", "a", "b", "c", "d"))]  # fmt: skip
+
+    early = {path.name for path in report(save(tmp_path / "x", cells(None)))}
+    late = {path.name for path in report(save(tmp_path / "x", cells(8.0)))}
+    assert "score-vs-nfe-m.png" in early and early < late
 
 
 @pytest.mark.parametrize("width", [ONE, TWO])

@@ -38,6 +38,12 @@ _DIFFUSERS = {
 NETWORKS = ("adm-256", *_DIFFUSERS)
 
 
+def check_network(name: str) -> None:
+    """ValueError: the name is not one of `NETWORKS`."""
+    if name not in NETWORKS:
+        raise ValueError(f"no network {name!r}{nearest(name, NETWORKS)}")
+
+
 def card_of(name: str) -> Card:
     """The card of a network of `NETWORKS` or of a preset, without a codec.
 
@@ -46,8 +52,7 @@ def card_of(name: str) -> Card:
     presets = all_presets()
     if name in presets:
         return presets[name][1].draft(name).model_copy(update={"codec": None})
-    if name not in NETWORKS:
-        raise ValueError(f"no network {name!r}{nearest(name, [*NETWORKS, *presets])}")
+    check_network(name)
     if name == "adm-256":
         flags = adm.PRESETS["lsun-256"].flags.model_copy(update={"learn_sigma": False})
         family, network = "adm", flags.model_dump(mode="json")

@@ -79,13 +79,19 @@ class Models:
         """
         if is_object(name):
             raise ValueError(f"{name} is a model in Python, so it has no folder")
-        for path in (Path(name), *(place / name for place in self.places)):
-            if (path / "card.json").is_file() or is_pipeline(path):
-                return path
+        if here := self.present(name):
+            return here
         if is_hub_id(name):
             return fetched(str(name))
         where = self.places[0] if self.given else "./models and among the shipped ones"
         raise ValueError(f"no model {str(name)!r} in {where}{nearest(str(name), self.names())}")
+
+    def present(self, name: str | Path) -> Path | None:
+        """The folder of a model that is on this machine, by its path or its name."""
+        for path in (Path(name), *(place / name for place in self.places)):
+            if (path / "card.json").is_file() or is_pipeline(path):
+                return path
+        return None
 
     def homes(self, name: str | Path) -> list[Path]:
         """All folders that may hold measurements of a model, the first one first.

@@ -1,6 +1,6 @@
 """Quick forms of layers: equal up to rounding, and quicker on a GPU in half precision.
 
-They are for sampling alone, because the shapes of their weights are others.
+A network with them is for sampling alone, because some have weights of other shapes.
 """
 
 from __future__ import annotations

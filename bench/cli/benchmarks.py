@@ -73,6 +73,8 @@ def bench_sampler(
     found: list[Reading] = []
     typer.echo(device_name(where))
     for name in todo:
+        benchmarks.check_network(name)
+    for name in todo:
         start = time.monotonic()
         model = benchmarks.untrained(name, where, dtype or ("float16" if gpu else "float32"))
         left = start + seconds / len(todo) - time.monotonic() if seconds else math.inf
@@ -81,6 +83,25 @@ def bench_sampler(
         typer.echo(benchmarks.sampler_table(trial, read))
         found += read
     _write(asked, f"the median of {repeats}, in turn, after a warm-up", found)
+
+
+def _random(model: str, models: Path | None) -> bool:
+    """Whether `bench network` gives this name random weights. ValueError: nothing has the name."""
+    from bench import benchmarks, checkpoints
+    from bench.checkpoints.pipelines import is_hub_id
+    from bench.checkpoints.places import is_object
+    from bench.names import nearest
+    from bench.zoo.presets import all_presets
+
+    places, presets = checkpoints.models_of(models), all_presets()
+    if model in benchmarks.NETWORKS:
+        return True
+    if is_object(model) or is_hub_id(model) or places.present(model):
+        return False
+    if model not in presets:
+        known = [*benchmarks.NETWORKS, *places.names(), *presets]
+        raise ValueError(f"no network or model {model!r}{nearest(model, known)}")
+    return True
 
 
 @app.command("network")
@@ -107,21 +128,19 @@ def bench_network(
 ) -> None:
     """Time a network's forward pass for each batch size: images per second and memory.
 
-    The network is a model folder. That of a preset, adm-256, latent or tiny has random weights.
-    Published code calls it without
-    torch.compile and channels last, in float16 on a GPU and in float32 on a CPU. A product of
-    matrices shows what the device can do.
+    The network is a model folder. That of adm-256, latent or tiny has random weights, and so has
+    that of a preset of which there is no folder. Published code calls it without torch.compile and
+    channels last, in float16 on a GPU and in float32 on a CPU. A product of matrices shows what the
+    device can do.
     """
     from bench import benchmarks, checkpoints
     from bench.machine import device_name
-    from bench.zoo.presets import all_presets
 
     where, sizes = device_of(device), numbers(batches, "--batches")
-    usual = "float16" if where.startswith("cuda") else "float32"
+    usual, random = "float16" if where.startswith("cuda") else "float32", _random(model, models)
 
     def opened(dtype: str) -> checkpoints.Checkpoint:
-        known = checkpoints.models_of(models).names()
-        if model in benchmarks.NETWORKS or (model in all_presets() and model not in known):
+        if random:
             return benchmarks.untrained(model, where, dtype)
         return checkpoints.load(model, where, dtype, models)
 
@@ -130,7 +149,8 @@ def bench_network(
     made = checkpoints.compiled(ours) if compile else ours
     found = list(benchmarks.throughput(made, sizes, seconds, published))
     parts = benchmarks.profiled(made, found[-1].more["batch"]) if profile else []
-    typer.echo(f"{device_name(where)}{', compiled' if compile else ''}")
+    typer.echo(f"{device_name(where)}{', compiled' if compile else ''}"
+               f"{', random weights' if random else ''}")  # fmt: skip
     typer.echo(benchmarks.table(
         [*product, *found, *parts], images_a_second=".4g", memory_gib=".1f", network_tflop=".4g",
         share=".1%", busy=".1%", kernels=".0f",

@@ -70,8 +70,8 @@ def _two_by_two(models: Models, space: str) -> Experiment:
     return Experiment(
         name="cifar10" if space == "pixel" else f"cifar10-{space}",
         title=f"cifar10-q75, {space} models",
-        note=f"{NOTE} {TUNING_NOTE} Cells at NFE 50 to 250 and cells of 50,000 images exist for "
-        "some lines only. Those at NFE 100 and 250 have one block of seeds.",
+        note=f"{NOTE} {TUNING_NOTE} Cells at NFE 50 to 250 and cells of 50,000 images are planned "
+        "for some lines only. Those at NFE 100 and 250 have one block of seeds.",
         model=native,
         lines=lines,
         baselines=tuple(name for name in own if not name.startswith("CRS")),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench import store
 from bench.report.frame import Results, Score, label
 from bench.report.intervals import LEAST, LEVEL, half_width, holm, p_value
 from bench.report.layout import markdown_table, samplers
@@ -38,9 +39,13 @@ class Choice:
         """The same without anything that is empty.
 
         Raises:
-            ValueError: the experiment has no such line, sampler, NFE, metric or number of images.
+            ValueError: the experiment has no such line, sampler, NFE, metric or number of images,
+                or none of its scored cells is done yet.
         """
         numbers = [n for _, n in results.groups()]
+        if not numbers:
+            name = store.in_a_line(results.plan["experiment"])
+            raise ValueError(f"no scored cell of {name} is done yet; run the experiment first")
         n = _known("number of images", [self.n] if self.n else numbers[:1], numbers)[0]
         model = _model(results, n)
         rows, metrics = results.scored(model, n), results.metrics

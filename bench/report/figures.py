@@ -45,7 +45,7 @@ def _figures(
     The name ends in the model if there are several models. It ends in the number of images for all
     numbers of a model but its first.
     """
-    models = dict.fromkeys(model for model, _ in results.groups())
+    models = set(results.planned.model)  # names of files do not change when a model is begun
     groups = [(model, n) for model, n in results.groups() if len(results.ran(model, n))]
     first = {model: n for model, n in reversed(groups)}
     for model, n in groups:

@@ -59,7 +59,8 @@ class Score:
     half: half the width of the t interval of the mean. None: too few blocks.
     blocks: number of seed blocks.
     leads: it is the best of its column, or it is not told apart from the best. The best is taken
-        among the lines with the most blocks. False while cells of the column are not run yet.
+        among the lines with the most blocks. False while cells of a block that was begun are not
+        run yet.
     beyond: its FD is lower than that of the model's own converged samples of the same seeds. Such a
         gain is no closeness to the model's distribution.
     """
@@ -136,15 +137,20 @@ class Results:
         return pd.DataFrame(rows)
 
     @cached_property
+    def planned(self) -> pd.DataFrame:
+        """The rows of `frame` without tuning and converged runs."""
+        return self.frame[self.frame.role == "score"]
+
+    @cached_property
     def begun(self) -> pd.DataFrame:
-        """The rows of `frame` that tables and figures show, without tuning and converged runs.
+        """The rows of `planned` that tables and figures show.
 
         A sampler, NFE and seed block is left out until one of its cells has a record. So a run that
         was stopped after a block has whole tables of that block.
         """
-        scored = self.frame[self.frame.role == "score"]
-        parts = [scored[name] for name in ("model", "n", "sampler", "nfe", "block")]
-        return scored[scored.counted.notna().groupby(parts).transform("any").astype(bool)]
+        parts = [self.planned[name] for name in ("model", "n", "sampler", "nfe", "block")]
+        ran = self.planned.counted.notna()
+        return self.planned[ran.groupby(parts).transform("any").astype(bool)]
 
     @cached_property
     def blocks(self) -> int:
@@ -212,15 +218,21 @@ class Results:
             return self
         if "fd" not in self.metrics:
             return self.only(lines[:FEW_LINES])
-        samplers = dict.fromkeys(self.scored(model, n).sampler)
-        places = pd.concat([pd.Series(range(len(table)), table.index) for table in
-                            (self.ranked(model, n, one) for one in samplers)])  # fmt: skip
-        order = list(places.groupby(level=0).mean().sort_values(kind="stable").index)
+        order = self.places(model, n)
         first, rivals = lines[0], list(filter(self.baseline, order))
         best = [*[line for line in rivals if line != first][:3],
                 *[line for line in order if line not in rivals and line != first][:2]]  # fmt: skip
         rest = [line for line in order if line != first and line not in best]
         return self.only([first, *best, *rest[: FEW_LINES - 1 - len(best)]])
+
+    def places(self, model: str, n: int) -> list[str]:
+        """All lines of a group by mean place in `ranked` over its samplers, the best first."""
+        samplers = dict.fromkeys(self.scored(model, n).sampler)
+        found = pd.concat([pd.Series(range(len(table)), table.index) for table in
+                           (self.ranked(model, n, one) for one in samplers)])  # fmt: skip
+        return [
+            str(line) for line in found.groupby(level=0).mean().sort_values(kind="stable").index
+        ]
 
     def behind(self, model: str, n: int, sampler: str) -> pd.DataFrame:
         """Log of the ratio of FD to the FD of the best line, on the same seeds.
@@ -229,16 +241,17 @@ class Results:
         with fewer blocks can be better on them than the best line. Its value is then below 0.
 
         Returns:
-            [lines, NFEs].
+            [lines, NFEs], of the NFEs at which every line was run; of all, if there is none.
         """
         rows = self.scored(model, n)
         rows = rows[rows.sampler == sampler]
-        columns = {}
+        lines, columns = list(dict.fromkeys(rows.line)), {}
         for nfe in sorted(set(rows.nfe)):
             fd = self.values(model, n, sampler, nfe).dropna(how="all")
             if len(fd):
                 columns[nfe] = np.log(fd / fd.loc[best(fd)]).mean(axis=1)
-        return pd.DataFrame(columns, index=list(dict.fromkeys(rows.line)))
+        whole = {nfe: column for nfe, column in columns.items() if len(column) == len(lines)}
+        return pd.DataFrame(whole or columns, index=lines)
 
     def fewer(self, model: str, n: int, sampler: str) -> pd.DataFrame:
         """Whether a line has fewer blocks than another line at the same NFE: [lines, NFEs]."""
@@ -267,7 +280,8 @@ class Results:
         return self._columns.get((model, n, sampler, nfe), none)
 
     def whole(self, model: str, n: int, sampler: str, nfe: int) -> bool:
-        """Whether all planned cells of a column were run: another could become the best."""
+        """Whether all cells of the begun blocks of a column were run: another could become the
+        best."""
         return bool(self.cells(model, n, sampler, nfe).counted.notna().all())
 
     def values(

@@ -36,8 +36,9 @@ def samplers(results: Results, model: str, n: int) -> list[str]:
 
 
 def crossed(results: Results, model: str, n: int) -> bool:
-    """Whether a group has many samplers, so that a table is an NFE."""
-    return len(samplers(results, model, n)) > MANY_SAMPLERS
+    """Whether many samplers are planned for a group, so that a table is an NFE."""
+    rows = results.planned
+    return rows[(rows.model == model) & (rows.n == n)].sampler.nunique() > MANY_SAMPLERS
 
 
 def grids(results: Results, model: str, n: int, metric: str) -> list[Grid]:

@@ -296,10 +296,9 @@ def environment(root: Path = ROOT) -> tuple[jinja2.Environment, list[str]]:
     `crs-bench bench`, and `codec` the scores of cifar-codec's reconstructions.
     """
     folders = sorted((root / "results").glob("*/"))
-    facts = {
-        folder.name: Facts(Results(store.load_plan(folder), store.load_records(folder)))
-        for folder in folders if store.is_packed(folder)
-    }  # fmt: skip
+    packed = {folder.name: Results(store.load_plan(folder), store.load_records(folder))
+              for folder in folders if store.is_packed(folder)}  # fmt: skip
+    facts = {name: Facts(results) for name, results in packed.items() if len(results.begun)}
     false: list[str] = []
 
     def so(holds: bool, claim: str) -> str:

@@ -150,7 +150,8 @@ def _contents(parts: list[str]) -> list[str]:
 
 _SORTED = (
     f"Tables with more than {MANY_LINES} schedule lines are sorted by their geometric mean of FD "
-    "over the NFEs, the lowest first. All tables of a sampler have this order."
+    "over the NFEs at which every line was run, the lowest first. All tables of a sampler have "
+    "this order."
 )
 _BEYOND = (
     "† below the FD of the model's own converged samples of the same seeds. Such a gain does not "

@@ -33,17 +33,21 @@ def figure(results: Results, model: str, n: int, width: float = TWO) -> Figure |
     """
     every = twins(results, model, n)
     metrics = [one for one in (*results.spaces, "recall") if one in results.metrics]
-    if not every or not metrics:
+    if not every or "fd" not in metrics:
         return None
     shown = _best(results, model, n, list(every))
-    samplers = list(dict.fromkeys(results.ran(model, n).sampler))
+    seconds = [name for line in shown for name in [*every[line].values()][1:]]
+    ran = results.ran(model, n)
+    ran = ran[ran.line.isin(seconds)]  # panels are of what several models have
+    nfes, samplers = sorted(set(ran.nfe)), list(dict.fromkeys(ran.sampler))
     made = Figure(figsize=(width, 1.75 * len(metrics) + 1), layout="constrained")
     grid = made.subplots(len(metrics), len(samplers), sharex=True, squeeze=False)
     for metric, row in zip(metrics, grid, strict=True):
         for sampler, axes in zip(samplers, row, strict=True):
-            _draw(axes, results, (model, n, sampler), metric, {one: every[one] for one in shown})
-            nfe_axis(axes, sorted(set(results.ran(model, n).nfe)), (width - 0.5) / len(samplers))
-            if metric in results.spaces:
+            same = {one: every[one] for one in shown}
+            _draw(axes, results, (model, n, sampler), metric, same, nfes)
+            nfe_axis(axes, nfes, (width - 0.5) / len(samplers))
+            if metric in results.spaces and any(line.get_ydata().size for line in axes.lines):
                 log_axis(axes)
         over = f" / that of {shown[0]}" if metric in results.spaces else ""
         way = arrow(results.higher_is_better(metric))
@@ -58,25 +62,20 @@ def figure(results: Results, model: str, n: int, width: float = TWO) -> Figure |
 
 def _best(results: Results, model: str, n: int, lines: list[str]) -> list[str]:
     """The first of the lines; of the others the best that is no baseline, and the best baseline, by
-    mean place over all samplers."""
-    samplers = dict.fromkeys(results.scored(model, n).sampler)
-    places = pd.concat([pd.Series(range(len(table)), table.index) for table in
-                        (results.ranked(model, n, one) for one in samplers)])  # fmt: skip
-    order = places.groupby(level=0).mean().sort_values(kind="stable").index
-    rest = [line for line in order if line in lines[1:]]
+    `Results.places`."""
+    rest = [line for line in results.places(model, n) if line in lines[1:]]
     own = [line for line in rest if not results.baseline(line)]
     return [lines[0], *own[:1], *[line for line in rest if line not in own][:1]]
 
 
 def _draw(
     axes: Axes, results: Results, group: tuple[str, int, str], metric: str,
-    shown: dict[str, dict[str, str]],
+    shown: dict[str, dict[str, str]], nfes: list[int],
 ) -> None:  # fmt: skip
     """The curves of a panel. FD is divided by that of the first line at the same NFE."""
-    model, n, sampler = group
-    rows = results.scored(model, n)
-    nfes = sorted(set(rows[rows.sampler == sampler].nfe))
-    table = pd.DataFrame({nfe: results.values(*group, nfe, metric).mean(axis=1) for nfe in nfes})
+    names = [name for same in shown.values() for name in same.values()]
+    table = pd.DataFrame({nfe: results.values(*group, nfe, metric).mean(axis=1) for nfe in nfes},
+                         index=names)  # fmt: skip
     if metric in results.spaces:
         table = table / table.loc[next(iter(shown))]
     known, models = looks(results), list(dict.fromkeys(m for same in shown.values() for m in same))
