@@ -515,7 +515,7 @@ def test_lines_are_sorted_by_evaluations_that_every_line_has(tmp_path: Path, dra
     lone = cell("CRS(0)", 50, "1", 1.0)  # the worst line
     report(save(tmp_path / "x", [*cells, lone]))
     rows = [*table(tmp_path / "x")]
-    assert rows[1:] == [f"CRS({i})" for i in reversed(range(count))]
+    assert rows[1:] == [f"CRS({i})" for i in reversed(range(MANY_LINES + 1))]
     results = Results(store.load_plan(tmp_path / "x"), store.load_records(tmp_path / "x"))
     assert results.places("m", 500)[-1] == "CRS(0)"
 

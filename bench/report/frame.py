@@ -194,12 +194,15 @@ class Results:
         """Mean FD over seed blocks.
 
         Returns:
-            [lines, NFEs], sorted by the mean of `behind`, the lowest first. A cell without any
-            block is NaN. Lines without any cell come last.
+            [lines, NFEs], sorted by the mean of `behind`, the lowest first, over the NFEs at which
+            every line was run; if there is none, over all. A cell without any block is NaN. Lines
+            without any cell come last.
         """
         rows = self.scored(model, n)
         means = rows[rows.sampler == sampler].groupby(["line", "nfe"], sort=False).fd.mean()
-        order = self.behind(model, n, sampler).mean(axis=1).sort_values(kind="stable")
+        behind = self.behind(model, n, sampler)
+        whole = behind.dropna(axis=1)
+        order = (behind if whole.empty else whole).mean(axis=1).sort_values(kind="stable")
         return means.unstack().sort_index(axis=1).loc[order.index]
 
     def only(self, lines: Collection[str]) -> "Results":
@@ -241,17 +244,16 @@ class Results:
         with fewer blocks can be better on them than the best line. Its value is then below 0.
 
         Returns:
-            [lines, NFEs], of the NFEs at which every line was run; of all, if there is none.
+            [lines, NFEs].
         """
         rows = self.scored(model, n)
         rows = rows[rows.sampler == sampler]
-        lines, columns = list(dict.fromkeys(rows.line)), {}
+        columns = {}
         for nfe in sorted(set(rows.nfe)):
             fd = self.values(model, n, sampler, nfe).dropna(how="all")
             if len(fd):
                 columns[nfe] = np.log(fd / fd.loc[best(fd)]).mean(axis=1)
-        whole = {nfe: column for nfe, column in columns.items() if len(column) == len(lines)}
-        return pd.DataFrame(whole or columns, index=lines)
+        return pd.DataFrame(columns, index=list(dict.fromkeys(rows.line)))
 
     def fewer(self, model: str, n: int, sampler: str) -> pd.DataFrame:
         """Whether a line has fewer blocks than another line at the same NFE: [lines, NFEs]."""
