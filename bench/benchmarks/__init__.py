@@ -7,11 +7,11 @@ from bench.benchmarks.record import Reading, content, table
 from bench.benchmarks.sampling import Trial, sampler_table, time_samplers
 from bench.benchmarks.scoring import time_metrics
 from bench.benchmarks.throughput import ceiling, throughput
-from bench.benchmarks.untrained import NETWORKS, check_network, untrained
+from bench.benchmarks.untrained import NETWORKS, untrained
 from bench.benchmarks.whole import cells_of, time_cells
 
 __all__ = [
     "NETWORKS", "Part", "Reading", "Trial", "ceiling", "cell_parts", "cell_readings", "cell_table",
-    "cells_of", "check_network", "content", "fitting", "profiled", "sampler_table", "table",
+    "cells_of", "content", "fitting", "profiled", "sampler_table", "table",
     "throughput", "time_cells", "time_metrics", "time_samplers", "untrained",
 ]  # fmt: skip

@@ -13,8 +13,6 @@ from bench.checkpoints.card import Data, VPCard
 from bench.checkpoints.codecs import Pixels
 from bench.names import nearest
 from bench.zoo import adm
-from bench.zoo.base import PublishedFamily
-from bench.zoo.presets import all_presets
 
 
 def _unet(size: int, state: int, channels: list[int], attention: int, **other: Any) -> dict:
@@ -38,21 +36,10 @@ _DIFFUSERS = {
 NETWORKS = ("adm-256", *_DIFFUSERS)
 
 
-def check_network(name: str) -> None:
-    """ValueError: the name is not one of `NETWORKS`."""
+def card_of(name: str) -> Card:
+    """The card of a network of `NETWORKS`. ValueError: an unknown network."""
     if name not in NETWORKS:
         raise ValueError(f"no network {name!r}{nearest(name, NETWORKS)}")
-
-
-def card_of(name: str) -> Card:
-    """The card of a network of `NETWORKS` or of a preset, without a codec.
-
-    ValueError: an unknown name.
-    """
-    presets = all_presets()
-    if name in presets:
-        return presets[name][1].draft(name).model_copy(update={"codec": None})
-    check_network(name)
     if name == "adm-256":
         flags = adm.PRESETS["lsun-256"].flags.model_copy(update={"learn_sigma": False})
         family, network = "adm", flags.model_dump(mode="json")
@@ -66,14 +53,14 @@ def card_of(name: str) -> Card:
 
 
 def network_of(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The network of a card of `card_of`, with random weights, and the shape of its state."""
+    """A network of `NETWORKS` with random weights, and the shape of its state."""
     card = card_of(name)
-    family = find_family(card.family)
-    if isinstance(family, PublishedFamily):  # its own networks have no weights
-        net = family.make(card.arguments(family.flags))
-    else:
-        net = checkpoints.network(card.network)
-    return net, family.shape(card)
+    net = (
+        adm.ADMNet(card.arguments(adm.ADMFlags))  # the family's own has no weights
+        if card.family == "adm"
+        else checkpoints.network(card.network)
+    )
+    return net, find_family(card.family).shape(card)
 
 
 def _seeded(name: str) -> nn.Module:
@@ -105,11 +92,11 @@ class _States(Checkpoint):
 def untrained(network: str, device: str = "cpu", dtype: str = "float32") -> Checkpoint:
     """A checkpoint with seeded random weights. Its decoder does not quantise.
 
-    A network of `NETWORKS` predicts v on the linear VP process. A random prediction of eps would be
-    multiplied by 157, and nearly all states would end at -1 or 1.
+    It predicts v on the linear VP process. A random prediction of eps would be multiplied by 157,
+    and nearly all states would end at -1 or 1.
 
     Arguments:
-        network: one of `NETWORKS`, or a preset.
+        network: one of `NETWORKS`.
 
     Raises:
         ValueError: an unknown network or dtype.

@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,10 @@ from bench.cli.options import Device, Models, device_of, numbers
 from bench.cli.options import benchmarks as app
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from bench.benchmarks import Reading
+    from bench.checkpoints import Checkpoint
 
 Record = Annotated[Path | None, typer.Option("--json", help="JSON file for the record")]
 Repeats = Annotated[int, typer.Option(help="runs after a warm-up; the fastest one counts")]
@@ -73,8 +75,6 @@ def bench_sampler(
     found: list[Reading] = []
     typer.echo(device_name(where))
     for name in todo:
-        benchmarks.check_network(name)
-    for name in todo:
         start = time.monotonic()
         model = benchmarks.untrained(name, where, dtype or ("float16" if gpu else "float32"))
         left = start + seconds / len(todo) - time.monotonic() if seconds else math.inf
@@ -85,23 +85,25 @@ def bench_sampler(
     _write(asked, f"the median of {repeats}, in turn, after a warm-up", found)
 
 
-def _random(model: str, models: Path | None) -> bool:
-    """Whether `bench network` gives this name random weights. ValueError: nothing has the name."""
+def _network(model: str, models: Path | None) -> "Callable[[str, str], Checkpoint]":
+    """(device, dtype) -> the network of `bench network`. ValueError: nothing has the name."""
     from bench import benchmarks, checkpoints
     from bench.checkpoints.pipelines import is_hub_id
     from bench.checkpoints.places import is_object
     from bench.names import nearest
+    from bench.price.standin import of_card
     from bench.zoo.presets import all_presets
 
     places, presets = checkpoints.models_of(models), all_presets()
     if model in benchmarks.NETWORKS:
-        return True
+        return partial(benchmarks.untrained, model)
     if is_object(model) or is_hub_id(model) or places.present(model):
-        return False
+        return lambda device, dtype: checkpoints.load(model, device, dtype, models)
     if model not in presets:
         known = [*benchmarks.NETWORKS, *places.names(), *presets]
         raise ValueError(f"no network or model {model!r}{nearest(model, known)}")
-    return True
+    card = presets[model][1].draft(model).model_copy(update={"codec": None})
+    return partial(of_card, card)
 
 
 @app.command("network")
@@ -137,20 +139,16 @@ def bench_network(
     from bench.machine import device_name
 
     where, sizes = device_of(device), numbers(batches, "--batches")
-    usual, random = "float16" if where.startswith("cuda") else "float32", _random(model, models)
-
-    def opened(dtype: str) -> checkpoints.Checkpoint:
-        if random:
-            return benchmarks.untrained(model, where, dtype)
-        return checkpoints.load(model, where, dtype, models)
-
-    ours, published = opened(dtype or usual), opened(usual) if peers else None
+    usual, opened = "float16" if where.startswith("cuda") else "float32", _network(model, models)
+    ours = opened(where, dtype or usual)
+    published = opened(where, usual) if peers else None
     product = [benchmarks.ceiling(ours)] if peers or profile else []
     made = checkpoints.compiled(ours) if compile else ours
     found = list(benchmarks.throughput(made, sizes, seconds, published))
     parts = benchmarks.profiled(made, found[-1].more["batch"]) if profile else []
-    typer.echo(f"{device_name(where)}{', compiled' if compile else ''}"
-               f"{', random weights' if random else ''}")  # fmt: skip
+    known = ours.card.weights_sha256 or not checkpoints.find_family(ours.card.family).has_weights
+    weights = "" if known else ", random weights"
+    typer.echo(f"{device_name(where)}{', compiled' if compile else ''}{weights}")
     typer.echo(benchmarks.table(
         [*product, *found, *parts], images_a_second=".4g", memory_gib=".1f", network_tflop=".4g",
         share=".1%", busy=".1%", kernels=".0f",
