@@ -352,6 +352,20 @@ def test_the_name_of_a_preset_is_random_unless_a_folder_has_it(
         assert ("random weights" in out) == random and ", batch 1" in out
 
 
+def test_a_record_has_no_folders_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_untrained("tiny", tmp_path)
+    timed = ("--batches", "1", "--seconds", "0.01", "--no-peers", "--device", "cpu", "--json")
+    record = str(tmp_path / "record.json")
+    for words in (("tiny", "--models", str(tmp_path)), (str(tmp_path / "tiny"),)):
+        assert bench(monkeypatch, "network", *words, *timed, record) == 0
+        text = Path(record).read_text()
+        assert str(tmp_path) not in text and json.loads(text)["arguments"]["model"] == "tiny"
+    sha256 = checkpoints.read_card(tmp_path / "tiny").weights_sha256
+    assert sha256 and json.loads(text)["readings"][0]["weights_sha256"] == sha256
+
+
 def test_metrics_are_timed_beside_their_peers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

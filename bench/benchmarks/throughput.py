@@ -144,7 +144,8 @@ def _reading(
     )]  # fmt: skip
     rates = [{"images_a_second": batch / mean, "memory_gib": gib}
              for mean, gib in zip(means, memory, strict=False)]  # fmt: skip
-    more = {"network": model.name, "dtype": dtype_of(model), "batch": batch}
+    more = {"network": model.name, "weights_sha256": model.card.weights_sha256,
+            "dtype": dtype_of(model), "batch": batch}  # fmt: skip
     found = Reading(f"{model.name}, batch {batch}", means[0], more | rates[0])
     if not (theirs and published):
         return found

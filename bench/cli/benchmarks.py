@@ -1,6 +1,7 @@
 """The verbs that time the bench itself: `crs-bench bench`."""
 
 import math
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -25,8 +26,17 @@ Dtype = Annotated[
 Peers = Annotated[bool, typer.Option(help="time other tools too, in turn with ours")]
 
 
+def _without_folders(value: object) -> object:
+    """Of a path the last part. An id of the hub is no path."""
+    path = isinstance(value, Path) or (
+        isinstance(value, str) and os.sep in value and Path(value).exists()
+    )
+    return Path(str(value)).name if path else value
+
+
 def _write(asked: typer.Context, counts: str, readings: "Sequence[Reading]") -> None:
-    """Write a record (`bench.benchmarks.record`), if --json asks for it."""
+    """Write a record (`bench.benchmarks.record`), if --json asks for it. Of paths it has the last
+    part alone: a record is for others, who have other folders."""
     from bench import benchmarks, store
     from bench.machine import device_name, versions
 
@@ -34,7 +44,7 @@ def _write(asked: typer.Context, counts: str, readings: "Sequence[Reading]") -> 
     path, device = given.pop("record"), device_of(given.pop("device"))
     content = {
         "verb": asked.command.name,
-        "arguments": {name: str(x) if isinstance(x, Path) else x for name, x in given.items()},
+        "arguments": {name: _without_folders(x) for name, x in given.items()},
         "device": device_name(device), "versions": versions(), "counts": counts,
         "readings": benchmarks.content(readings),
     }  # fmt: skip
