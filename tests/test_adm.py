@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.checkpoints.quick import Quick, quickened
+from bench.checkpoints.quick import Quick, own_form, quickened
 from bench.zoo.adm import PRESETS, ADMFlags, ADMNet
 from bench.zoo.layers import DoublingConv, EntryConv, LastConv
 
@@ -260,7 +260,7 @@ def test_a_quickened_network_is_the_same_network() -> None:
     x, timestep, labels = inputs()
     want = net(x, timestep, labels).sample
     kept = {key: value.clone() for key, value in net.state_dict().items()}
-    fast = quickened(net, half=torch.float32)
+    fast = quickened(net, own_form(torch.float32))
     assert {type(one) for one in fast.modules()}.isdisjoint({DoublingConv, EntryConv, LastConv})
     torch.testing.assert_close(fast(x, timestep, labels).sample, want, rtol=1e-5, atol=1e-5)
     assert torch.equal(net(x, timestep, labels).sample, want)  # the plain one stays
@@ -269,7 +269,7 @@ def test_a_quickened_network_is_the_same_network() -> None:
     shared = {one.data_ptr() for one in net.parameters()}
     other = [key for key, one in fast.named_parameters() if one.data_ptr() not in shared]
     assert len(other) == 4 and all(key.endswith(".weight") for key in other)  # entry, 2 up, last
-    assert quickened(plain := torch.nn.Conv2d(3, 3, 3)) is plain
+    assert quickened(plain := torch.nn.Conv2d(3, 3, 3), own_form()) is plain
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -279,7 +279,10 @@ def test_quickened_networks_are_as_near_to_float32(device: str, dtype: torch.dty
     given = [one.to(device) for one in inputs()]
     want = net(*given).sample
     half = net.cast(dtype)
-    far = [(one(*given).sample - want).norm() / want.norm() for one in (half, quickened(half))]
+    far = [
+        (one(*given).sample - want).norm() / want.norm()
+        for one in (half, quickened(half, own_form()))
+    ]
     assert 0 < far[1] < 1.1 * far[0]
 
 

@@ -319,17 +319,24 @@ FLAGS = {"image_size": 8, "num_channels": 32, "channel_mult": (1, 1), "num_res_b
          "attention_resolutions": (4,), "num_head_channels": 32, "learn_sigma": False}  # fmt: skip
 
 
-def test_a_compiled_half_network_is_quickened_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["unet2d", "adm"])
+def test_a_compiled_half_network_is_quickened_on_a_gpu(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # `compiled` sets it
-    tiny = untrained("tiny")
-    model = replace(tiny, net=ADMNet(ADMFlags.model_validate(FLAGS)),
-                    card=tiny.card.model_copy(update={"family": "adm"}))  # fmt: skip
+    model = untrained("tiny")
+    if family == "adm":
+        model = replace(model, net=ADMNet(ADMFlags.model_validate(FLAGS)),
+                        card=model.card.model_copy(update={"family": "adm"}))  # fmt: skip
     for device, dtype in (("cpu", torch.bfloat16), ("cuda", torch.float32)):
         plain = compiled(replace(model, device=device, dtype=dtype)).net
         assert plain._orig_mod is model.net
-    fast = compiled(replace(model, device="cuda", dtype=torch.bfloat16)).net._orig_mod
-    kinds = [{isinstance(one, Quick) for one in net.modules()} for net in (model.net, fast)]
-    assert kinds == [{True, False}, {False}]
+    for dtype in (torch.float16, torch.bfloat16):
+        fast = compiled(replace(model, device="cuda", dtype=dtype)).net._orig_mod
+        assert not any(isinstance(one, Quick) for one in fast.modules())
+        before, after = ({type(one).__name__ for one in net.modules()} for net in (model.net, fast))
+        assert "_Filled" in after and "_Filled" not in before
+        assert family == "adm" or ("ChannelNorm" in after and "ChannelNorm" not in before)
 
 
 def test_the_name_of_a_preset_is_random_unless_a_folder_has_it(

@@ -22,7 +22,7 @@ from torch import Tensor
 import bench
 from bench import checkpoints
 from bench.checkpoints.codecs import autoencoder
-from bench.checkpoints.quick import quickened
+from bench.checkpoints.quick import own_form, quickened
 from bench.zoo.add import add
 from bench.zoo.ldm import PRESETS
 
@@ -316,7 +316,7 @@ def test_a_file_gives_the_originals_outputs(kind: str, tmp_path: Path) -> None:
     t, labels = torch.tensor([3.0, 500.25, 999.0]), torch.tensor([0, 3, 4])
     given = {"class_labels": labels} if model.classes else {}
     with torch.no_grad():
-        for net in (model.net, quickened(model.net, torch.float32)):
+        for net in (model.net, quickened(model.net, own_form(torch.float32))):
             assert apart(net(x, t, **given).sample, whole.eps(x.double(), t, labels)) < 1e-5
         images = torch.randint(256, (2, 3, 16, 16), generator=generator).byte()
         pixels = images.double() / 127.5 - 1

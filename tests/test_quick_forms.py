@@ -1,27 +1,18 @@
 """Quick forms of layers of diffusers' networks; those of ADM and LDM are tested with them."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 
-from bench.benchmarks import untrained
-from bench.checkpoints import compiled, network, quick
+from bench.benchmarks.untrained import card_of
+from bench.checkpoints import network
 from bench.checkpoints.quick import by_channels
 from bench.checkpoints.unet2d import quickened
-
-CONFIG = {
-    "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": [8, 16],
-    "layers_per_block": 1, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 4,
-    "attention_head_dim": 8,
-}  # fmt: skip
 
 
 def made(**other: object) -> nn.Module:
     torch.manual_seed(0)
-    return network(CONFIG | other).double().eval().requires_grad_(False)
+    return network(card_of("tiny").network | other).double().eval().requires_grad_(False)
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +33,7 @@ def test_a_quickened_network_is_the_same_network(other: dict) -> None:
     net, given = made(**other), inputs()
     want = net(*given).sample
     fast = quickened(net)
-    assert kinds(fast) >= {"ChannelNorm", "Upsampling"}
+    assert kinds(fast) >= {"ChannelNorm", "_Transposed", "_Filled"}
     assert kinds(fast).isdisjoint({"GroupNorm", "Upsample2D"})
     torch.testing.assert_close(fast(*given).sample, want, rtol=0, atol=1e-5)  # norms are float32
     assert torch.equal(net(*given).sample, want)  # the plain one stays
@@ -52,7 +43,7 @@ def test_a_quickened_network_is_the_same_network(other: dict) -> None:
 def test_other_ways_to_double_the_size_stay() -> None:
     net, given = made(upsample_type="resnet", downsample_type="resnet"), inputs()
     fast = quickened(net)
-    assert "Upsampling" not in kinds(fast) and "Upsample2D" in kinds(fast)
+    assert "_Transposed" not in kinds(fast) and "Upsample2D" in kinds(fast)
     want = net(*given).sample
     torch.testing.assert_close(fast(*given).sample, want, rtol=0, atol=1e-5)
 
@@ -62,7 +53,7 @@ def test_a_norm_by_channels_is_the_norm(places: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     norm, x = nn.GroupNorm(3, 12, eps=1e-3), 2 + 3 * torch.randn(4, 12, *places)
     nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
-    form = by_channels(norm, torch.float32)
+    form = by_channels(norm)
     torch.testing.assert_close(form(x), norm(x), rtol=0, atol=1e-5)
     assert form.weight is norm.weight
 
@@ -77,15 +68,3 @@ def test_quickened_networks_are_as_near_to_float32(device: str, dtype: torch.dty
     far = [(one(x.to(dtype), timestep).sample - want).norm() / want.norm()
            for one in (half, quickened(half))]  # fmt: skip
     assert 0 < far[1] < 1.1 * far[0]
-
-
-def test_compiled_on_a_gpu_takes_the_quick_form_in_half_precision(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # `compiled` sets it
-    model = untrained("tiny")
-    for device, dtype in (("cpu", torch.float16), ("cuda", torch.float32)):
-        assert compiled(replace(model, device=device, dtype=dtype)).net._orig_mod is model.net
-    fast = compiled(replace(model, device="cuda", dtype=torch.float16)).net._orig_mod
-    assert "ChannelNorm" in kinds(fast) and "ChannelNorm" not in kinds(model.net)
-    assert quick.quickened(plain := nn.Conv2d(3, 3, 3)) is plain

@@ -12,6 +12,6 @@ from bench.benchmarks.whole import cells_of, time_cells
 
 __all__ = [
     "NETWORKS", "Part", "Reading", "Trial", "ceiling", "cell_parts", "cell_readings", "cell_table",
-    "cells_of", "content", "fitting", "profiled", "sampler_table", "table",
-    "throughput", "time_cells", "time_metrics", "time_samplers", "untrained",
+    "cells_of", "content", "fitting", "profiled", "sampler_table", "table", "throughput",
+    "time_cells", "time_metrics", "time_samplers", "untrained",
 ]  # fmt: skip

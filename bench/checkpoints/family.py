@@ -61,9 +61,9 @@ class Family(ABC):
 
     def quick(self, net: torch.nn.Module) -> torch.nn.Module:
         """The same network, in a quicker form for sampling in half precision on a GPU."""
-        from bench.checkpoints.quick import quickened  # it needs torch at once
+        from bench.checkpoints.quick import own_form, quickened  # they need torch at once
 
-        return quickened(net)
+        return quickened(net, own_form())
 
     def inputs(
         self, x: Tensor, sigma: float, process: Process, dtype: torch.dtype

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,9 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.checkpoints.family import for_sampling
-
-Form = Callable[[Any, torch.dtype], nn.Module]
-"""(a layer, dtype of its products) -> its quick form, or the layer itself."""
 
 
 class Quick(ABC):
@@ -28,44 +25,37 @@ class Quick(ABC):
         """That form. half: the dtype of its products, where the network keeps float32."""
 
 
-def quickened(
-    net: nn.Module, half: torch.dtype = torch.float16, forms: Mapping[type, Form] | None = None
-) -> nn.Module:
-    """A copy of a network with the quick form of each `Quick` layer. Other weights are shared.
+def quickened(net: nn.Module, form: Callable[[str, Any], nn.Module]) -> nn.Module:
+    """A copy of a network with the quick forms of its layers. All other weights are shared.
 
-    forms: of layers that are not `Quick`, by their exact type.
+    form: (name of a layer, the layer) -> its quick form, or the layer itself.
     """
-    forms = forms or {}
-    if not any(isinstance(one, Quick) or type(one) in forms for one in net.modules()):
+    made = {name: new for name, one in net.named_modules() if (new := form(name, one)) is not one}
+    if not made:
         return net
     weights: dict[int, Any] = {id(one): one for one in (*net.parameters(), *net.buffers())}
+    device = str(next(net.parameters()).device)
     net = copy.deepcopy(net, weights)
-    for name, one in list(net.named_modules()):
-        form = one
-        if isinstance(one, Quick):
-            form = one.quick(half)
-        elif type(one) in forms:
-            form = forms[type(one)](one, half)
-        if form is not one:
-            net.set_submodule(name, placed(form, one))
+    for name, new in made.items():
+        net.set_submodule(name, for_sampling(new, device))
     return net
 
 
-def placed(form: nn.Module, layer: nn.Module) -> nn.Module:
-    """A quick form on the layer's device, channels last and frozen."""
-    return for_sampling(form, str(next(layer.parameters()).device))
+def own_form(half: torch.dtype = torch.float16) -> Callable[[str, Any], nn.Module]:
+    """The `form` of networks whose layers are `Quick` themselves."""
+    return lambda name, layer: layer.quick(half) if isinstance(layer, Quick) else layer
 
 
-def filled(conv: nn.Conv2d, half: torch.dtype) -> nn.Module:
+def filled(conv: nn.Conv2d) -> nn.Module:
     """A convolution from few channels: zeros fill them up to a multiple of 8, as tensor cores
     want."""
     return _Filled(F.pad(conv.weight, (0, 0, 0, 0, 0, -conv.in_channels % 8)), conv.bias)
 
 
-def transposed(conv: nn.Conv2d, half: torch.dtype) -> nn.Module:
-    """A doubling of the size by nearest, then a 3x3 convolution: one transposed convolution, which
-    has 4/9 of the operations. Its kernel is 4x4 with stride 2: sums of the weights that meet the
-    same pixel."""
+def transposed(conv: nn.Conv2d) -> nn.Module:
+    """A doubling of the size by nearest, then this 3x3 convolution: one transposed convolution,
+    which has 4/9 of the operations. Its kernel is 4x4 with stride 2: sums of the weights that meet
+    the same pixel."""
     weight = conv.weight.double()  # [out, channels, 3, 3]
     for axis in (2, 3):
         a, b, c = weight.unbind(axis)
@@ -95,7 +85,7 @@ class _Filled(_Weighted):
 
 
 class _Transposed(_Weighted):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, size: None = None) -> Tensor:  # diffusers' blocks give a size
         return F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
 
 
@@ -108,17 +98,6 @@ class _Taps(_Weighted):
         parts = [y[:, a : a + height, b : b + width, a, b].to(x.dtype)
                  for a in range(3) for b in range(3)]  # fmt: skip
         return sum(parts, self.bias).permute(0, 3, 1, 2)
-
-
-class Upsampling(nn.Module):
-    """A layer in the place of diffusers' `Upsample2D`."""
-
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor, size: None = None) -> Tensor:
-        return self.conv(x)
 
 
 class ChannelNorm(nn.GroupNorm):
@@ -150,10 +129,10 @@ class Norm(nn.GroupNorm, Quick):
     """A norm of groups in the dtype of its weights."""
 
     def quick(self, half: torch.dtype) -> nn.Module:
-        return by_channels(self, half)
+        return by_channels(self)
 
 
-def by_channels(norm: nn.GroupNorm, half: torch.dtype) -> nn.Module:
+def by_channels(norm: nn.GroupNorm) -> nn.Module:
     """`ChannelNorm` with the weights of a norm of groups."""
     form = ChannelNorm(norm.num_groups, norm.num_channels, norm.eps, device="meta")
     form.weight, form.bias = norm.weight, norm.bias

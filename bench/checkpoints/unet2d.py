@@ -22,23 +22,23 @@ def network(config: dict[str, Any]) -> torch.nn.Module:
         raise ValueError(f"UNet2DModel refuses the card's network: {error}") from error
 
 
-def quickened(net: Any) -> torch.nn.Module:
+def quickened(net: torch.nn.Module) -> torch.nn.Module:
     """The network with quick forms of its norms, of its doublings of the size and of its first
     convolution. The last one stays: its quick form rounds more."""
     from diffusers.models.upsampling import Upsample2D
 
     from bench.checkpoints import quick
 
-    def doubled(layer: Any, half: torch.dtype) -> torch.nn.Module:
-        plain = layer.norm or not (layer.use_conv and layer.interpolate)
-        if plain or layer.conv.kernel_size != (3, 3):
-            return layer
-        return quick.Upsampling(quick.transposed(layer.conv, half))
+    def form(name: str, layer: Any) -> torch.nn.Module:
+        if name == "conv_in":
+            return quick.filled(layer)
+        if type(layer) is torch.nn.GroupNorm:
+            return quick.by_channels(layer)
+        doubles = type(layer) is Upsample2D and layer.interpolate and not layer.norm
+        conv: Any = layer.conv if doubles and layer.use_conv else None
+        return quick.transposed(conv) if conv and conv.kernel_size == (3, 3) else layer
 
-    forms = {torch.nn.GroupNorm: quick.by_channels, Upsample2D: doubled}
-    net = quick.quickened(net, forms=forms)
-    net.conv_in = quick.placed(quick.filled(net.conv_in, net.conv_in.weight.dtype), net.conv_in)
-    return net
+    return quick.quickened(net, form)
 
 
 class _UNet2D(Family):

@@ -1,5 +1,7 @@
 """A figure of schedules that were run on several models: what a model gives, what a schedule."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -26,7 +28,7 @@ def twins(results: Results, model: str, n: int) -> dict[str, dict[str, str]]:
 
 
 def figure(results: Results, model: str, n: int, width: float = TWO) -> Figure | None:
-    """FD over that of the first line, and recall, at each NFE; a model has a style of line.
+    """FD over that of the group's first line, and recall, at each NFE; a model has a style of line.
 
     It shows the first schedule that several models have, and of the others the best that is no
     baseline and the best baseline. None: no schedule was run on several models.
@@ -49,15 +51,21 @@ def figure(results: Results, model: str, n: int, width: float = TWO) -> Figure |
             nfe_axis(axes, nfes, (width - 0.5) / len(samplers))
             if metric in results.spaces and any(line.get_ydata().size for line in axes.lines):
                 log_axis(axes)
-        over = f" / that of {shown[0]}" if metric in results.spaces else ""
+        over = f" / that of {_first(results, model, n)}" if metric in results.spaces else ""
         way = arrow(results.higher_is_better(metric))
-        row[0].set_ylabel(f"{label(metric, results.features)}{over}\u00a0{way}")
+        name = f"{label(metric, results.features)}{over}\u00a0{way}"
+        row[0].set_ylabel(textwrap.fill(name, 30))
     for sampler, top, bottom in zip(samplers, grid[0], grid[-1], strict=True):
         top.set_title(paper_name(sampler), parse_math=False)
         bottom.set_xlabel("NFE")
     _explain(made, results, shown, list(dict.fromkeys(m for one in shown for m in every[one])))
     caption(made, f"Training times sampling: {results.subject(model, n)}.")
     return made
+
+
+def _first(results: Results, model: str, n: int) -> str:
+    """The line that FD is divided by: the first one of the group."""
+    return str(results.scored(model, n).line.iloc[0])
 
 
 def _best(results: Results, model: str, n: int, lines: list[str]) -> list[str]:
@@ -72,12 +80,13 @@ def _draw(
     axes: Axes, results: Results, group: tuple[str, int, str], metric: str,
     shown: dict[str, dict[str, str]], nfes: list[int],
 ) -> None:  # fmt: skip
-    """The curves of a panel. FD is divided by that of the first line at the same NFE."""
-    names = [name for same in shown.values() for name in same.values()]
+    """The curves of a panel. FD is divided by that of the group's first line at the same NFE."""
+    first = _first(results, *group[:2])
+    names = {first: 0, **{name: 0 for same in shown.values() for name in same.values()}}
     table = pd.DataFrame({nfe: results.values(*group, nfe, metric).mean(axis=1) for nfe in nfes},
-                         index=names)  # fmt: skip
+                         index=[*names])  # fmt: skip
     if metric in results.spaces:
-        table = table / table.loc[next(iter(shown))]
+        table = table / table.loc[first]
     known, models = looks(results), list(dict.fromkeys(m for same in shown.values() for m in same))
     for line, same in shown.items():
         for where, name in same.items():

@@ -39,7 +39,7 @@ class EntryConv(_Conv):
     """From few channels."""
 
     def quick(self, half: torch.dtype) -> nn.Module:
-        return filled(self, half)
+        return filled(self)
 
 
 class DoublingConv(_Conv):
@@ -50,7 +50,7 @@ class DoublingConv(_Conv):
         return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
 
     def quick(self, half: torch.dtype) -> nn.Module:
-        return transposed(self, half)
+        return transposed(self)
 
 
 class LastConv(_Conv):
