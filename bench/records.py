@@ -24,6 +24,8 @@ from bench.shards import Merged, Shard, Task
 from bench.store import digest
 from bench.types import Score
 
+_MOST = 5  # lines that a message names
+
 # ---------------------------------------------------------------- what is there
 
 
@@ -298,6 +300,7 @@ def left_out(old: dict[str, Any], new: dict[str, Any]) -> str:
     gone = [row for row in old.get("rows", ()) if row["key"] not in keys and row["role"] == "score"]
     if not gone:
         return ""
-    lines = ", ".join(dict.fromkeys(f"{row['line']} ({row['sampler']})" for row in gone))
+    names = [*dict.fromkeys(f"{row['line']} ({row['sampler']})" for row in gone)]
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
     return (f"{len(gone)} cells of the earlier plan of {new['experiment']} are not in this one, so "
-            f"tables leave them out; their records stay: {lines}")  # fmt: skip
+            f"tables leave them out; their records stay: {', '.join(names[:_MOST])}{more}")  # fmt: skip

@@ -198,6 +198,18 @@ def test_three_blocks_have_t_intervals_and_ties_by_hand(tmp_path: Path) -> None:
     assert "half the width of the 95 % Student t interval" in text and "holds 0" in text
 
 
+def test_a_line_of_one_block_leads_if_it_is_the_best_there(tmp_path: Path) -> None:
+    lines = {
+        "native": (10.0, 12.0, 14.0),
+        "CRS(v_x)": (9.0, 10.0, 11.0),  # its mean is the lowest
+        "Karras": (None, None, 10.5),  # best on the block that all have
+    }
+    folder = save(tmp_path / "x", [one for i, one in enumerate(blocks(lines)) if i not in (6, 7)])
+    report(folder)
+    assert table(folder)["Karras"] == ["**10.50**"]
+    assert table(folder)["CRS(v_x)"] == ["10.00 ± 2.48"]
+
+
 def test_a_hole_leaves_a_column_without_bold_and_out_of_the_summary(tmp_path: Path) -> None:
     lines = {"native": (10.0, 11.0, 12.0), "CRS(v_x)": (9.0, 10.0, None)}
     cells = [*blocks(lines), *blocks({"native": (5.0, 6.0, 7.0), "CRS(v_x)": (4.0, 5.0, 6.1)}, 10)]

@@ -245,6 +245,8 @@ def test_schedules_on_two_models_are_drawn_over_the_first_line(tmp_path: Path) -
     kept = {"lines": found.plan["lines"]}
     figure = twins.figure(results(tmp_path / "y", [*cells, lone], **kept), "m", 500)
     assert figure and len(figure.axes) == 2
+    one = [made for made in cells if made[0]["nfe"] == 5]
+    assert twins.figure(results(tmp_path / "w", one, **kept), "m", 500) is None
     for _, record in cells:
         assert record
         record["scores"] = {key: one for key, one in record["scores"].items()

@@ -59,8 +59,8 @@ class Score:
     half: half the width of the t interval of the mean. None: too few blocks.
     blocks: number of seed blocks.
     leads: it is the best of its column, or it is not told apart from the best. The best is taken
-        among the lines with the most blocks. False while cells of a block that was begun are not
-        run yet.
+        on the blocks that all lines of the column have. False while cells of a block that was begun
+        are not run yet.
     beyond: its FD is lower than that of the model's own converged samples of the same seeds. Such a
         gain is no closeness to the model's distribution.
     """
@@ -371,14 +371,21 @@ class Results:
         return [row for key, row in rows.items() if key in self.records]
 
 
-def best(table: pd.DataFrame, sign: int = 1) -> str:
-    """The line with the best mean, among the lines with the most blocks.
+def fair(table: pd.DataFrame) -> pd.DataFrame:
+    """The part of a table in which lines can be compared: the seed blocks that all lines have.
 
-    Fewer blocks can have a better mean because their seeds are easy.
+    Without such a block it is the lines with the most blocks. A mean over other blocks can be
+    better because their seeds are easy.
 
-    Arguments:
-        table: scores [lines, seed blocks], at least one line. NaN: not run.
-        sign: 1: lower is better. -1: higher is better.
+    table: scores [lines, seed blocks]. NaN: not run.
     """
-    blocks = table.count(axis=1)
-    return str((sign * table[blocks == blocks.max()].mean(axis=1)).idxmin())
+    blocks, shared = table.count(axis=1), table.dropna(axis=1)
+    return table[blocks == blocks.max()] if shared.empty else shared
+
+
+def best(table: pd.DataFrame, sign: int = 1) -> str:
+    """The line with the best mean in the `fair` part of a table of at least one line.
+
+    sign: 1: lower is better. -1: higher is better.
+    """
+    return str((sign * fair(table).mean(axis=1)).idxmin())

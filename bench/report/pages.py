@@ -19,7 +19,7 @@ import pandas as pd
 
 from bench import store
 from bench.report import costs, published, summary
-from bench.report.frame import Results
+from bench.report.frame import Results, fair
 from bench.report.intervals import LEAST, LEVEL, half_width
 from bench.report.layout import markdown_table, shown
 from bench.report.lines import paper_name
@@ -262,10 +262,8 @@ class Facts:
         return self.results.values(self.model, self.n, sampler, nfe, metric).dropna(how="all")
 
     def _means(self, sampler: str, nfe: int, metric: str) -> pd.Series:
-        """Mean scores of the lines with the most blocks at one NFE."""
-        table = self._values(sampler, nfe, metric)
-        blocks = table.count(axis=1)
-        return table[blocks == blocks.max()].mean(axis=1)
+        """Mean scores of lines at one NFE, on the seed blocks that all of them have."""
+        return fair(self._values(sampler, nfe, metric)).mean(axis=1)
 
 
 def listed(words: list[str]) -> str:

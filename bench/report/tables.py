@@ -25,8 +25,8 @@ _INTERVAL = (
 _BOLD = (
     "Bold: not told apart from the best. That is the best value, and each value whose difference "
     f"to the best, paired by seed block, has a {_LEVEL} t interval that holds 0. With fewer "
-    f"than {LEAST} blocks, only an exact tie with the best is bold too. The best is taken among "
-    f"the lines with the most seed blocks. {_WHOLE}"
+    f"than {LEAST} blocks, only an exact tie with the best is bold too. The best is taken on "
+    f"the seed blocks that all lines of a column have. {_WHOLE}"
 )
 _NO_INTERVAL = (
     f"An interval needs {LEAST} seed blocks, so there is none here. Bold: the best value, and "

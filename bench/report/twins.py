@@ -31,7 +31,8 @@ def figure(results: Results, model: str, n: int, width: float = TWO) -> Figure |
     """FD over that of the group's first line, and recall, at each NFE; a model has a style of line.
 
     It shows the first schedule that several models have, and of the others the best that is no
-    baseline and the best baseline. None: no schedule was run on several models.
+    baseline and the best baseline. None: no schedule was run on several models, or at one NFE
+    only, where the figure of scores says the same.
     """
     every = twins(results, model, n)
     metrics = [one for one in (*results.spaces, "recall") if one in results.metrics]
@@ -41,6 +42,8 @@ def figure(results: Results, model: str, n: int, width: float = TWO) -> Figure |
     seconds = [name for line in shown for name in [*every[line].values()][1:]]
     ran = results.ran(model, n)
     ran = ran[ran.line.isin(seconds)]  # panels are of what several models have
+    if ran.nfe.nunique() < 2:
+        return None
     nfes, samplers = sorted(set(ran.nfe)), list(dict.fromkeys(ran.sampler))
     made = Figure(figsize=(width, 1.75 * len(metrics) + 1), layout="constrained")
     grid = made.subplots(len(metrics), len(samplers), sharex=True, squeeze=False)
