@@ -303,4 +303,5 @@ def left_out(old: dict[str, Any], new: dict[str, Any]) -> str:
     names = [*dict.fromkeys(f"{row['line']} ({row['sampler']})" for row in gone)]
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
     return (f"{len(gone)} cells of the earlier plan of {new['experiment']} are not in this one, so "
-            f"tables leave them out; their records stay: {', '.join(names[:_MOST])}{more}")  # fmt: skip
+            f"tables leave them out; their records stay: "
+            f"{', '.join(names[:_MOST])}{more}")  # fmt: skip

@@ -18,10 +18,10 @@ def results_in(folder: Path) -> Path:
     """
     few = ("native", "CRS(v_x, xi=1)")
     more = ("log-SNR", "Karras(rho=7)", "CRS(v_x, xi tuned, angle)")
-    _part(folder / "fmnist-224", "fmnist", (*few, *more), (5, 10, 20), _at_224_px)
-    _part(folder / "fmnist", "fmnist", few, (5, 10, 20))
+    part(folder / "fmnist-224", "fmnist", (*few, *more), (5, 10, 20), _at_224_px)
+    part(folder / "fmnist", "fmnist", few, (5, 10, 20))
     trained = tuple(f"CRS-trained, {line}" for line in few)
-    _part(folder / "cifar10", "cifar10", (*few, *trained), (20,))
+    part(folder / "cifar10", "cifar10", (*few, *trained), (20,))
     _make_evil(folder / "cifar10", "CRS-trained, native")
     (folder / "published.csv").write_text(
         "model,dataset,space,sampler,schedule,nfe,fid,precision,recall,note,source\n"
@@ -31,7 +31,7 @@ def results_in(folder: Path) -> Path:
     return folder
 
 
-def _part(
+def part(
     folder: Path, name: str, lines: tuple[str, ...], nfes: tuple[int, ...],
     change: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> None:  # fmt: skip

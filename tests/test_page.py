@@ -36,6 +36,7 @@ def test_rows_have_the_numbers_of_the_tables(folder: Path, content: Content) -> 
         score = results.column(row["model"], row["n"], sampler, row["nfe"], "fd")[row["line"]]
         assert score is not None
         assert row["scores"][fd][0] == score.mean and row["scores"][fd][3] == score.blocks == 3
+        assert row["scores"][fd][6] == score.mean  # all lines have the same blocks
         low, high = row["scores"][fd][1:3]
         assert low < score.mean < high
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from browser import Watched, chromium
-from pages import EVIL, results_in
+from pages import EVIL, part, results_in
 
 from bench import checkpoints, page
 from bench.cli.experiments import _about
@@ -48,6 +48,22 @@ def groups(tab: Any) -> list[tuple[str, list[str]]]:
         else:
             found[-1][1].append(row.locator("[tabulator-field=nfe]").inner_text())
     return found
+
+
+def test_a_line_of_fewer_blocks_can_be_the_best(browser: Any, tmp_path: Path) -> None:
+    lines = (
+        "native",
+        "Karras(rho tuned)",
+        "score-optimal(xi tuned)",
+    )  # of three blocks, the last of one
+    part(tmp_path / "cifar10", "cifar10", lines, (10,))
+    made = page.write(tmp_path, tmp_path / "p.html", _about(checkpoints.models_of(None)))[0]
+    watched = Watched(browser, made.as_uri())
+    verdict = watched.tab.inner_text("#verdict")
+    assert verdict.startswith("Use score-optimal(xi tuned)") and "fewer seed blocks" in verdict
+    places = watched.tab.locator("#ranked li").all_inner_texts()
+    assert "1 of 3 blocks" in places[0] and "best" in places[0] and "±" in places[1]
+    watched.tab.close()
 
 
 def test_the_question_has_an_answer(seen: Watched, address: str) -> None:

@@ -203,14 +203,16 @@ def _protocol(entries: dict[str, dict[str, Any]], cell: dict[str, Any], n: int) 
 
 
 def _numbers(score: Score) -> list[Any]:
-    """[mean, low, high, blocks, whether it is the best or a tie, whether it is below converged].
+    """[mean, low, high, blocks, whether it is the best or a tie, whether it is below converged,
+    mean over the blocks that all lines have].
 
     low and high are the interval that the tables print as ±; None where there are too few blocks.
     """
     low, high = (None, None) if score.half is None else (
         score.mean - score.half, score.mean + score.half
     )  # fmt: skip
-    return [score.mean, low, high, score.blocks, bool(score.leads), bool(score.beyond)]
+    return [score.mean, low, high, score.blocks, bool(score.leads), bool(score.beyond),
+            score.shared]  # fmt: skip
 
 
 def _curve(rate: dict[str, Any]) -> dict[str, Any]:
@@ -254,7 +256,7 @@ def _add_published(content: Content, results: Path) -> None:
                 content.metrics.setdefault(key := f"published-{name}", {
                     "text": text, "label": f"{text} (published)", "higher": higher, "name": name,
                 })  # fmt: skip
-                scores[key] = [_number(row, name), None, None, 0, False, False]
+                scores[key] = [_number(row, name), None, None, 0, False, False, None]
         content.rows.append({
             "experiments": [], "data": row["dataset"], "model": row["model"],
             "space": row.get("space") or "unknown", "law": "unknown",

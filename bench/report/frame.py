@@ -63,6 +63,8 @@ class Score:
         are not run yet.
     beyond: its FD is lower than that of the model's own converged samples of the same seeds. Such a
         gain is no closeness to the model's distribution.
+    shared: mean over the blocks that all lines of the column have. Places are taken by it. None:
+        the line has no such block.
     """
 
     mean: float
@@ -70,6 +72,7 @@ class Score:
     blocks: int
     leads: bool
     beyond: bool = False
+    shared: float | None = None
 
 
 @dataclass(frozen=True)
@@ -308,6 +311,7 @@ class Results:
         if ran.empty:
             return scores
         first = ran.loc[best(ran, -1 if self.higher_is_better(metric) else 1)]
+        shared = fair(ran).mean(axis=1).to_dict()
         whole = self.whole(model, n, sampler, nfe)
         ahead = self._ahead(model, n, sampler, nfe, metric) if metric in self.spaces else {}
         for line, row in ran.iterrows():
@@ -315,7 +319,7 @@ class Results:
             leads = whole and (line == first.name or ties(behind))
             scores[str(line)] = Score(
                 float(values.mean()), half_width(values), len(values), leads,
-                ahead.get(str(line), False),
+                ahead.get(str(line), False), shared.get(line),
             )  # fmt: skip
         return scores
 

@@ -3,6 +3,7 @@
 
 const USUAL = { sampler: "DPMpp2M", nfe: 10, images: 10000 };
 const SHOWN = 12; // lines of the ranking before "show all"
+const SHARED = 6; // place of a score's mean over the blocks that all lines have
 const TICKED = 6; // lines of the ranking that are drawn
 const FILTERS = [
   ["data", "Data set"], ["space", "Space"], ["model", "Model"], ["law", "Training law"],
@@ -165,7 +166,7 @@ function choose() {
   const images = (id) => Math.min(shown.protocols[id].n || 0, USUAL.images);
   narrow("protocol", values, most(values, (id) => images(id) * 1e5 + lines(id)));
   const sign = shown.metrics[answer.metric].higher ? -1 : 1;
-  answer.ranked = d3.sort(pool, (row) => sign * row.scores[answer.metric][0]);
+  answer.ranked = d3.sort(pool, (row) => sign * (row.scores[answer.metric][SHARED] ?? row.scores[answer.metric][0]));
   answer.pool = answer.pool.filter((row) => row.protocol === answer.protocol && row.scores[answer.metric]);
   answer.lines = ticked(answer.ranked);
   return { ...answer, options };
@@ -197,9 +198,13 @@ function drawQuestion() {
 // ---------------------------------------------------------------- the answer
 
 const scoreOf = (row) => row.scores[chosen.metric];
+const mostBlocks = (rows) => d3.max(rows, (row) => scoreOf(row)[3]);
+/** Rows that can be the best: those of experiments that have the most seed blocks. */
 const complete = () => {
-  const blocks = d3.max(chosen.ranked, (row) => scoreOf(row)[3]);
-  return chosen.ranked.filter((row) => scoreOf(row)[3] === blocks);
+  const full = mostBlocks(chosen.ranked);
+  const of = (name) => mostBlocks(chosen.ranked.filter((row) => row.experiments.includes(name)));
+  const names = unique(chosen.ranked.flatMap((row) => row.experiments)).filter((name) => of(name) === full);
+  return chosen.ranked.filter((row) => scoreOf(row)[3] === full || (scoreOf(row)[SHARED] !== null && row.experiments.some((name) => names.includes(name))));
 };
 const tie = (row, best) => row !== best && scoreOf(row)[4] && scoreOf(best)[4] &&
   row.experiments.some((name) => best.experiments.includes(name));
@@ -217,6 +222,9 @@ function drawVerdict() {
       ties.length ? ` Ties: ${ties.slice(0, 4).map((row) => row.line).join(", ")}${ties.length > 4 ? ` and ${ties.length - 4} more` : ""}.` : "",
       next ? ` Next: ${next.line}, ${sure(scoreOf(next))}.` : ""),
   ];
+  if (complete().some((row) => scoreOf(row)[3] < mostBlocks(chosen.ranked))) {
+    lines.push(make("p", { class: "hint" }, "Some lines have fewer seed blocks. Places are by the blocks that all lines have."));
+  }
   if (chosen.ranked.length > 30) lines.push(make("p", { class: "hint" }, "The best of many is best by luck too: prefer a line that is good at several NFEs."));
   if (scoreOf(best)[5]) lines.push(make("p", { class: "hint" }, "This is below the distance of the model's own converged samples, so it is no gain in accuracy."));
   if (best.form) {
@@ -235,7 +243,7 @@ function drawRanked() {
   const ends = rows.flatMap((row) => scoreOf(row).slice(0, 3)).filter((value) => value !== null);
   const positive = d3.min(ends) > 0 && d3.max(ends) / d3.min(ends) > 3;
   const scale = (positive ? d3.scaleLog() : d3.scaleLinear()).domain(d3.extent(ends)).range([3, 97]);
-  const full = scoreOf(best)[3];
+  const full = mostBlocks(chosen.ranked);
   at("ranked").replaceChildren(...rows.map((row, i) => {
     const [mean, low, high, blocks] = scoreOf(row);
     const badges = [
