@@ -40,8 +40,8 @@ ON_TRAINED = (  # lines of the network that was trained under constant rate
 WHOLE = {"pixel": ("1",), "latent": tuple(BLOCKS)}  # blocks that have all lines at NFE 5 to 20
 AT_50 = {"pixel": ("1", "2"), "latent": tuple(BLOCKS)}  # blocks that have the headline at NFE 50
 SEEDS = {
-    "pixel": "At NFE 5 to 20, native, Karras and CRS(v_x, xi tuned) have three blocks of seeds, "
-    "and other lines one. Cells at NFE 50 have two.",
+    "pixel": "At NFE 5 to 20, native, Karras(rho tuned) and CRS(v_x, xi tuned) have three blocks "
+    "of seeds, and other lines one. Cells at NFE 50 have two.",
     "latent": "Cells at NFE 5 to 50 have three blocks of seeds.",
 }
 TRAINED = "CRS-trained, "  # begins the names of these lines

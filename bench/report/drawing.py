@@ -74,6 +74,18 @@ def panels(
     return figure, every[:count]
 
 
+def label_edges(each: list[Axes]) -> None:
+    """Numbers and names of axes stand at the left, and below the lowest panel of each column."""
+    spec = each[0].get_subplotspec()
+    side = spec.get_gridspec().ncols if spec else 1
+    for at, axes in enumerate(each):
+        name = axes.get_xlabel()
+        axes.label_outer()
+        if at + side >= len(each):
+            axes.xaxis.set_tick_params(labelbottom=True)
+            axes.set_xlabel(name)
+
+
 def short(name: str, width: float, points: float = 7) -> str:
     """The name of a line, cut in its middle if it would take more than half of a width in inches.
 
@@ -118,10 +130,11 @@ def arrow(higher_is_better: bool) -> str:
     return "↑" if higher_is_better else "↓"
 
 
-def log_axis(axes: Axes) -> None:
-    """A logarithmic y axis with plain numbers. Call it after everything is drawn."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
+def log_axis(axes: Axes, name: str = "y") -> None:
+    """A logarithmic axis, y or x, with plain numbers. Call it after everything is drawn."""
+    axes.set(**{f"{name}scale": "log"})
+    axis = axes.yaxis if name == "y" else axes.xaxis
+    low, high = axis.get_view_interval()
     ticks: Locator = LogLocator(subs=(1, 2, 5))
     if high < 4 * low:
         ticks = MaxNLocator(6, steps=[1, 2, 5, 10])
@@ -130,10 +143,10 @@ def log_axis(axes: Axes) -> None:
     elif high > 1000 * low:
         ticks = LogLocator()
     if high < 12 * low:
-        axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(ticks)
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_locator(ticks)
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def nfe_axis(axes: Axes, ticks: list[int], width: float) -> None:

@@ -241,13 +241,10 @@ class Results:
         ]
 
     def behind(self, model: str, n: int, sampler: str) -> pd.DataFrame:
-        """Log of the ratio of FD to the FD of the best line, on the same seeds.
-
-        A line is compared on the blocks that it has. Easy blocks therefore do not favour it. A line
-        with fewer blocks can be better on them than the best line. Its value is then below 0.
+        """Log of the ratio of FD to that of the best line, on the seed blocks that all lines have.
 
         Returns:
-            [lines, NFEs].
+            [lines, NFEs]. NaN: the line has no such block.
         """
         rows = self.scored(model, n)
         rows = rows[rows.sampler == sampler]
@@ -255,7 +252,7 @@ class Results:
         for nfe in sorted(set(rows.nfe)):
             fd = self.values(model, n, sampler, nfe).dropna(how="all")
             if len(fd):
-                columns[nfe] = np.log(fd / fd.loc[best(fd)]).mean(axis=1)
+                columns[nfe] = np.log((part := fair(fd)) / part.loc[best(fd)]).mean(axis=1)
         return pd.DataFrame(columns, index=list(dict.fromkeys(rows.line)))
 
     def fewer(self, model: str, n: int, sampler: str) -> pd.DataFrame:
@@ -378,18 +375,22 @@ class Results:
 def fair(table: pd.DataFrame) -> pd.DataFrame:
     """The part of a table in which lines can be compared: the seed blocks that all lines have.
 
-    Without such a block it is the lines with the most blocks. A mean over other blocks can be
-    better because their seeds are easy.
+    Without such a block it is the lines that have all blocks of the first line with the most. A
+    mean over other blocks can be better because their seeds are easy.
 
     table: scores [lines, seed blocks]. NaN: not run.
     """
-    blocks, shared = table.count(axis=1), table.dropna(axis=1)
-    return table[blocks == blocks.max()] if shared.empty else shared
+    shared = table.dropna(axis=1)
+    if not shared.empty:
+        return shared
+    return table[table.loc[table.count(axis=1).idxmax()].dropna().index].dropna()
 
 
 def best(table: pd.DataFrame, sign: int = 1) -> str:
     """The line with the best mean in the `fair` part of a table of at least one line.
 
+    Of lines that tie it is the first of those with the most blocks.
     sign: 1: lower is better. -1: higher is better.
     """
-    return str((sign * fair(table).mean(axis=1)).idxmin())
+    means = sign * fair(table).mean(axis=1)
+    return str(table.loc[means.index[means == means.min()]].count(axis=1).idxmax())

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import curves as curves_of
-from bench.report.drawing import TWO, caption, legend, log_axis, looks, panels, short
+from bench.report.drawing import TWO, caption, label_edges, legend, log_axis, looks, panels, short
 from bench.report.frame import Results
 from bench.report.lines import COOL, WARM, Look, folded_name, parts_of, uses_rate
 
@@ -53,7 +53,7 @@ def grids(results: Results, model: str, n: int, width: float = TWO) -> Figure:
         axes.set_yticks(range(len(lines)), [short(one, width) for one in lines], parse_math=False)
         axes.set(xlabel=r"$\sigma$ (noise over signal)", ylim=(len(lines) - 0.4, -0.6))
         axes.grid(axis="x")
-        axes.label_outer()
+    label_edges(each)
     each[0].invert_xaxis()
     more = "" if len(alike) <= _PANELS else f" The first {_PANELS} of {len(alike)} different walks."
     caption(figure, f"Noise levels of NFE {nfe}, from the left to the right; the last step goes to "

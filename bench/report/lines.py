@@ -120,6 +120,7 @@ def looks(lines: dict[str, dict[str, Any]]) -> dict[str, Look]:
         order = palette[first % len(palette) :] + palette[: first % len(palette)]
         color = min(order, key=used.count)  # of the least used colours the first
         marks = MARKS[number % len(MARKS) :] + MARKS[: number % len(MARKS)]
-        taken = [look.marker for look in found.values()]
-        found[name] = Look(color, min(marks, key=taken.count), "-" if ours else "--")
+        taken, again = [look.marker for look in found.values()], color in used
+        style = ("-.", "-") if ours else (":", "--")  # of a colour that is used again, and not
+        found[name] = Look(color, min(marks, key=taken.count), style[not again])
     return found

@@ -141,7 +141,9 @@ class Facts:
         """
         found = self._differences.sort_values("nfe")
         found = found[(found.line == line) & (found.sampler == sampler)]
-        found = found[found.nfe.isin(self.complete(sampler))]
+        found = found[found.nfe.isin(self.complete(sampler)) & found.half.notna()]
+        if found.empty:
+            return "no interval"
         sure = found[sign * found.difference - found.half > 0]
         return where([int(nfe) for nfe in sure.nfe], [int(nfe) for nfe in found.nfe])
 
@@ -193,11 +195,11 @@ class Facts:
         """How many schedules a tuned line was chosen from."""
         return int(next(x["tries"] for x in self.results.plan["chosen"] if x["line"] == line))
 
-    def converged(self, model: str = "") -> str:
-        """FD of converged samples: the mean over all blocks that have as many images."""
+    def converged(self, model: str = "", block: str = "") -> str:
+        """FD of converged samples: the mean over all blocks that have as many images, or of one."""
         found = [self.results.scores(row)["fd"]["value"] for row in self.results.converged
                  if self.results.records[row["key"]]["cell"]["model"] == (model or self.model)
-                 and row["n"] == self.n]  # fmt: skip
+                 and row["n"] == self.n and block in ("", row["block"])]  # fmt: skip
         if not found:
             raise ValueError(f"{self._name} has no converged run of {model or self.model}")
         return shown(float(np.mean(found)), "fd")

@@ -14,6 +14,7 @@ from bench.report.drawing import (
     TWO,
     arrow,
     caption,
+    label_edges,
     legend,
     log_axis,
     looks,
@@ -52,9 +53,13 @@ def errors(results: Results, model: str, n: int, width: float = TWO) -> Figure |
     return draw(results, model, n, found, width, "Distances to the model's own converged samples")
 
 
-def _intervals(results: Results) -> str:
-    """What bands and bars are."""
-    return f"{100 * LEVEL:g} % t intervals of the mean over {results.blocks} seed blocks"
+def _intervals(results: Results, marks: str, halves: set[bool]) -> str:
+    """What bands or bars are. halves: whether points have one."""
+    if True not in halves:
+        return ""
+    few = f" Points without {marks[:-1].lower()} have fewer blocks." if False in halves else ""
+    return (f" {marks}: {100 * LEVEL:g} % t intervals of the mean over {results.blocks} seed "
+            f"blocks.{few}")  # fmt: skip
 
 
 def _named(metric: str, results: Results) -> str:
@@ -72,11 +77,11 @@ def _against_nfe(
     figure = Figure(figsize=(width, high),
                     layout="constrained")  # fmt: skip
     grid = figure.subplots(len(metrics), len(samplers), sharex=True, sharey="row", squeeze=False)
-    banded = False
+    halves: set[bool] = set()
     for metric, row in zip(metrics, grid, strict=True):
         log = not results.higher_is_better(metric) and _above_0(results, model, n, metric)
         for sampler, axes in zip(samplers, row, strict=True):
-            banded |= _curves(axes, results, _paths(results, model, n, sampler, metric), log)
+            halves |= _curves(axes, results, _paths(results, model, n, sampler, metric), log)
             nfe_axis(axes, sorted(set(results.ran(model, n).nfe)), side)
         if metric == "fd":
             _converged_levels(row, results, model, n)
@@ -89,7 +94,7 @@ def _against_nfe(
         top.set_title(textwrap.fill(paper_name(sampler), fit), parse_math=False)
         bottom.set_xlabel("NFE")
     legend(figure, looks(results))
-    bands = f" Bands: {_intervals(results)}." if banded else ""
+    bands = _intervals(results, "Bands", halves)
     caption(figure, f"{what}: {results.subject(model, n)}.{bands}")
     return figure
 
@@ -113,10 +118,10 @@ def _above_0(results: Results, model: str, n: int, metric: str) -> bool:
     return bool((results.ran(model, n)[metric].dropna() > 0).all())
 
 
-def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray], log: bool) -> bool:
+def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray], log: bool) -> set[bool]:
     """Curves with bands, which stay above 0 on a log axis. A single point has a bar.
 
-    Returns: whether there is a band or a bar.
+    Returns: whether points have a band or a bar.
     """
     known = looks(results)
     for line, points in paths.items():
@@ -130,7 +135,7 @@ def _curves(axes: Axes, results: Results, paths: dict[str, np.ndarray], log: boo
         elif half[0]:
             axes.vlines(nfe, low, high, color=look.color)
     axes.grid(which="both")
-    return any(points[:, 2].any() for points in paths.values())
+    return {bool(half) for points in paths.values() for half in points[:, 2]}
 
 
 def _converged_levels(row: Iterable[Axes], results: Results, model: str, n: int) -> None:
@@ -178,12 +183,12 @@ def _at_one_nfe(
     size = (width, (0.13 * len(lines) + 0.5) * len(samplers) + 0.45)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(samplers), len(metrics), sharex="col", sharey=True, squeeze=False)
-    barred = False
+    halves: set[bool] = set()
     for sampler, row in zip(samplers, grid, strict=True):
         for metric, axes in zip(metrics, row, strict=True):
             for line, ((_, mean, half),) in _paths(results, model, n, sampler, metric).items():
                 at, look = lines.index(line), known[line]
-                barred |= bool(half)
+                halves.add(bool(half))
                 axes.errorbar(mean, at, xerr=half or None, fmt=look.marker, color=look.color)
             axes.grid(axis="x")
             if metric == "fd":
@@ -193,9 +198,11 @@ def _at_one_nfe(
         row[0].set_ylim(len(lines) - 0.4, -0.6)
         row[0].set_title(paper_name(sampler), loc="left", parse_math=False)
     for metric, axes in zip(metrics, grid[-1], strict=True):
+        if not results.higher_is_better(metric) and _above_0(results, model, n, metric):
+            log_axis(axes, "x")
         axes.set_xlabel(textwrap.fill(_named(metric, results), 20))
     legend(figure)
-    bars = f" Bars: {_intervals(results)}." if barred else ""
+    bars = _intervals(results, "Bars", halves)
     caption(figure, f"{what} at NFE {nfe}: {results.subject(model, n)}.{bars}")
     return figure
 
@@ -212,7 +219,7 @@ def precision_recall(results: Results, model: str, n: int, width: float = TWO) -
             look = known[line]
             axes.plot(x, y, look.linestyle, color=look.color, marker=look.marker, label=line)
             for nfe, right, up in zip(nfes, x, y, strict=True):
-                if nfe in labelled and line in places:
+                if len(labelled) > 1 and nfe in labelled and line in places:
                     axes.annotate(f"{nfe:.0f}", (right, up), places[line], color=look.color,
                                   textcoords="offset points", fontsize=6,
                                   path_effects=[_HALO])  # fmt: skip
@@ -220,10 +227,10 @@ def precision_recall(results: Results, model: str, n: int, width: float = TWO) -
         axes.set_xlabel("Recall (coverage) ↑")
         axes.set_ylabel("Precision (fidelity) ↑")
         axes.grid()
-        axes.label_outer()
+    label_edges(each)
     legend(figure, known)
-    caption(figure, f"Precision against recall: {results.subject(model, n)}. Numbers: NFE "
-            f"of {' and '.join(places)}.")  # fmt: skip
+    said = f" Numbers: NFE of {' and '.join(places)}." if len(labelled) > 1 else ""
+    caption(figure, f"Precision against recall: {results.subject(model, n)}.{said}")
     return figure
 
 

@@ -63,7 +63,8 @@ def sweep(results: Results, model: str, n: int, width: float = TWO) -> list[Figu
             )
         )
     italic = any(one.italic.any() for one in found)
-    some = " Italic: fewer seed blocks, compared on these blocks only." if italic else ""
+    some = (" Italic: fewer seed blocks. Order and colours are by the blocks that all lines have."
+            if italic else "")  # fmt: skip
     about = (f"{label('fd', results.features)} ↓ by NFE: {results.subject(model, n)}. Sorted by "
              f"geometric mean, the lowest first. Bold: the best of a column, and its "
              f"ties.{some}")  # fmt: skip

@@ -26,7 +26,8 @@ _BOLD = (
     "Bold: not told apart from the best. That is the best value, and each value whose difference "
     f"to the best, paired by seed block, has a {_LEVEL} t interval that holds 0. With fewer "
     f"than {LEAST} blocks, only an exact tie with the best is bold too. The best is taken on "
-    f"the seed blocks that all lines of a column have. {_WHOLE}"
+    "the seed blocks that all lines of a column have. If it has fewer blocks itself, no other line "
+    f"is tested against it, and it alone is bold. {_WHOLE}"
 )
 _NO_INTERVAL = (
     f"An interval needs {LEAST} seed blocks, so there is none here. Bold: the best value, and "
@@ -150,8 +151,8 @@ def _contents(parts: list[str]) -> list[str]:
 
 _SORTED = (
     f"Tables with more than {MANY_LINES} schedule lines are sorted by their geometric mean of FD "
-    "over the NFEs at which every line was run, the lowest first. All tables of a sampler have "
-    "this order."
+    "over the NFEs at which every line was run, on the seed blocks that all lines have, the lowest "
+    "first. All tables of a sampler have this order."
 )
 _BEYOND = (
     "† below the FD of the model's own converged samples of the same seeds. Such a gain does not "
