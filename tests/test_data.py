@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from bench import data
@@ -127,13 +127,46 @@ def test_other_modes_are_refused(mode: str, tmp_path: Path) -> None:
 def test_mixed_sizes_and_damaged_images_are_named(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     Image.new("L", (5, 4)).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match="b is 4 x 5.*one size"):
+    with pytest.raises(ValueError, match="b.png is 4 x 5.*one size"):
         data.read_images(tmp_path)
     whole = (tmp_path / "a.png").read_bytes()
     for broken in (b"", b"not a picture", whole[: len(whole) // 2]):
         (tmp_path / "b.png").write_bytes(broken)
         with pytest.raises(ValueError, match="b.png.*cannot be read"):
             data.read_images(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_photos_are_turned_as_their_exif_says(orientation: int, tmp_path: Path) -> None:
+    stored = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) * 10)
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # 9 is none
+    stored.save(tmp_path / "photo.png", exif=exif)
+    found = data.open_images(tmp_path)
+    made = found.everything()[0, 0]
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "photo.png")))
+    assert np.array_equal(made.numpy(), shown)
+    assert found.found.turned == (1 < orientation < 9)
+    assert any("1 image was turned" in note for note in found.notes()) == (1 < orientation < 9)
+
+
+def test_of_a_photo_with_a_depth_map_the_first_picture_is_taken(tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "photo.jpg", format="MPO", save_all=True, append_images=[second])
+    red, _, blue = data.open_images(tmp_path).everything()[0, :, 0, 0].tolist()
+    assert red > 200 > 50 > blue
+
+
+@pytest.mark.parametrize(("count", "n"), [(10, 7), (10, 10), (300, 160), (5, 1)])
+def test_spaced_images_reach_over_the_whole_set(count: int, n: int, tmp_path: Path) -> None:
+    images = np.zeros((count, 4, 4, 1), np.uint8) + np.arange(count).reshape(-1, 1, 1, 1).astype(
+        "u1"
+    )
+    np.save(tmp_path / "a.npy", images)
+    chosen = data.open_images(tmp_path / "a.npy").spaced(n)[:, 0, 0, 0].tolist()
+    steps = {(b - a) % 256 for a, b in zip(chosen, chosen[1:], strict=False)}
+    assert len(chosen) == n and chosen[0] == 0 and steps <= {count // n, count // n + 1}
+    assert (count - 1) % 256 - chosen[-1] <= count // n
 
 
 def test_grey_images_among_colour_images_become_colour(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_what_is_no_image_of_the_set_is_left_out_and_said(
                     archive.write(file, file.relative_to(home))
     found = scored(monkeypatch, capsys, path, path)
     assert found["n"] == 12 and found["left_out"] == 1
-    assert any("1 files were left out" in one and junk in one for one in found["warnings"])
+    assert any("1 file was left out" in one and junk in one for one in found["warnings"])
 
 
 def test_members_of_a_zip_have_any_written_form(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -269,7 +269,7 @@ def test_a_stray_grey_or_cmyk_image_is_converted_counted_and_said(
     pixels(1)[0].convert("CMYK").save(home / "91.jpg")
     found = scored(monkeypatch, capsys, home, home)
     assert found["n"] == 14 and found["converted"] == {"grey": 1, "other": 1}
-    assert any("1 grey images" in one for one in found["warnings"])
+    assert any("1 image was grey" in one for one in found["warnings"])
     out = tmp_path / "r.npz"
     assert crs(monkeypatch, "reference", out, "--images", home, *FLAT) == 0
     assert "converted to RGB" in capsys.readouterr().err

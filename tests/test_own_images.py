@@ -233,7 +233,7 @@ def test_images_of_any_shape_become_square(tmp_path: Path) -> None:
         want = image.crop((7, 0, 27, 20)).resize((16, 16), Image.Resampling.LANCZOS)
     assert torch.equal(made[0], torch.from_numpy(np.asarray(want).copy()).permute(2, 0, 1))
     assert torch.equal(made[3], nchw(pixels(1, (50, 16), seed=4))[0, :, 17:33])
-    assert found.found.enlarged == 1 and "1 images were smaller" in found.notes()[0]
+    assert found.found.enlarged == 1 and "1 image was smaller" in found.notes()[0]
     assert data.CentreCrop(16).name == "centre-crop-lanczos-16"
 
 
@@ -288,7 +288,7 @@ def test_what_cannot_be_trained_on_is_named_before_training(
     for i in range(1, 8):
         (home / f"{i}.png").unlink()
     save(pixels(1, (16, 18))[0], home / "12.png")
-    assert "mine/12 is 16 x 18" in (line := refused(monkeypatch, capsys, *asked))
+    assert "mine/12.png is 16 x 18" in (line := refused(monkeypatch, capsys, *asked))
     assert "--size" in line
     line = refused(monkeypatch, capsys, *asked, "--size", 15)
     assert "15 x 15 cannot be halved 1 times" in line and "--size 14" in line
@@ -360,7 +360,7 @@ def test_flips_and_data_belong_to_the_state(tmp_path: Path) -> None:
     recipe = replace(RECIPE, steps=2, flip=True)
     first = training.train(recipe, ready(TWO), tmp_path / "m")
     assert first.training["flip"] is True and first.data.images == 16
-    with pytest.raises(ValueError, match="state of another recipe"):
+    with pytest.raises(ValueError, match="state of a training with other options"):
         training.train(replace(recipe, flip=False), ready(TWO), tmp_path / "m")
     with pytest.raises(ValueError, match="on other images"):
         training.train(recipe, ready(TWO.flip(0)), tmp_path / "m")

@@ -86,6 +86,9 @@ def test_what_cannot_be_trained_is_said(
     capsys.readouterr()
     other = ("train-codec", codec, "--steps", 2, "--seed", 1, *TINY, *where)
     assert crs(monkeypatch, *other) == 2
-    assert "recipe" in capsys.readouterr().err
+    assert "steps 1 there, 2 here; seed 0 there, 1 here" in capsys.readouterr().err
+    odd = ("--channels", "12", "--latent-channels", 2, "--steps", 1, "--device", "cpu")
+    assert crs(monkeypatch, "train-codec", tmp_path / "odd", *odd, *where) == 2
+    assert "multiples of 8" in capsys.readouterr().err
     assert crs(monkeypatch, "reconstruct", "fmnist-pixel-small", tmp_path / "o.npz", *where) == 2
     assert "model of pixels: it has no codec" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -138,12 +139,55 @@ def test_training_again_changes_nothing(dataset: FashionMNIST, tmp_path: Path) -
 def test_another_recipe_is_refused_and_the_state_kept(
     change: dict, dataset: FashionMNIST, tmp_path: Path
 ) -> None:
-    recipe = replace(RECIPE, steps=1)
+    recipe = replace(RECIPE, steps=4)
     train(recipe, dataset, tmp_path / "m")
     kept = (tmp_path / "m" / "state.pt").read_bytes()
-    with pytest.raises(ValueError, match="state.pt is the state of another recipe"):
+    with pytest.raises(ValueError, match="state.pt is the state of a training with other options"):
         train(replace(recipe, **change), dataset, tmp_path / "m")
     assert (tmp_path / "m" / "state.pt").read_bytes() == kept
+
+
+def test_a_damaged_state_is_named(dataset: FashionMNIST, tmp_path: Path) -> None:
+    train(RECIPE, dataset, tmp_path / "m")
+    state = tmp_path / "m" / "state.pt"
+    whole = state.read_bytes()
+    for content in (b"hi", b"", whole[: len(whole) // 2]):
+        state.write_bytes(content)
+        with pytest.raises(ValueError, match=r"m/state.pt is damaged; delete it"):
+            train(RECIPE, dataset, tmp_path / "m")
+    state.unlink()
+    weights = (tmp_path / "m" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"m/card.json is there, but not .*state.pt"):
+        train(RECIPE, dataset, tmp_path / "m")
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_renamed_model_resumes(dataset: FashionMNIST, tmp_path: Path) -> None:
+    first = train(RECIPE, dataset, tmp_path / "m")
+    again = train(replace(RECIPE, name="other"), dataset, tmp_path / "m")
+    assert again.weights_sha256 == first.weights_sha256
+
+
+def test_ctrl_c_ends_the_step_and_saves(
+    dataset: FashionMNIST, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    whole = train(RECIPE, dataset, tmp_path / "whole")
+    inner = loop._Run.update
+
+    def update(run: loop._Run, loss: Tensor) -> None:
+        inner(run, loss)
+        if run.step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop._Run, "update", update)
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, dataset, tmp_path / "m")
+    assert "stopped at step 5; the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not (tmp_path / "m" / "card.json").exists()
+    monkeypatch.setattr(loop._Run, "update", inner)
+    again = train(RECIPE, dataset, tmp_path / "m")
+    assert again.weights_sha256 == whole.weights_sha256
 
 
 def test_what_is_written_loads_and_is_the_average(dataset: FashionMNIST, tmp_path: Path) -> None:
@@ -507,11 +551,17 @@ def test_an_online_law_is_written_down(measure: str, dataset: FashionMNIST, tmp_
     assert (grid.diff() < 0).all()
 
 
-@pytest.mark.parametrize("law", [Karras(), replace(ONLINE, warmup=13)], ids=["fixed", "warm-up"])
+def test_a_training_shorter_than_the_warm_up_of_its_law_is_refused() -> None:
+    with pytest.raises(ValueError, match="first estimated at step 13, but the training has 12"):
+        replace(RECIPE, law=replace(ONLINE, warmup=13))
+
+
+@pytest.mark.parametrize("law", [Karras(), replace(ONLINE, warmup=10**6)], ids=["fixed", "warm-up"])
 def test_a_law_that_never_changed_is_not_written_down(
-    law, dataset: FashionMNIST, tmp_path: Path
+    law, dataset: FashionMNIST, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(replace(RECIPE, law=law), dataset, tmp_path / "m")
+    train(replace(RECIPE, law=law, steps=0, minutes=0.002), dataset, tmp_path / "m")
+    assert ("in the warm-up of its law" in capsys.readouterr().err) == (law != Karras())
     assert not (tmp_path / "m" / "law.json").exists()
     assert measures.measured(tmp_path / "m") == {}
 

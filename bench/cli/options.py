@@ -237,12 +237,15 @@ def images_of(data: Path | None, split: str | None = None) -> Any:
 
 
 def pictures(data: Path | None, images: int, prepare: Any, split: str | None = None) -> Any:
-    """Evenly spaced images of --data: uint8 [images, c, h, w].
+    """Evenly spaced images of --data: uint8 [images, c, h, w]. What was changed in them is said.
 
     Raises:
         ValueError: the path does not exist, it has fewer images, or their sizes differ.
     """
-    return images_of(data, split).spaced(images, prepare)
+    found = images_of(data, split)
+    made = found.spaced(images, prepare)
+    _warn(found)
+    return made
 
 
 def ready(data: Path | None, split: str | None, prepare: Any) -> Any:
@@ -255,9 +258,14 @@ def ready(data: Path | None, split: str | None, prepare: Any) -> Any:
 
     found = images_of(data, split)
     made = datasets.Ready.of(found, prepare)
+    _warn(found)
+    return made
+
+
+def _warn(found: Any) -> None:
+    """Say on stderr what was changed in the images of a set."""
     for note in found.notes():
         typer.echo(f"warning: {note}", err=True)
-    return made
 
 
 def check_output(out: Path) -> Path:

@@ -128,6 +128,7 @@ def train(
     dataset = ready(data, split, prepare)
     c, h, w = latents.state if latents else dataset.pixels.shape[1:]
     network = training.unet(numbers(channels), layers, (h, w), c, attention)
+    _check_count(dataset, batch, flip)
     with _drawn(out / "loss.csv"):
         card = training.train(replace(recipe, network=network), dataset, out, on, session)
     typer.echo(f"{out}: {card.training['steps']} steps in {card.training['seconds']:.0f} s")
@@ -136,6 +137,14 @@ def train(
 
         for path in draw_law(out):
             typer.echo(path)
+
+
+def _check_count(dataset: Any, batch: int, flip: bool) -> None:
+    """Warn of a set that is smaller than a batch: each image is drawn several times in a step."""
+    count = len(dataset.pixels) * (1 + flip)
+    if count < batch:
+        typer.echo(f"warning: {count:,} images are fewer than a batch of {batch:,}, so each step "
+                   "repeats some; give more images, or a smaller --batch", err=True)  # fmt: skip
 
 
 @contextmanager
@@ -192,6 +201,7 @@ def train_codec(
     session = training.Session(compile, state, 0, tensorboard)
     on = device_of(device)
     dataset = ready(data, split, prepare_of(size, preprocess))
+    _check_count(dataset, batch, flip)
     with _drawn(out / "codec-loss.csv"):
         done = training.train_codec(recipe, dataset, out, on, session).training
     typer.echo(f"{out}: {done['steps']} steps in {done['seconds']:.0f} s")

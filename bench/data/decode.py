@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from bench.store import in_a_line
 
+# what to do with an image whose EXIF says that the camera was turned
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 # Those whose bits a channel `depth` tells. Of others Pillow cuts colours, or starts a program.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
@@ -23,12 +29,14 @@ class Picture:
     pixels: uint8 [h, w, c], c 1 or 3.
     lossy: whether the file's compression changed it.
     converted: whether its colours were converted to RGB, as those of CMYK are.
+    turned: whether it was turned or mirrored, as its EXIF says that it is to be shown.
     enlarged: whether a preprocessing made it larger than it is.
     """
 
     pixels: np.ndarray
     lossy: bool = False
     converted: bool = False
+    turned: bool = False
     enlarged: bool = False
 
 
@@ -37,6 +45,8 @@ def decode(raw: bytes, name: str) -> Picture:
 
     A palette becomes RGB, 1-bit becomes grey, and an alpha that is 255 everywhere is dropped: these
     are exact. CMYK and YCbCr are converted to RGB by Pillow, as torch-fidelity and clean-fid do.
+    An orientation in the EXIF is applied, which those two do not do. Of a JPEG with further
+    pictures in it, such as a depth map, the first is taken.
 
     Arguments:
         raw: the bytes of the file. Its kind is read from them, not from its name.
@@ -50,19 +60,21 @@ def decode(raw: bytes, name: str) -> Picture:
         with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
             _check_size(image)
             image.load()
-            pictures = int(getattr(image, "n_frames", 1))
+            pictures = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+            turn = _TURNS.get(_orientation(image))
         bits, lossy = depth(raw, image), is_lossy(raw, image)
     if image.mode.startswith(("I", "F")) or bits > 8:
         found = f"mode {image.mode}" if image.mode.startswith(("I", "F")) else f"{bits} bits"
-        raise ValueError(f"{name} has {found} of more than 8 bits a channel; write it as 8-bit, "
-                         "dividing by its own white")  # fmt: skip
+        raise ValueError(f"{name} has {found}, more than 8 bits a channel; scale its values to 0 "
+                         "to 255 and save it as 8-bit")  # fmt: skip
     if pictures > 1:
         raise ValueError(f"{name} holds {pictures} pictures; write each to a file")
     mode = _plain_mode(image, name)
     with _readable(raw, name):
         plain = image if mode == image.mode else image.convert(mode)
+        plain = plain if turn is None else plain.transpose(turn)
     converted = image.mode in ("CMYK", "YCbCr", "LAB", "HSV")
-    return Picture(np.atleast_3d(np.asarray(plain)), lossy, converted)
+    return Picture(np.atleast_3d(np.asarray(plain)), lossy, converted, turn is not None)
 
 
 @contextmanager
@@ -74,6 +86,14 @@ def _readable(raw: bytes, name: str) -> Iterator[None]:
         reason = in_a_line(error) if raw else "it is empty"
         reason = reason.replace(" <_io.BytesIO object at", "").split(" 0x")[0]
         raise ValueError(f"{name} cannot be read as an image: {reason}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation in the EXIF; 1 without any, or if the EXIF is damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises nearly any
+        return 1
 
 
 def _check_size(image: Image.Image) -> None:

@@ -40,6 +40,7 @@ class Found:
     lossy: int = 0
     grey: int = 0  # grey images among colour images, repeated to three channels
     other: int = 0  # CMYK, YCbCr and the like, converted to RGB
+    turned: int = 0  # turned or mirrored, as the EXIF says
     enlarged: int = 0  # smaller than the preprocessing's size
     shape: tuple[int, ...] = ()  # c, h, w
 
@@ -54,6 +55,7 @@ class ImageSet:
     found: filled while images are read.
     title: the name in records, with the split; empty: that of the path.
     licence: of the images.
+    files: names with their suffixes, for messages; () for an array.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class ImageSet:
     found: Found = field(default_factory=Found)
     title: str = ""
     licence: str = "unknown"
+    files: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -91,7 +94,7 @@ class ImageSet:
         if not 0 < n <= len(self):
             raise ValueError(f"{self.path} has {len(self)} images, not {n}; ask for fewer: "
                              "--images")  # fmt: skip
-        chosen = range(0, len(self), len(self) // n)[:n]
+        chosen = [i * len(self) // n for i in range(n)]
         return whole(self._batched(chosen, 256, preprocess or AsIs()))
 
     def everything(self, preprocess: Preprocess | None = None) -> Tensor:
@@ -154,15 +157,15 @@ class ImageSet:
         found, name = self.found, self.path.name
         said = []
         if self.left_out:
-            said.append(f"{name}: {len(self.left_out)} files were left out: "
+            said.append(f"{name}: {_were(len(self.left_out), 'file')} left out: "
                         f"{some(self.left_out, 3)}")  # fmt: skip
-        if found.grey:
-            said.append(f"{name}: {found.grey:,} grey images among colour images were repeated to "
-                        "three channels")  # fmt: skip
-        if found.other:
-            said.append(f"{name}: {found.other:,} images were converted to RGB")
-        if found.enlarged:
-            said.append(f"{name}: {found.enlarged:,} images were smaller and were enlarged")
+        for count, what in (
+            (found.grey, "grey among colour images and repeated to three channels"),
+            (found.other, "converted to RGB"),
+            (found.turned, "turned, as the EXIF says"),
+            (found.enlarged, "smaller and enlarged"),
+        ):
+            said += [f"{name}: {_were(count, 'image')} {what}"] if count else []
         spans = self.manifest["seeds"] if self.manifest else []
         seeds = _seeds(spans, len(self)) or [-1]
         if self.manifest and sorted(map(int, _numbers(self.names))) != seeds:
@@ -195,13 +198,15 @@ class ImageSet:
         """The pixels of one image, uint8 [h, w, c]; what it is adds to `found`."""
         self.found.lossy += picture.lossy
         self.found.other += picture.converted
+        self.found.turned += picture.turned
         self.found.enlarged += picture.enlarged
         pixels = picture.pixels
         shape = (pixels.shape[2], *pixels.shape[:2])
         known = self.found.shape or shape
         if shape[1:] != known[1:]:
+            name = (self.files or self.names)[i]
             raise ValueError(
-                f"{self.path}/{self.names[i]} is {shape[1]} x {shape[2]}, but the images before it "
+                f"{self.path}/{name} is {shape[1]} x {shape[2]}, but the images before it "
                 f"are {known[1]} x {known[2]}; images of one set must have one size: give --size "
                 "or --preprocess; to score against them: crs-bench reference NAME --data FOLDER "
                 "--size SIZE"
@@ -216,6 +221,10 @@ class ImageSet:
         whole = [np.repeat(pixels, 3, axis=2) if one else pixels
                  for one, (_, pixels) in zip(grey, images, strict=True)]  # fmt: skip
         return torch.from_numpy(np.ascontiguousarray(np.stack(whole).transpose(0, 3, 1, 2)))
+
+
+def _were(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s were' if count != 1 else ' was'}"
 
 
 def whole(batches: Iterator[Tensor]) -> Tensor:
@@ -286,7 +295,7 @@ def open_images(path: str | Path, split: str | None = None) -> ImageSet:
     if len(set(names)) < len(names):  # 0.png and 0.jpg
         names = list(files)
     readers = [partial(_decoded, f"{path}/{name}", read) for name, read in files.items()]
-    return ImageSet(path, names, readers, tuple(left_out), manifest)
+    return ImageSet(path, names, readers, tuple(left_out), manifest, files=list(files))
 
 
 def pickle_refusal(path: str | Path) -> str:

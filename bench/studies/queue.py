@@ -251,7 +251,7 @@ def _rate(desk: Desk, name: str) -> Rate:
     if not path.is_file():
         study, pixels = desk.study, desk.train.pixels
         count = min(study.rate_images, len(pixels))
-        images = pixels[:: len(pixels) // count][:count]
+        images = pixels[[i * len(pixels) // count for i in range(count)]]
         found = measures.measure(desk.forward, study.rates[name], images, study.rate_levels)
         measures.save(path, replace(found, name=name))
     return measures.load_rate(path)

@@ -55,13 +55,21 @@ class CodecRecipe:
             raise ValueError("give either steps or minutes, above 0")
         if not self.channels or self.latent_channels < 1:
             raise ValueError("an autoencoder needs channels and latent channels")
+        if self.layers < 1 or min(self.channels) < 1 or any(one % 8 for one in self.channels):
+            raise ValueError(f"channels must be multiples of 8 and layers at least 1, not "
+                             f"{self.channels} and {self.layers}")  # fmt: skip
 
     def card(self, image: tuple[int, int, int]) -> CodecCard:
         """The codec's card before training. ValueError: the image cannot be halved so often."""
         c, h, w = image
         depth, cut = len(self.channels), 2 ** (len(self.channels) - 1)
         if h % cut or w % cut:
-            raise ValueError(f"images of {h} x {w} cannot be halved {depth - 1} times")
+            raise ValueError(f"images of {h} x {w} cannot be halved {depth - 1} times, once for "
+                             "each further number of channels; give fewer channels, or another "
+                             f"size (--size {max(1, h // cut) * cut})")  # fmt: skip
+        if min(h, w) < 8 and self.adversary:
+            raise ValueError(f"the discriminator takes images of 8 x 8 or more, not {h} x {w}: "
+                             "give a larger --size, or --adversary 0")  # fmt: skip
         network = {
             "in_channels": c, "out_channels": c, "sample_size": h,
             "latent_channels": self.latent_channels, "layers_per_block": self.layers,
@@ -173,9 +181,9 @@ def train_codec(
     run = _Run(recipe, image, device, data.digest(images))
     state, losses = session.state or out / "codec-state.pt", out / "codec-loss.csv"
     out.mkdir(parents=True, exist_ok=True)
-    if state.is_file():
-        run.load(state)
-    run.board = Board(out / "tensorboard" if session.tensorboard else None, run.step)
+    run.resume(state, out / "codec.json")
+    shown = session.tensorboard and run.progress() < 1
+    run.board = Board(out / "tensorboard" if shown else None, run.step)
     mode = session.mode(device, "default")
     reconstruct = compiled(_Reconstruction(run.net, recipe.kl), mode)
     x = kept(images, device, recipe.flip)

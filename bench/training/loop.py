@@ -5,6 +5,7 @@ exported weights are the exponential moving average. The images stay on the devi
 """
 
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,7 +27,7 @@ from bench.store import write_json
 from bench.training.examples import Examples, kept
 from bench.training.gallery import Gallery
 from bench.training.journal import Board, Session, compiled
-from bench.training.laws import Clock, Law, clock, draw_sigmas
+from bench.training.laws import Clock, Law, OnlineConstantRate, clock, draw_sigmas
 from bench.training.state import Resumable
 from bench.training.weighting import NoiseLaw, Unweighted, Weighting
 from bench.types import Measure, Schedule
@@ -66,6 +67,11 @@ class Recipe:
         for what, kind in ((self.law, Schedule), (self.weighting, Weighting)):
             if not isinstance(what, kind):
                 raise ValueError(f"{what!r} is no {kind.__name__.lower()}")
+        first = self.law.warmup if isinstance(self.law, OnlineConstantRate) else 0
+        if 0 < self.steps < first:
+            raise ValueError(f"the law is first estimated at step {first:,}, but the training has "
+                             f"{self.steps:,}: give more --steps, or the law a lower warmup, as in "
+                             "OnlineConstantRate(warmup=100)")  # fmt: skip
 
 
 def unet(
@@ -227,9 +233,9 @@ def train(
     process, state = recipe.process.build(), session.state or out / "state.pt"
     run = _Run(recipe, device, data.digest(images))
     out.mkdir(parents=True, exist_ok=True)
-    if state.is_file():
-        run.load(state)
-    run.board = Board(out / "tensorboard" if session.tensorboard else None, run.step)
+    run.resume(state, out / "card.json")
+    shown = session.tensorboard and run.progress() < 1
+    run.board = Board(out / "tensorboard" if shown else None, run.step)
     plain = _Loss(run.net, recipe, process)
     # CUDA graphs: without them, the launch of a thousand small kernels takes most of a step
     loss_of = compiled(plain, session.mode(device))
@@ -310,6 +316,9 @@ def _export(run: _Run, card: Card, out: Path) -> Card:
             "law": repr(run.recipe.law), "sigma": run.law.edges.tolist(),
             "steps": [step for step, _ in run.law.history], "v": [v for _, v in run.law.history],
         })  # fmt: skip
+    elif run.law.online:
+        print(f"warning: the training ended at step {run.step:,}, in the warm-up of its law. All "
+              f"its steps were under {run.law.online.start!r}", file=sys.stderr)  # fmt: skip
     return checkpoints.save(out, card, weights)
 
 

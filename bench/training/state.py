@@ -6,12 +6,17 @@ update also takes 2.6 times as long on a CPU.
 """
 
 import math
+import os
+import pickle
+import signal
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -65,7 +70,7 @@ class Resumable(ABC):
         """Everything that `load` restores."""
         return {name: getattr(self, name).state_dict() for name in self.parts} | {
             "ema": self.ema, "generator": self.generator.get_state(), "step": self.step,
-            "elapsed": self.elapsed, "recipe": repr(self.recipe), "data": self.data,
+            "elapsed": self.elapsed, "recipe": self._asked(), "data": self.data,
             "journal": self.journal.state(),
         }  # fmt: skip
 
@@ -80,7 +85,10 @@ class Resumable(ABC):
             )
         temporary = path.with_suffix(".tmp")
         try:
-            torch.save(self.state(), temporary)
+            with temporary.open("wb") as file:
+                torch.save(self.state(), file)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
         except (OSError, RuntimeError) as error:  # of a full disk torch raises RuntimeError
             raise unwritable(path, error, "make room and repeat the command") from error
@@ -88,12 +96,20 @@ class Resumable(ABC):
             temporary.unlink(missing_ok=True)
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Restore a state and return it. ValueError: the file has another recipe, or other data."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["recipe"] != repr(self.recipe):
+        """Restore a state and return it. ValueError: it is damaged, or of other options or data."""
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            old, new = state["recipe"], self._asked()
+        except (RuntimeError, LookupError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} is damaged; delete it to start the training again") from error
+        if isinstance(old, str):  # of an earlier version
+            old = new if old == repr(self.recipe) else {}
+        other = [f"{name} {old.get(name, 'unknown')} there, {new[name]} here"
+                 for name in new if old.get(name) != new[name]]  # fmt: skip
+        if other:
             raise ValueError(
-                f"{path} is the state of another recipe; repeat the first options, or delete it to "
-                "start again"
+                f"{path} is the state of a training with other options: {'; '.join(other[:3])}. "
+                "Repeat the first options, give another folder, or delete it to start again"
             )
         if state["data"] != self.data:
             raise ValueError(
@@ -107,6 +123,22 @@ class Resumable(ABC):
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.journal.load(state["journal"])
         return state
+
+    def resume(self, path: Path, made: Path) -> None:
+        """Restore the state of an earlier run, if there is one.
+
+        ValueError: as `load`; or there is none, but `made`, which the end of a training writes.
+        """
+        if path.is_file():
+            self.load(path)
+        elif made.is_file():
+            raise ValueError(f"{made} is there, but not {path}, the state of its training: give "
+                             "another folder, or delete it to train again")  # fmt: skip
+
+    def _asked(self) -> dict[str, str]:
+        """The recipe in words. A folder may be renamed, so that the name does not count."""
+        return {field.name: repr(getattr(self.recipe, field.name)) for field in fields(self.recipe)
+                if field.name != "name"}  # fmt: skip
 
     def progress(self) -> float:
         """The share of the training that is done; 1 at the end."""
@@ -142,11 +174,23 @@ class Resumable(ABC):
 
         Raises:
             FloatingPointError: the loss is not finite.
+            KeyboardInterrupt: Ctrl-C was pressed. The step was ended and the state is saved.
         """
         bar = _Bar(what, self)
+        with _Stop() as stop:
+            yield from self._turns(bar, stop, path, losses)
+        bar.close()
+        if stop.asked and self.progress() < 1:
+            self.save(path)
+            self.journal.write(losses)
+            print(f"{what}: stopped at step {self.step:,}; the same command goes on from there",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            raise KeyboardInterrupt
+
+    def _turns(self, bar: "_Bar", stop: "_Stop", path: Path, losses: Path) -> Iterator[None]:
         self._last = began = saved = time.monotonic()
         first, at, spent = self.step, self.step, self.elapsed
-        while self.progress() < 1:
+        while self.progress() < 1 and not stop.asked:
             yield
             now = time.monotonic()
             if self.step > first + 1:  # the first step of a process compiles and does not count
@@ -161,7 +205,6 @@ class Resumable(ABC):
                 self.save(path)
                 self.journal.write(losses)
                 saved = now
-        bar.close()
 
     def _row(self, pace: float) -> Row:
         """A row of the journal; pace: steps in a second."""
@@ -171,6 +214,28 @@ class Resumable(ABC):
             raise FloatingPointError(f"training diverged before step {row.step}: lower --rate")
         self.board.row(row)
         return row
+
+
+class _Stop:
+    """Ctrl-C asks for a stop after the step that is under way. A second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> Self:
+        usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self.here = usual and threading.current_thread() is threading.main_thread()
+        if self.here:
+            signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *_: object) -> None:
+        if self.here:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Bar:
