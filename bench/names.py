@@ -87,7 +87,8 @@ def build(
         text: the form.
         module: where the dataclasses are looked up: one module, or several. The first one that
             has the name is used.
-        values: name -> object. An example is the measured rates of a model.
+        values: name -> object. An example is the measured rates of a model. Messages leave out
+            names that start with _.
         role: the class that is wanted, such as `Schedule`. A dataclass of this package that does
             not derive from it is refused. The caller checks a user's class.
 
@@ -314,13 +315,14 @@ def _unknown(
     there = [room for room in rooms if any(_fits(kind, roles) for kind in public(room).values())]
     kinds = {key: kind for key, kind in _known(rooms).items() if _fits(kind, roles)}
     other = {key: _spelt(kind) for key, kind in kinds.items()}
-    offered = [key for key, value in values.items() if _offers(value, roles)]
+    offered = [key for key, value in values.items()
+               if not key.startswith("_") and _offers(value, roles)]  # fmt: skip
     shown = dict.fromkeys(_spelt(kind) for room in there for kind in public(room).values()
                           if _fits(kind, roles))  # fmt: skip
     known = [*_texts(place), *offered, *shown]
     ending = nearest(name, known, other)
     if found and roles:  # it is written well, so no other name is similar
-        head = f"{name!r} is no {' or '.join(role.__name__ for role in roles)}"
+        head = f"{name!r} is no {' or '.join(role.__name__.lower() for role in roles)}"
         ending = f" (known: {', '.join(known) or 'none'})"
     elif there and (roles is None or not offered):
         where = " or ".join(room.__name__.rpartition(".")[2] for room in there)

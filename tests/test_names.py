@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench import features, measures, metrics, names, samplers, schedules
+from bench.cli.options import schedule_of
 from bench.data import preprocess
 from bench.measures import DataPrediction
 from bench.samplers import DDIM, DPMpp2M
@@ -328,9 +329,9 @@ def test_both_names_of_the_two_networks_are_known() -> None:
 
 def test_a_form_of_another_role_is_refused_by_name() -> None:
     for text in ("DataPrediction", "v_x", "DataPrediction()"):
-        with pytest.raises(ValueError, match="is no Schedule .known: "):
+        with pytest.raises(ValueError, match="is no schedule .known: "):
             names.build(text, TRAINED, None, Schedule)
-    with pytest.raises(ValueError, match="'v_x' is no Rate or Schedule"):
+    with pytest.raises(ValueError, match="'v_x' is no rate or schedule"):
         names.build("OnlineConstantRate(mixed=v_x)", TRAINED, None, Schedule)
 
 
@@ -358,6 +359,8 @@ def test_the_start_of_a_name_is_enough_for_a_suggestion() -> None:
         ("Karras(rho=sgma)", "unknown name 'sgma'; write a value of type float"),
         ("Levels(levels=(1, 0), x=2)", "tuple[float, ...]"),
         ("ConstantRate(mix(rate=1))", "mix has no parameter 'rate'; did you mean 'rates'?"),
+        ("ConstantRate('v_x')", "write its name without quotes: ConstantRate(v_x)"),
+        ("CheapestPath('gits')", "write their name without quotes: CheapestPath(gits)"),
     ],
 )
 def test_wrong_arguments_are_said_in_plain_words(text: str, says: str) -> None:
@@ -365,6 +368,41 @@ def test_wrong_arguments_are_said_in_plain_words(text: str, says: str) -> None:
         names.build(text, TRAINED, {"v_x": RATE, "mix": measures.mix}, Schedule)
     assert says in str(error.value)
     assert not re.search(r"bench\.|__init__|unexpected|positional|instances", str(error.value))
+
+
+NEEDS = "name the model folder or the file that has it with --rates, or measure it: "
+
+
+@pytest.mark.parametrize(
+    ("text", "others", "says"),
+    [
+        ("ConstantRate(v_x)", TRAINED[1:], "no rate v_x is known here; " + NEEDS),
+        ("ConstantRate(v_x)", (), NEEDS + "crs-bench measure MODEL --measure DataPrediction"),
+        ("ConstantRate(v_mine)", (), NEEDS + "crs-bench measure MODEL --measure MEASURE"),
+        ("Snapped(ConstantRate(v_eps))", (), "no rate v_eps is known here; "),
+        ("ConstantRate(mix({v_x: 1}))", TRAINED[1:], "no rate v_x is known here; "),
+        ("OnlineConstantRate(mixed=v_x)", TRAINED[1:], "no rate v_x is known here; "),
+        (
+            "OnlineConstantRate(mixed=v_mine)",
+            TRAINED[1:],
+            "; a rate of another model needs --rates",
+        ),
+        ("CheapestPath(gits)", (), "no costs gits are known here; "),
+        ("CheapestPath(gits)", (), "crs-bench measure MODEL --measure GITS"),
+    ],
+)
+def test_a_rate_that_is_not_known_is_asked_for(text: str, others: tuple, says: str) -> None:
+    with pytest.raises(ValueError) as error:
+        schedule_of(text, [], *others)
+    assert says in str(error.value)
+
+
+def test_a_rate_of_a_similar_name_is_suggested(tmp_path: Path) -> None:
+    file = measures.save(tmp_path / "v_x.json", RATE)
+    with pytest.raises(ValueError, match=r"did you mean v_x\? \(known: v_x\); name the model"):
+        schedule_of("ConstantRate(v_xx)", [file])
+    with pytest.raises(ValueError, match=r"did you mean Karras\? \(known: mix, CheapestPath"):
+        schedule_of(f"OnlineConstantRate(start=ConstantRate({file}), mixed=Karas)", [], laws)
 
 
 def test_nearest() -> None:
