@@ -212,7 +212,7 @@ def extractor_of(text: str, device: str) -> Extractor:
     Raises:
         ValueError: no such extractor; missing weights; a class that is no `Extractor`.
     """
-    made = names.build(text, feature_room)
+    made = names.build(text, feature_room, role=Extractor)
     if not isinstance(made, Extractor):
         raise ValueError(f"{text} is no feature extractor: derive its class from bench.Extractor")
     return made.on(device)
@@ -245,7 +245,7 @@ def metrics_of(forms: Sequence[str], extractor: Extractor) -> tuple[Metric, ...]
     """
     found: list[Metric] = []
     for text in forms:
-        metric = names.build(text, metric_room)
+        metric = names.build(text, metric_room, role=Metric)
         if not isinstance(metric, Metric):
             raise ValueError(f"{text} is no metric: derive its class from bench.Metric")
         if metric in found:

@@ -102,7 +102,7 @@ def test_two_preparations_are_two_references(
     one, two = (load_reference(path, Flatten()) for path in paths)
     assert torch.equal(one.mean, two.mean) and one.digest != two.digest
     assert reference(monkeypatch, paths[0], folder, "--preprocess", "adm-lsn") == 2
-    assert "did you mean ADMLSUN" in capsys.readouterr().err
+    assert "did you mean adm-lsun?" in capsys.readouterr().err
     assert reference(monkeypatch, paths[0], folder, "--preprocess", "ldm", "--size", "8") == 2
     assert "--preprocess 'ldm(size=8)' alone" in capsys.readouterr().err
 

@@ -129,14 +129,14 @@ def rank(
     """
     from bench import checkpoints, names
     from bench import samplers as loops
-    from bench.types import Block, Experiment, Scoring
+    from bench.types import Block, Experiment, Sampler, Scoring
 
     where, spread = checkpoints.models_of(models), seeds_of(seeds)
     homes, who = homes_of(where, rates_of, model), where.writable(model).resolve().name
     plan = Experiment(
         name=name or f"rank-{who}", title=f"Schedules on {who}", model=model,
         lines={form: schedule_of(form, homes) for form in forms_of(schedules)},
-        samplers=tuple(names.build(form, loops) for form in forms_of(samplers)),
+        samplers=tuple(names.build(form, loops, role=Sampler) for form in forms_of(samplers)),
         blocks=(Block("1", range(spread[0], spread[-1] + 1), numbers(nfe, "--nfe")),),
         scoring=Scoring(features, reference, tuple(forms_of(metrics))),
     )  # fmt: skip

@@ -159,7 +159,7 @@ def sample(
     from bench.types import Cell, Sampler, grid_of
 
     where = checkpoints.models_of(models)
-    walk = names.build(sampler, samplers)
+    walk = names.build(sampler, samplers, role=Sampler)
     if not isinstance(walk, Sampler):
         raise ValueError(f"{sampler} is no sampler: derive its class from bench.Sampler")
     checkpoint = checkpoints.load(model, device_of(device), dtype, where)
@@ -248,9 +248,10 @@ def measure(
     """
     from bench import checkpoints, features, measures, names, schedules
     from bench.store import digest
+    from bench.types import Measure
 
     where = checkpoints.models_of(models)
-    what = names.build(measure, (measures, features, schedules))
+    what = names.build(measure, (measures, features, schedules), role=Measure)
     _check_asked(what, model, process, codec, out, data)
     prepare = prepare_of(size, preprocess)
 

@@ -120,12 +120,13 @@ def seeds_of(text: str) -> list[int]:
 _FILE = re.compile(r"""(['"])([^'"]+\.json)\1|(?<![\w./~+-])[\w./~+-]+\.json(?!\w)""")
 
 
-def built(text: str, folders: list[Path], *rooms: Any) -> Any:
+def built(text: str, folders: list[Path], *rooms: Any, role: type | None = None) -> Any:
     """The object of a text that may name measurements, or files of one: `ConstantRate(rate.json)`.
 
     Arguments:
         folders: folders with measurements of a model.
         rooms: modules whose classes the text may name; the first that has a name is used.
+        role: the class that is wanted, such as `Schedule`.
 
     Raises:
         ValueError: what `names.build` refuses; a file that holds no measurement.
@@ -135,11 +136,42 @@ def built(text: str, folders: list[Path], *rooms: Any) -> Any:
     values = {**measures.measured(*folders), "mix": measures.mix}
 
     def read(found: re.Match[str]) -> str:
-        name = f"file_{len(values)}"
+        name = f"_file_{len(values)}"  # messages do not offer it
         values[name] = measures.load(Path(found[2] or found[0]))
         return name
 
-    return names.build(_FILE.sub(read, text), rooms, values)
+    form = _FILE.sub(read, text)
+    try:
+        return names.build(form, rooms, values, role)
+    except names.UnknownName as error:
+        if says := _unmeasured(error, values):
+            raise ValueError(says) from error
+        raise
+
+
+def _unmeasured(error: Any, values: dict[str, Any]) -> str:
+    """The message for a name that stands for a measurement. Empty: it stands for something else.
+
+    Arguments:
+        error: a `names.UnknownName`.
+        values: the measurements that are known, by name.
+    """
+    from bench import measures, names
+    from bench.types import Costs, Rate
+
+    roles = [role for role in error.roles if role in (Rate, Costs)]
+    measure = names.called(error.name, measures)
+    if not roles:
+        return ""
+    if len(roles) < len(error.roles) and not measure:  # it may be a schedule
+        return "" if error.name[0].isupper() else f"{error}; a rate of another model needs --rates"
+    known = [name for name, one in values.items()
+             if isinstance(one, tuple(roles)) and not name.startswith("_")]  # fmt: skip
+    what = " or ".join("costs" if role is Costs else "rate" for role in roles)
+    ending = names.nearest(error.name, known) if known else ""
+    return (f"no {what} {error.name} {'are' if what == 'costs' else 'is'} known here{ending}; name "
+            "the model folder or the file that has it with --rates, or measure it: crs-bench "
+            f"measure MODEL --measure {measure.__name__ if measure else 'MEASURE'}")  # fmt: skip
 
 
 def schedule_of(text: str, folders: list[Path], *others: Any) -> Any:
@@ -157,7 +189,7 @@ def schedule_of(text: str, folders: list[Path], *others: Any) -> Any:
 
     if found := re.fullmatch(r"(resampled\()?['\"]?(.+\.json)['\"]?(?(1)\))", text, re.IGNORECASE):
         return schedules.load(found[2], resample=bool(found[1]))
-    found = built(text, folders, schedules, *others)
+    found = built(text, folders, schedules, *others, role=Schedule)
     if isinstance(found, Rate | Costs):
         kind = "ConstantRate" if isinstance(found, Rate) else "CheapestPath"
         raise ValueError(f"{text} is a measurement, not a schedule: write {kind}({text})")

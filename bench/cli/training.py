@@ -119,7 +119,9 @@ def train(
         name=out.name, codec=latents, network={}, prediction=prediction,  # type: ignore[arg-type]
         process=checkpoints.process_card(process_of(process)),
         law=schedule_of(law, known_rates, laws, measures),
-        weighting=built(weighting, known_rates, weightings, schedules),
+        weighting=built(
+            weighting, known_rates, weightings, schedules, role=weightings.Weighting
+        ),
         steps=steps, minutes=minutes, batch=batch, rate=rate, warmup=warmup, ema=ema,
         seed=seed, flip=flip,
     )  # fmt: skip

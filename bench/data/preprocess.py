@@ -28,6 +28,7 @@ class Preprocess(Protocol):
 class AsIs:
     """No preprocessing."""
 
+    written: ClassVar[str] = "none"  # the name on the command line
     name: ClassVar[str] = "none"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -56,6 +57,7 @@ class ADMLSUN(_Sized):
     centre (Dhariwal and Nichol 2021, guided-diffusion's datasets/lsun_bedroom.py).
     """
 
+    written: ClassVar[str] = "adm-lsun"
     way: ClassVar[str] = "adm-lsun"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -73,7 +75,7 @@ class LDMLSUN(_Sized):
     out.
     """
 
-    written: ClassVar[str] = "ldm"  # the name on the command line
+    written: ClassVar[str] = "ldm"
     way: ClassVar[str] = "ldm"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -87,6 +89,7 @@ class CentreCrop(_Sized):
     image of that size stays as it is.
     """
 
+    written: ClassVar[str] = "centre-crop"
     way: ClassVar[str] = "centre-crop-lanczos"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

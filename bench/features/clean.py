@@ -26,6 +26,7 @@ class Clean(PublishedExtractor):
         torch.hub's cache and in /tmp, where clean-fid downloads it.
     """
 
+    written = "clean"
     published = Published(
         "clean",
         _FILE,

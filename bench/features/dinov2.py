@@ -50,6 +50,7 @@ def _published(size: str) -> Published:
 class DINOv2ViTS14(_DINOv2):
     """The 384 features of DINOv2's ViT-S/14: torch-fidelity's `dinov2-vit-s-14`."""
 
+    written = "dinov2-vits14"
     published = _published("vits14")
     network = "vit_small_patch14_dinov2"
 
@@ -58,6 +59,7 @@ class DINOv2ViTS14(_DINOv2):
 class DINOv2ViTB14(_DINOv2):
     """The 768 features of DINOv2's ViT-B/14: torch-fidelity's `dinov2-vit-b-14`."""
 
+    written = "dinov2-vitb14"
     published = _published("vitb14")
     network = "vit_base_patch14_dinov2"
 
@@ -69,6 +71,7 @@ class DINOv2ViTL14(_DINOv2):
     FD-DINOv2 of Stein et al. 2023 uses this network, but a bicubic resize.
     """
 
+    written = "dinov2-vitl14"
     published = _published("vitl14")
     network = "vit_large_patch14_dinov2"
 
@@ -77,6 +80,7 @@ class DINOv2ViTL14(_DINOv2):
 class DINOv2ViTG14(_DINOv2):
     """The 1536 features of DINOv2's ViT-g/14: torch-fidelity's `dinov2-vit-g-14`."""
 
+    written = "dinov2-vitg14"
     published = _published("vitg14")
     network = "vit_giant_patch14_dinov2"
 

@@ -166,6 +166,7 @@ class EffNetLite0(_EffNetLite):
     device: torch device of the network.
     """
 
+    written: ClassVar[str] = "effnet-lite0"
     number: ClassVar[int] = 0
 
 
@@ -182,6 +183,7 @@ class EffNetLite2(_EffNetLite):
     device: torch device of the network.
     """
 
+    written: ClassVar[str] = "effnet-lite2"
     number: ClassVar[int] = 2
 
 
@@ -199,7 +201,8 @@ class EffNetLites(Extractor):
 
     size: int = 128
     device: str = field(default="cpu", compare=False)
-    written: ClassVar[str] = "effnet-lite0-lite2"  # the name in records
+    written: ClassVar[str] = "effnet-lites"
+    recorded: ClassVar[str] = "effnet-lite0-lite2"  # the name in records
     layers: ClassVar[tuple[str, ...]] = ("features", "second")
     banked: ClassVar[tuple[str, ...]] = layers
 
@@ -212,7 +215,7 @@ class EffNetLites(Extractor):
 
     @property
     def name(self) -> str:
-        return self.written + ("" if self.size == 128 else f"-{self.size}")
+        return self.recorded + ("" if self.size == 128 else f"-{self.size}")
 
     @property
     def digest(self) -> str:

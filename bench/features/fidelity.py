@@ -34,6 +34,7 @@ class InceptionV3Compat(PublishedExtractor):
     """
 
     precision: Literal["float32", "tf32", "float16"] = "float32"
+    written = "inception-v3-compat"
     published = Published(
         "inception-v3-compat",
         "weights-inception-2015-12-05-6726825d.pth",
@@ -74,6 +75,7 @@ class VGG16(PublishedExtractor):
     weights: torchvision's state dict; without it, the published file in torch.hub's cache.
     """
 
+    written = "vgg16"
     published = Published(
         "vgg16", "vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth"
     )

@@ -10,6 +10,8 @@ from bench.types import Extractor
 class Flatten(Extractor):
     """The pixels of an image, or the entries of a latent, as its features."""
 
+    written = "flatten"
+
     @property
     def name(self) -> str:
         return "flatten"

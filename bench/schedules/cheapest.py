@@ -35,7 +35,8 @@ class CheapestPath(Grid):
         if not isinstance(self.costs, Costs):
             raise ValueError(
                 f"CheapestPath needs measured Costs, not {self.costs!r}; measure them with: "
-                "crs-bench measure MODEL --measure GITS"
+                "crs-bench measure MODEL --measure GITS; then write their name without quotes: "
+                "CheapestPath(gits)"
             )
         if self.coefficient is not None and not 0 <= self.coefficient < math.inf:
             raise ValueError(f"CheapestPath needs a coefficient >= 0, not {self.coefficient}")

@@ -48,7 +48,8 @@ class ConstantRate(Grid):
         if not isinstance(self.rate, Rate):
             raise ValueError(
                 f"ConstantRate needs a measured Rate, not {self.rate!r}; measure one with: "
-                "crs-bench measure MODEL --measure DataPrediction"
+                "crs-bench measure MODEL --measure DataPrediction; then write its name without "
+                "quotes: ConstantRate(v_x)"
             )
         if not (self.rate.v > 0).any():
             raise ValueError(

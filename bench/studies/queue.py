@@ -104,8 +104,10 @@ class Desk:
         return training.Recipe(
             name=f"{study.name}-{job.key}",
             network=training.unet(study.channels, study.layers, (h, w), c),
-            law=names.build(job.arm.law, rooms, values),
-            weighting=names.build(job.arm.weighting, (weighting, *rooms), values),
+            law=names.build(job.arm.law, rooms, values, Schedule),
+            weighting=names.build(
+                job.arm.weighting, (weighting, *rooms), values, weighting.Weighting
+            ),
             steps=study.steps, batch=study.batch, warmup=study.warmup, flip=study.flip,
             seed=job.seed,
             codec=checkpoints.codec_for(self.home(job), self.codec) if self.codec else None,

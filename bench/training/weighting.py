@@ -79,7 +79,7 @@ class EDMWeighting(Weighting):
     sigma_data: standard deviation of the data.
     """
 
-    written: ClassVar[str] = "edm"  # the name on the command line
+    written: ClassVar[str] = "EDM"  # the name on the command line
 
     sigma_data: float = 0.5
 
