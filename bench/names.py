@@ -196,7 +196,8 @@ def _value(node: ast.expr, rooms: Rooms, values: Mapping[str, Any], place: Any) 
 def _dict(node: ast.Dict, rooms: Rooms, values: Mapping[str, Any], place: Any) -> dict[Any, Any]:
     if not all(isinstance(key, ast.Name | ast.Constant) for key in node.keys):
         raise ValueError(f"{ast.unparse(node)!r}: the keys of a literal {{key: value}} are names")
-    of_keys, of_values, *_ = *typing.get_args(place), Any, Any
+    maps = [one for one in _parts(place) if typing.get_origin(one) in (dict, Mapping)]
+    of_keys, of_values = typing.get_args(maps[0]) if maps else (Any, Any)
     pairs = zip(node.keys, node.values, strict=True)
     return {_value(k, rooms, values, of_keys): _value(v, rooms, values, of_values)
             for k, v in pairs if k}  # fmt: skip
@@ -204,6 +205,10 @@ def _dict(node: ast.Dict, rooms: Rooms, values: Mapping[str, Any], place: Any) -
 
 def _called(node: ast.Call, name: str, rooms: Rooms, values: Mapping[str, Any], place: Any) -> Any:
     """A function of `values`, or a dataclass, called with the arguments that are written."""
+    if any(one.arg is None for one in node.keywords):
+        raise ValueError(f"{ast.unparse(node)!r}: write each parameter as name=value")
+    if len({one.arg for one in node.keywords}) < len(node.keywords):
+        raise ValueError(f"{ast.unparse(node)!r} has two values of one parameter")
     function = values.get(name)
     kind = None if callable(function) else _lookup(name, rooms, values, place)
     what = typing.cast(Callable[..., Any], kind or function)
@@ -413,7 +418,7 @@ def _check_number(name: str, value: Any, place: Any, strictly: bool) -> None:
     """
     if place is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
-    wrong = isinstance(value, bool | str) or (strictly and not isinstance(value, int | float))
+    wrong = strictly and (isinstance(value, bool) or not isinstance(value, int | float))
     if place is float and wrong:
         raise TypeError(f"{name} must be a number, not {value!r}")
     if place is float and isinstance(value, int) and abs(value) > 2**53:

@@ -415,3 +415,15 @@ def test_nearest() -> None:
 def test_numbers_are_read_as_python_reads_them() -> None:
     assert names.build("Karras(1e1)", schedules).rho == 10.0
     assert math.isclose(names.build("Karras(rho=0.1)", schedules).rho, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Karras(rho=7, rho=8)", "two values of one parameter"),
+        ("Karras(**{'rho': 7})", "name=value"),
+    ],
+)
+def test_a_parameter_is_written_once_and_by_its_name(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        names.build(text, schedules)

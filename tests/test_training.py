@@ -151,7 +151,10 @@ def test_a_damaged_state_is_named(dataset: FashionMNIST, tmp_path: Path) -> None
     train(RECIPE, dataset, tmp_path / "m")
     state = tmp_path / "m" / "state.pt"
     whole = state.read_bytes()
-    for content in (b"hi", b"", whole[: len(whole) // 2]):
+    other = {"step": 3, "recipe": torch.load(state, weights_only=True)["recipe"]}
+    torch.save(other, short := tmp_path / "short.pt")
+    flipped = whole[:100] + b"\xff" * 50 + whole[150:]
+    for content in (b"hi", b"", whole[: len(whole) // 2], flipped, short.read_bytes()):
         state.write_bytes(content)
         with pytest.raises(ValueError, match=r"m/state.pt is damaged; delete it"):
             train(RECIPE, dataset, tmp_path / "m")
@@ -188,6 +191,32 @@ def test_ctrl_c_ends_the_step_and_saves(
     monkeypatch.setattr(loop._Run, "update", inner)
     again = train(RECIPE, dataset, tmp_path / "m")
     assert again.weights_sha256 == whole.weights_sha256
+
+
+def test_ctrl_c_in_the_last_step_ends_the_training_and_then_stops(
+    dataset: FashionMNIST, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = loop._Run.update
+
+    def update(run: loop._Run, loss: Tensor) -> None:
+        inner(run, loss)
+        if run.step == RECIPE.steps:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop._Run, "update", update)
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, dataset, tmp_path / "m")
+    assert (tmp_path / "m" / "card.json").exists()
+
+
+def test_a_state_of_an_earlier_version_resumes(dataset: FashionMNIST, tmp_path: Path) -> None:
+    first = train(RECIPE, dataset, tmp_path / "m")
+    path = tmp_path / "m" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"recipe": repr(replace(RECIPE, name="old"))}, path)
+    assert train(RECIPE, dataset, tmp_path / "m").weights_sha256 == first.weights_sha256
+    with pytest.raises(ValueError, match="other options"):
+        train(replace(RECIPE, seed=9), dataset, tmp_path / "m")
 
 
 def test_what_is_written_loads_and_is_the_average(dataset: FashionMNIST, tmp_path: Path) -> None:

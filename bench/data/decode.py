@@ -59,6 +59,8 @@ def decode(raw: bytes, name: str) -> Picture:
     with _readable(raw, name):
         with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
             _check_size(image)
+            # Pillow turns a TIFF when it loads it, and drops the tag
+            turned = image.format == "TIFF" and _orientation(image) in _TURNS
             image.load()
             pictures = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
             turn = _TURNS.get(_orientation(image))
@@ -74,7 +76,7 @@ def decode(raw: bytes, name: str) -> Picture:
         plain = image if mode == image.mode else image.convert(mode)
         plain = plain if turn is None else plain.transpose(turn)
     converted = image.mode in ("CMYK", "YCbCr", "LAB", "HSV")
-    return Picture(np.atleast_3d(np.asarray(plain)), lossy, converted, turn is not None)
+    return Picture(np.atleast_3d(np.asarray(plain)), lossy, converted, turned or turn is not None)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Figures for many schedule lines: FD as coloured tables. So many curves would be unreadable."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,13 +63,17 @@ def sweep(results: Results, model: str, n: int, width: float = TWO) -> list[Figu
                 paper_name(sampler), means, behind, _leads(results, model, n, sampler, means), fewer
             )
         )
-    italic = any(one.italic.any() for one in found)
-    some = (" Italic: fewer seed blocks. Order and colours are by the blocks that all lines have."
-            if italic else "")  # fmt: skip
     about = (f"{label('fd', results.features)} ↓ by NFE: {results.subject(model, n)}. Sorted by "
              f"geometric mean, the lowest first. Bold: the best of a column, and its "
-             f"ties.{some}")  # fmt: skip
+             f"ties.{_italic(found)}")  # fmt: skip
     return _figures(found, results, width, about, shared=False)
+
+
+def _italic(found: list[Heat]) -> str:
+    """What italic numbers are, if there are any."""
+    if not any(one.italic.any() for one in found):
+        return ""
+    return " Italic: fewer seed blocks. Order and colours are by the blocks that all lines have."
 
 
 def _leads(results: Results, model: str, n: int, sampler: str, means: pd.DataFrame) -> np.ndarray:
@@ -92,11 +97,17 @@ def crossing(results: Results, model: str, n: int, width: float = TWO) -> list[F
         if not grid.scores:
             continue
         names = [folded_name(name.split(" (")[0]) for name in grid.rows]
-        means = pd.DataFrame([[score.mean if score else np.nan for score in row]
-                              for row in grid.rows.values()], names, grid.heads).T  # fmt: skip
+
+        def numbers(what: str, grid: Any = grid, names: list[str] = names) -> pd.DataFrame:
+            cells = [[getattr(score, what) if score else None for score in row]
+                     for row in grid.rows.values()]  # fmt: skip
+            return pd.DataFrame(cells, names, grid.heads, float).T
+
+        means, blocks = numbers("mean"), numbers("blocks")
+        shared = numbers("shared").fillna(means)
         leads = np.array([[bool(s and s.leads) for s in row] for row in grid.rows.values()]).T
-        behind = np.log(means / means.min())
-        found.append(Heat(grid.subject, means, behind, leads, np.zeros_like(leads)))
+        fewer = (blocks < blocks.max()).to_numpy()
+        found.append(Heat(grid.subject, means, np.log(shared / shared.min()), leads, fewer))
     order = pd.concat([one.behind for one in found], axis=1).mean(axis=1)
     rows = np.argsort(order.fillna(np.inf).to_numpy(), kind="stable")
     rows = rows[: int(order.notna().sum())]
@@ -104,7 +115,7 @@ def crossing(results: Results, model: str, n: int, width: float = TWO) -> list[F
     name = label("fd", results.features)
     about = (f"{name} ↓ by sampler: {results.subject(model, n)}. Sorted by the geometric "
              "mean of the ratio to the best of a column, over cells that were run. Bold: the "
-             "best of a column, and its ties.")  # fmt: skip
+             f"best of a column, and its ties.{_italic(found)}")  # fmt: skip
     return _figures(found, results, width, about, shared=True)
 
 

@@ -193,7 +193,10 @@ def train_codec(
     run.save(state)
     run.journal.write(losses)
     run.board.close()
-    return _export(run, recipe.card(image), x, dataset, out)
+    card = _export(run, recipe.card(image), x, dataset, out)
+    if run.stopped:  # in the last step
+        raise KeyboardInterrupt
+    return card
 
 
 def _steps(

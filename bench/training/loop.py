@@ -255,7 +255,10 @@ def train(
     run.save(state)
     run.journal.write(out / "loss.csv")
     run.board.close()
-    return _export(run, _card(run, dataset, images, session), out)
+    card = _export(run, _card(run, dataset, images, session), out)
+    if run.stopped:  # in the last step
+        raise KeyboardInterrupt
+    return card
 
 
 def _prober(

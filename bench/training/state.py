@@ -8,6 +8,7 @@ update also takes 2.6 times as long on a CPU.
 import math
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from bench.checkpoints.files import unwritable
 from bench.training.journal import EVERY, Board, Journal, Row
 
+_DAMAGED = (RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError)
 _SAID = 30  # seconds between two lines of progress where there is no terminal
 
 
@@ -64,6 +66,7 @@ class Resumable(ABC):
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
         self.step, self.elapsed = 0, 0.0
         self.journal, self.board = Journal(device), Board(None)
+        self.stopped = False  # by Ctrl-C, perhaps in the last step
         self._last = time.monotonic()
 
     def state(self) -> dict[str, Any]:
@@ -97,19 +100,18 @@ class Resumable(ABC):
 
     def load(self, path: Path) -> dict[str, Any]:
         """Restore a state and return it. ValueError: it is damaged, or of other options or data."""
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            old, new = state["recipe"], self._asked()
-        except (RuntimeError, LookupError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path} is damaged; delete it to start the training again") from error
+        state = self._read(path)
+        old, new = state["recipe"], self._asked()
         if isinstance(old, str):  # of an earlier version
-            old = new if old == repr(self.recipe) else {}
-        other = [f"{name} {old.get(name, 'unknown')} there, {new[name]} here"
-                 for name in new if old.get(name) != new[name]]  # fmt: skip
+            same = _nameless(old) == _nameless(repr(self.recipe))
+            other = [] if same else ["of an earlier version of crs-bench"]
+        else:
+            other = [f"{name} {old.get(name, 'unknown')} there, {new[name]} here"
+                     for name in new if old.get(name) != new[name]]  # fmt: skip
         if other:
             raise ValueError(
-                f"{path} is the state of a training with other options: {'; '.join(other[:3])}. "
-                "Repeat the first options, give another folder, or delete it to start again"
+                f"{path} is the state of a training with other options ({'; '.join(other[:3])}); "
+                "repeat the first options, or give another folder"
             )
         if state["data"] != self.data:
             raise ValueError(
@@ -119,9 +121,22 @@ class Resumable(ABC):
         for name in self.parts:
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"].cpu())
-        torch._foreach_copy_(self.ema, state["ema"])
+        for average, kept in zip(self.ema, state["ema"], strict=True):
+            average.copy_(kept)
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.journal.load(state["journal"])
+        return state
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """A state, on the CPU, so that a full GPU is not taken for a damaged file."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or not isinstance(state["recipe"], str | dict):
+                raise TypeError("it is no state")
+            if lacks := self.state().keys() - state.keys():
+                raise LookupError(f"it lacks {', '.join(lacks)}")
+        except _DAMAGED as error:
+            raise ValueError(f"{path} is damaged; delete it to start the training again") from error
         return state
 
     def resume(self, path: Path, made: Path) -> None:
@@ -180,6 +195,7 @@ class Resumable(ABC):
         with _Stop() as stop:
             yield from self._turns(bar, stop, path, losses)
         bar.close()
+        self.stopped = stop.asked
         if stop.asked and self.progress() < 1:
             self.save(path)
             self.journal.write(losses)
@@ -216,6 +232,11 @@ class Resumable(ABC):
         return row
 
 
+def _nameless(recipe: str) -> str:
+    """The text of a recipe without the name of the model."""
+    return re.sub(r"name='[^']*', ", "", recipe, count=1)
+
+
 class _Stop:
     """Ctrl-C asks for a stop after the step that is under way. A second one stops at once."""
 
@@ -231,6 +252,7 @@ class _Stop:
 
     def _ask(self, *_: object) -> None:
         self.asked = True
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __exit__(self, *_: object) -> None:
