@@ -15,6 +15,11 @@ import numpy as np
 from bench.store import in_a_line
 
 
+def spread(n: int, keep: int) -> np.ndarray:
+    """At most `keep` of the indices 0..n-1, evenly spaced, int64."""
+    return np.arange(min(n, keep)) * n // max(min(n, keep), 1)
+
+
 @contextmanager
 def readable(path: str | Path, what: str) -> Iterator[None]:
     """Raise ValueError for a damaged file, for which numpy and zipfile raise nearly any exception.

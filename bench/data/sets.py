@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.data.arrays import array_names, mapped, readable
+from bench.data.arrays import array_names, mapped, readable, spread
 from bench.data.decode import Picture, decode, layout
 from bench.data.formats import known_set, rows_of
 from bench.data.manifest import MANIFEST, parsed_manifest, read_manifest
@@ -94,7 +94,7 @@ class ImageSet:
         if not 0 < n <= len(self):
             raise ValueError(f"{self.path} has {len(self)} images, not {n}; ask for fewer: "
                              "--images")  # fmt: skip
-        chosen = [i * len(self) // n for i in range(n)]
+        chosen = spread(len(self), n).tolist()
         return whole(self._batched(chosen, 256, preprocess or AsIs()))
 
     def everything(self, preprocess: Preprocess | None = None) -> Tensor:

@@ -12,11 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.data import hashed
-from bench.data.arrays import array_names, first_rows, mapped, readable, shape_in
+from bench.data.arrays import array_names, first_rows, mapped, readable, shape_in, spread
 from bench.data.decode import layout
 from bench.features.embedding import embedded
 from bench.features.known import find_reference, images_beside
-from bench.features.sums import Features, check_layers, extract, fold_rows, spread
+from bench.features.sums import Features, check_layers, extract, fold_rows
 from bench.lazy import Tensor, torch
 from bench.store import in_a_line, write_bytes
 from bench.types import Extractor

@@ -6,6 +6,7 @@ Partial sums can be added, so that a run can be stopped and continued, or split 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from bench.data.arrays import spread
 from bench.lazy import Tensor, torch
 from bench.types import Extractor
 
@@ -83,17 +84,12 @@ class Features:
         return (self.outer - torch.outer(self.sum, self.mean)) / (self.n - 1)
 
 
-def spread(n: int, keep: int) -> Tensor:
-    """At most `keep` of the indices 0..n-1, evenly spaced, int64."""
-    return torch.arange(min(n, keep)) * n // max(min(n, keep), 1)
-
-
 class _Running:
     """Sums and a bank of one layer, to which batches are added, on the device of the extractor."""
 
     def __init__(self, keep: int, count: int | None):
         self.n, self.keep = 0, keep
-        self.chosen = None if count is None else spread(count, keep)
+        self.chosen = None if count is None else torch.from_numpy(spread(count, keep))
         self.banks: list[Tensor] = []
         self.total = self.outer = torch.zeros(())
 

@@ -117,11 +117,12 @@ class _Shown:
         ):
             columns = {metric: self.results.column(model, n, sampler, nfe, metric)
                        for metric in self.results.metrics}  # fmt: skip
+            full = int(cells.groupby("line").block.nunique().max())
             for line, blocks in cells.groupby("line", sort=False):
                 scores = {metric: score for metric, column in columns.items()
                           if (score := column.get(line)) is not None}  # fmt: skip
                 if scores:
-                    yield self.row(str(line), blocks, scores)
+                    yield self.row(str(line), blocks, scores) | {"full": full}
 
     def row(self, line: str, blocks: pd.DataFrame, scores: dict[str, Score]) -> Row:
         """A line at one NFE. blocks: the rows of its seed blocks."""
@@ -256,14 +257,15 @@ def _add_published(content: Content, results: Path) -> None:
                 content.metrics.setdefault(key := f"published-{name}", {
                     "text": text, "label": f"{text} (published)", "higher": higher, "name": name,
                 })  # fmt: skip
-                scores[key] = [_number(row, name), None, None, 0, False, False, None]
+                value = _number(row, name)
+                scores[key] = [value, None, None, 0, False, False, value]
         content.rows.append({
             "experiments": [], "data": row["dataset"], "model": row["model"],
             "space": row.get("space") or "unknown", "law": "unknown",
             "sampler": row["sampler"] or "not stated", "line": row["schedule"] or "not stated",
             "schedule": row["schedule"], "form": "", "color": _GREY,
             "nfe": int(_number(row, "nfe")) if row["nfe"] else None, "counted": None,
-            "steps": None, "n": None, "blocks": 0, "guidance": None, "keys": [],
+            "steps": None, "n": None, "blocks": 0, "full": 0, "guidance": None, "keys": [],
             "protocol": content.number({"published": row["source"]}), "scores": scores,
             "note": row["note"], "source": row["source"],
         })  # fmt: skip

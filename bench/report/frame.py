@@ -252,7 +252,8 @@ class Results:
         for nfe in sorted(set(rows.nfe)):
             fd = self.values(model, n, sampler, nfe).dropna(how="all")
             if len(fd):
-                columns[nfe] = np.log((part := fair(fd)) / part.loc[best(fd)]).mean(axis=1)
+                part = fair(fd)
+                columns[nfe] = np.log(part / part.loc[best(part)]).mean(axis=1)
         return pd.DataFrame(columns, index=list(dict.fromkeys(rows.line)))
 
     def fewer(self, model: str, n: int, sampler: str) -> pd.DataFrame:

@@ -57,7 +57,7 @@ def _intervals(results: Results, marks: str, halves: set[bool]) -> str:
     """What bands or bars are. halves: whether points have one."""
     if True not in halves:
         return ""
-    few = f" Points without {marks[:-1].lower()} have fewer blocks." if False in halves else ""
+    few = f" Points without a {marks[:-1].lower()} have fewer blocks." if False in halves else ""
     return (f" {marks}: {100 * LEVEL:g} % t intervals of the mean over {results.blocks} seed "
             f"blocks.{few}")  # fmt: skip
 

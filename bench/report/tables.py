@@ -26,8 +26,8 @@ _BOLD = (
     "Bold: not told apart from the best. That is the best value, and each value whose difference "
     f"to the best, paired by seed block, has a {_LEVEL} t interval that holds 0. With fewer "
     f"than {LEAST} blocks, only an exact tie with the best is bold too. The best is taken on "
-    "the seed blocks that all lines of a column have. If it has fewer blocks itself, no other line "
-    f"is tested against it, and it alone is bold. {_WHOLE}"
+    "the seed blocks that all lines of a column have. If the best line has fewer blocks, no other "
+    f"line is tested against it, and it alone is bold. {_WHOLE}"
 )
 _NO_INTERVAL = (
     f"An interval needs {LEAST} seed blocks, so there is none here. Bold: the best value, and "

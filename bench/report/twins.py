@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.report.drawing import TWO, arrow, caption, legend, log_axis, looks, nfe_axis
-from bench.report.frame import Results, label
+from bench.report.frame import Results, fair, label
 from bench.report.lines import kind, paper_name
 
 _STYLES = ("-", "--", ":", "-.")  # of the models, in the order of the lines
@@ -86,8 +86,10 @@ def _draw(
     """The curves of a panel. FD is divided by that of the group's first line at the same NFE."""
     first = _first(results, *group[:2])
     names = {first: 0, **{name: 0 for same in shown.values() for name in same.values()}}
-    table = pd.DataFrame({nfe: results.values(*group, nfe, metric).mean(axis=1) for nfe in nfes},
-                         index=[*names])  # fmt: skip
+    found = {nfe: results.values(*group, nfe, metric).reindex([*names]).dropna(how="all")
+             for nfe in nfes}  # fmt: skip
+    means = {nfe: fair(one).mean(axis=1) for nfe, one in found.items() if len(one)}
+    table = pd.DataFrame(means, index=[*names]).reindex(columns=nfes)
     if metric in results.spaces:
         table = table / table.loc[first]
     known, models = looks(results), list(dict.fromkeys(m for same in shown.values() for m in same))

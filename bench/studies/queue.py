@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from bench import checkpoints, generate, measures, names, schedules, store, training
 from bench.data import Ready, digest, open_images
+from bench.data.arrays import spread
 from bench.features import fold_layers, full_float32
 from bench.judge import Judge
 from bench.machine import device_name, versions
@@ -252,8 +253,7 @@ def _rate(desk: Desk, name: str) -> Rate:
     path = measures.path_of(desk.folder, name)
     if not path.is_file():
         study, pixels = desk.study, desk.train.pixels
-        count = min(study.rate_images, len(pixels))
-        images = pixels[[i * len(pixels) // count for i in range(count)]]
+        images = pixels[spread(len(pixels), study.rate_images)]
         found = measures.measure(desk.forward, study.rates[name], images, study.rate_levels)
         measures.save(path, replace(found, name=name))
     return measures.load_rate(path)

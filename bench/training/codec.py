@@ -21,7 +21,8 @@ from bench.checkpoints.codecs import autoencoder
 from bench.checkpoints.weights import write_half
 from bench.store import write_json
 from bench.training.examples import Examples, kept
-from bench.training.journal import Board, Session, compiled
+from bench.training.journal import Session, compiled
+from bench.training.sizes import check_blocks, check_halving
 from bench.training.state import Resumable
 
 
@@ -55,18 +56,12 @@ class CodecRecipe:
             raise ValueError("give either steps or minutes, above 0")
         if not self.channels or self.latent_channels < 1:
             raise ValueError("an autoencoder needs channels and latent channels")
-        if self.layers < 1 or min(self.channels) < 1 or any(one % 8 for one in self.channels):
-            raise ValueError(f"channels must be multiples of 8 and layers at least 1, not "
-                             f"{self.channels} and {self.layers}")  # fmt: skip
+        check_blocks(self.channels, self.layers)
 
     def card(self, image: tuple[int, int, int]) -> CodecCard:
         """The codec's card before training. ValueError: the image cannot be halved so often."""
         c, h, w = image
-        depth, cut = len(self.channels), 2 ** (len(self.channels) - 1)
-        if h % cut or w % cut:
-            raise ValueError(f"images of {h} x {w} cannot be halved {depth - 1} times, once for "
-                             "each further number of channels; give fewer channels, or another "
-                             f"size (--size {max(1, h // cut) * cut})")  # fmt: skip
+        depth, cut = len(self.channels), check_halving("images", h, w, self.channels)
         if min(h, w) < 8 and self.adversary:
             raise ValueError(f"the discriminator takes images of 8 x 8 or more, not {h} x {w}: "
                              "give a larger --size, or --adversary 0")  # fmt: skip
@@ -181,22 +176,15 @@ def train_codec(
     run = _Run(recipe, image, device, data.digest(images))
     state, losses = session.state or out / "codec-state.pt", out / "codec-loss.csv"
     out.mkdir(parents=True, exist_ok=True)
-    run.resume(state, out / "codec.json")
-    shown = session.tensorboard and run.progress() < 1
-    run.board = Board(out / "tensorboard" if shown else None, run.step)
+    run.begin(state, out / "codec.json", session.tensorboard)
     mode = session.mode(device, "default")
     reconstruct = compiled(_Reconstruction(run.net, recipe.kl), mode)
     x = kept(images, device, recipe.flip)
     for batch, noise in _steps(run, x, recipe.card(image).state, state, losses):
         back, loss = reconstruct(batch, noise)
         run.update(back, batch, loss)
-    run.save(state)
-    run.journal.write(losses)
-    run.board.close()
-    card = _export(run, recipe.card(image), x, dataset, out)
-    if run.stopped:  # in the last step
-        raise KeyboardInterrupt
-    return card
+    with run.end(state, losses):
+        return _export(run, recipe.card(image), x, dataset, out)
 
 
 def _steps(

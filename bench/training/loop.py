@@ -26,8 +26,9 @@ from bench.schedules import Native
 from bench.store import write_json
 from bench.training.examples import Examples, kept
 from bench.training.gallery import Gallery
-from bench.training.journal import Board, Session, compiled
+from bench.training.journal import Session, compiled
 from bench.training.laws import Clock, Law, OnlineConstantRate, clock, draw_sigmas
+from bench.training.sizes import check_blocks, check_halving
 from bench.training.state import Resumable
 from bench.training.weighting import NoiseLaw, Unweighted, Weighting
 from bench.types import Measure, Schedule
@@ -95,16 +96,11 @@ def unet(
             a number of resolutions that there is not.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    deep, cut = len(channels) - attention, 2 ** (len(channels) - 1)
-    if layers < 1 or min(channels, default=0) < 1 or any(one % 8 for one in channels):
-        raise ValueError(f"channels must be multiples of 8 and layers at least 1, not {channels} "
-                         f"and {layers}")  # fmt: skip
+    deep = len(channels) - attention
+    check_blocks(channels, layers)
     if not 0 <= attention <= len(channels):
         raise ValueError(f"attention must be 0 to {len(channels)} resolutions, not {attention}")
-    if height % cut or width % cut:
-        raise ValueError(f"states of {height} x {width} cannot be halved {len(channels) - 1} times,"
-                         " once for each further number of channels; give fewer channels, or "
-                         f"another size (--size {max(1, height // cut) * cut})")  # fmt: skip
+    check_halving("states", height, width, channels)
     return {
         "sample_size": height if height == width else [height, width],
         "in_channels": state,
@@ -233,9 +229,7 @@ def train(
     process, state = recipe.process.build(), session.state or out / "state.pt"
     run = _Run(recipe, device, data.digest(images))
     out.mkdir(parents=True, exist_ok=True)
-    run.resume(state, out / "card.json")
-    shown = session.tensorboard and run.progress() < 1
-    run.board = Board(out / "tensorboard" if shown else None, run.step)
+    run.begin(state, out / "card.json", session.tensorboard)
     plain = _Loss(run.net, recipe, process)
     # CUDA graphs: without them, the launch of a thousand small kernels takes most of a step
     loss_of = compiled(plain, session.mode(device))
@@ -252,13 +246,8 @@ def train(
         if gallery.wants(run.step):
             run.board.picture(gallery.show(run.net, run.ema, run.step), run.step)
             run.rest()
-    run.save(state)
-    run.journal.write(out / "loss.csv")
-    run.board.close()
-    card = _export(run, _card(run, dataset, images, session), out)
-    if run.stopped:  # in the last step
-        raise KeyboardInterrupt
-    return card
+    with run.end(state, out / "loss.csv"):
+        return _export(run, _card(run, dataset, images, session), out)
 
 
 def _prober(

@@ -15,6 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -139,16 +140,36 @@ class Resumable(ABC):
             raise ValueError(f"{path} is damaged; delete it to start the training again") from error
         return state
 
-    def resume(self, path: Path, made: Path) -> None:
-        """Restore the state of an earlier run, if there is one.
+    def begin(self, path: Path, made: Path, tensorboard: bool) -> None:
+        """Restore the state of an earlier run, if there is one, and open the board.
 
-        ValueError: as `load`; or there is none, but `made`, which the end of a training writes.
+        Arguments:
+            path: of the state. made: the file that the end of the training writes.
+            tensorboard: whether the board has files, beside `made`.
+
+        Raises:
+            ValueError: as `load`; or `made` is there without a state.
         """
         if path.is_file():
             self.load(path)
         elif made.is_file():
             raise ValueError(f"{made} is there, but not {path}, the state of its training: give "
                              "another folder, or delete it to train again")  # fmt: skip
+        shown = tensorboard and self.progress() < 1
+        self.board = Board(made.parent / "tensorboard" if shown else None, self.step)
+
+    @contextmanager
+    def end(self, path: Path, losses: Path) -> Iterator[None]:
+        """Save all, then let the caller export the network.
+
+        KeyboardInterrupt: Ctrl-C was pressed in the last step. It is raised after the export.
+        """
+        self.save(path)
+        self.journal.write(losses)
+        self.board.close()
+        yield
+        if self.stopped:
+            raise KeyboardInterrupt
 
     def _asked(self) -> dict[str, str]:
         """The recipe in words. A folder may be renamed, so that the name does not count."""

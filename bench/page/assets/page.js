@@ -198,13 +198,10 @@ function drawQuestion() {
 // ---------------------------------------------------------------- the answer
 
 const scoreOf = (row) => row.scores[chosen.metric];
-const mostBlocks = (rows) => d3.max(rows, (row) => scoreOf(row)[3]);
 /** Rows that can be the best: those of experiments that have the most seed blocks. */
 const complete = () => {
-  const full = mostBlocks(chosen.ranked);
-  const of = (name) => mostBlocks(chosen.ranked.filter((row) => row.experiments.includes(name)));
-  const names = unique(chosen.ranked.flatMap((row) => row.experiments)).filter((name) => of(name) === full);
-  return chosen.ranked.filter((row) => scoreOf(row)[3] === full || (scoreOf(row)[SHARED] !== null && row.experiments.some((name) => names.includes(name))));
+  const full = d3.max(chosen.ranked, (row) => row.full);
+  return chosen.ranked.filter((row) => row.full === full && scoreOf(row)[SHARED] !== null);
 };
 const tie = (row, best) => row !== best && scoreOf(row)[4] && scoreOf(best)[4] &&
   row.experiments.some((name) => best.experiments.includes(name));
@@ -222,7 +219,7 @@ function drawVerdict() {
       ties.length ? ` Ties: ${ties.slice(0, 4).map((row) => row.line).join(", ")}${ties.length > 4 ? ` and ${ties.length - 4} more` : ""}.` : "",
       next ? ` Next: ${next.line}, ${sure(scoreOf(next))}.` : ""),
   ];
-  if (complete().some((row) => scoreOf(row)[3] < mostBlocks(chosen.ranked))) {
+  if (complete().some((row) => scoreOf(row)[3] < row.full)) {
     lines.push(make("p", { class: "hint" }, "Some lines have fewer seed blocks. Places are by the blocks that all lines have."));
   }
   if (chosen.ranked.length > 30) lines.push(make("p", { class: "hint" }, "The best of many is best by luck too: prefer a line that is good at several NFEs."));
@@ -243,13 +240,12 @@ function drawRanked() {
   const ends = rows.flatMap((row) => scoreOf(row).slice(0, 3)).filter((value) => value !== null);
   const positive = d3.min(ends) > 0 && d3.max(ends) / d3.min(ends) > 3;
   const scale = (positive ? d3.scaleLog() : d3.scaleLinear()).domain(d3.extent(ends)).range([3, 97]);
-  const full = mostBlocks(chosen.ranked);
   at("ranked").replaceChildren(...rows.map((row, i) => {
     const [mean, low, high, blocks] = scoreOf(row);
     const badges = [
       row === best ? make("span", { class: "badge best" }, "best") : null,
       tie(row, best) ? make("span", { class: "badge" }, "tie") : null,
-      blocks < full ? make("span", { class: "badge" }, `${blocks} of ${full} blocks`) : null,
+      blocks < row.full ? make("span", { class: "badge" }, `${blocks} of ${row.full} blocks`) : null,
       row.counted && row.counted !== row.nfe ? make("span", { class: "badge" }, `${row.counted} evaluations`) : null,
     ];
     const tick = make("input", { type: "checkbox", checked: chosen.lines.includes(row.line), "aria-label": `draw ${row.line}`,
